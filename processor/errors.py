@@ -1,0 +1,51 @@
+"""Every error that slotstream raises on purpose, and the exit code each ends a command with.
+
+Every message says what was found, what was expected and what to do.
+
+    SlotstreamError              exit 1: failed, a restart may help (no broker, a broken disk)
+    +-- ConfigurationError       exit 2: settings, topics or command line are wrong
+    |   +-- ModelRefused         the model file cannot be served, and why
+    +-- Stopped                  exit 3: stopped on purpose, a restart will not help
+        +-- Fenced               another process has this instance's name
+        +-- DeadLetterLimit      too many records are bad: a wrong deployment, not bad data
+        +-- PolicyStop           a policy of the state table says fail
+        +-- RepeatedAbort        five transactions in a row were aborted for the same reason
+"""
+
+
+class SlotstreamError(Exception):
+    """Something failed. `found`, `expected` and `do` are sentences without a full stop."""
+
+    exit_code = 1
+
+    def __init__(self, found: str, *, expected: str, do: str) -> None:
+        super().__init__(f"{found}. Expected: {expected}. To do: {do}.")
+        self.found, self.expected, self.do = found, expected, do
+
+
+class ConfigurationError(SlotstreamError):
+    exit_code = 2
+
+
+class ModelRefused(ConfigurationError):
+    pass
+
+
+class Stopped(SlotstreamError):
+    exit_code = 3
+
+
+class Fenced(Stopped):
+    pass
+
+
+class DeadLetterLimit(Stopped):
+    pass
+
+
+class PolicyStop(Stopped):
+    pass
+
+
+class RepeatedAbort(Stopped):
+    pass
