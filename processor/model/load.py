@@ -1,0 +1,469 @@
+"""From a Keras file to a model that can be served, or to the reason why it cannot.
+
+Responsible for what a file may hold, for choosing between carried and windowed, and for turning everything Keras raises into one
+refusal. Not responsible for how a step is made (step.py) nor for compiling it (tiles.py).
+"""
+
+import json
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import h5py
+import keras
+import numpy as np
+
+from processor.errors import ModelRefused
+from processor.model.fingerprint import digest
+from processor.model.step import CannotStepError, Step, Stepped, carried, leaf_layers, state_widths, windowed
+
+BYTES_MAX = 2 << 30
+MODES = ("auto", "carried", "windowed")
+OUTPUTS = ("last", "all")
+H5_MAGIC = b"\x89HDF\r\n\x1a\n"
+ZIP_MAGIC = b"PK\x03\x04"
+A_MODEL_FILE = "a whole model saved by Keras 3 as .keras or .h5"
+SAVE_AGAIN = "save the whole model with Keras 3: model.save('model.keras')"
+
+
+@dataclass(frozen=True)
+class ServableModel:
+    """A model and its step.
+
+    mode: "carried" or "windowed"; why: the reason in one line. features: F. outputs: O, numbers a step. per_step: the model gives an
+    output each step rather than one a sequence. window: the steps of the window; carried: the number of steps the file fixes, if any.
+    widths: of the states, in graph order. step: (x float32 [B, 1, F], states float32 [B, w]) -> (y float32 [B, O], new states).
+    digest: sha256 of architecture (without names) and weights. A sensor's states are zeros at first.
+    """
+
+    path: Path
+    mode: str
+    why: str
+    features: int
+    outputs: int
+    per_step: bool
+    window: int | None
+    widths: tuple[int, ...]
+    step: Step
+    digest: str
+    keras_model: Any
+
+    @property
+    def width(self) -> int:
+        """W, the numbers of a state row."""
+        return sum(self.widths)
+
+    @property
+    def state_bytes(self) -> int:
+        return 4 * self.width
+
+
+def load(path: Path, *, mode: str = "auto", window: int | None = None, output: str = "last") -> ServableModel:
+    """Loads and judges a model file. Raises ModelRefused, naming what was found, for every file that cannot be served."""
+    _check_options(mode, window, output)
+    config = _read_config(path)
+    _check_config(config)
+    model = _load_keras(path)
+    _check_shapes(model)
+    _check_weights(model)
+    chosen = _Choice(model, stateful=_is_stateful(config), mode=mode, window=window).choose()
+    if output == "all" and chosen.mode == "windowed" and chosen.stepped.per_step:
+        raise ModelRefused(
+            "model.output is all", expected="last: all the steps of a window are not available yet", do="set model.output to last"
+        )
+    stepped = chosen.stepped
+    return ServableModel(
+        path=path,
+        mode=chosen.mode,
+        why="; ".join(filter(None, (chosen.why, stepped.note))),
+        features=int(model.inputs[0].shape[2]),
+        outputs=stepped.outputs,
+        per_step=stepped.per_step,
+        window=chosen.window,
+        widths=stepped.widths,
+        step=stepped.step,
+        digest=digest(model),
+        keras_model=model,
+    )
+
+
+def describe(model: ServableModel) -> dict[str, Any]:
+    """What `model show --json` prints of a servable model."""
+    return {
+        "servable": True,
+        "mode": model.mode,
+        "why": model.why,
+        "features": model.features,
+        "outputs": model.outputs,
+        "per_step": model.per_step,
+        "window": model.window,
+        "state_bytes": model.state_bytes,
+        "fingerprint": model.digest,
+        "layers": [_describe_layer(layer, model.mode) for layer in leaf_layers(model.keras_model)],
+    }
+
+
+def describe_file(path: Path, **options: Any) -> dict[str, Any]:
+    """As describe, for a file that may not be servable; options as for load."""
+    try:
+        return describe(load(path, **options))
+    except ModelRefused as refused:
+        return {"servable": False, "why": str(refused)}
+
+
+def _describe_layer(layer: Any, mode: str) -> dict[str, Any]:
+    outputs = keras.tree.flatten(layer._inbound_nodes[0].outputs) if layer._inbound_nodes else []
+    return {
+        "name": layer.name,
+        "type": type(layer).__name__,
+        "output_shape": list(outputs[0].shape) if outputs else None,
+        "state_width": sum(state_widths(layer)) if mode == "carried" else 0,
+    }
+
+
+def _check_options(mode: str, window: int | None, output: str) -> None:
+    if mode not in MODES:
+        raise ModelRefused(f"model.mode is {mode!r}", expected=f"one of {', '.join(MODES)}", do="correct model.mode")
+    if output not in OUTPUTS:
+        raise ModelRefused(f"model.output is {output!r}", expected=f"one of {', '.join(OUTPUTS)}", do="correct model.output")
+    if window is not None and window < 1:
+        raise ModelRefused(f"model.window is {window}", expected="at least 1 step", do="correct model.window")
+    if window is not None and mode == "carried":
+        raise ModelRefused(
+            f"model.window is {window} with model.mode carried", expected="a window only for windowed", do="remove one of the two"
+        )
+
+
+# --- what a file may hold
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The architecture in a file, read without building anything of it."""
+    _check_file(path)
+    kind = _kind(path)
+    try:
+        return _config_of_h5(path) if kind == ".h5" else _config_of_zip(path)
+    except ModelRefused:
+        raise
+    except Exception as error:
+        raise _broken(path, error) from error
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        kind = "a TensorFlow SavedModel folder" if (path / "saved_model.pb").exists() else "a directory"
+        raise ModelRefused(f"{path} is {kind}", expected=A_MODEL_FILE, do=SAVE_AGAIN)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise ModelRefused(f"{path} cannot be read: {error.strerror}", expected=A_MODEL_FILE, do="check model.path") from error
+    if size == 0:
+        raise ModelRefused(f"{path} is empty", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN)
+    if size > BYTES_MAX:
+        raise ModelRefused(f"{path} has {size:,} bytes", expected=f"at most {BYTES_MAX:,}", do="serve a smaller model")
+
+
+def _kind(path: Path) -> str:
+    """ ".h5" or ".keras", by content; Keras itself goes by the name, so the name must agree."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        raise ModelRefused(
+            f"{path} is a Python pickle", expected=A_MODEL_FILE + "; a pickle is never loaded, since it can run code", do=SAVE_AGAIN
+        )
+    kind = ".h5" if head == H5_MAGIC else ".keras" if head[:4] == ZIP_MAGIC else None
+    if kind is None:
+        raise ModelRefused(f"{path} is not a Keras file: it begins with {head!r}", expected=A_MODEL_FILE, do=SAVE_AGAIN)
+    if path.suffix not in ((".h5", ".hdf5") if kind == ".h5" else (".keras",)):
+        raise ModelRefused(
+            f"{path} holds a {kind} file under another name", expected=f"a name that ends in {kind}", do=f"rename it to {path.stem}{kind}"
+        )
+    return kind
+
+
+def _config_of_zip(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        if "config.json" not in archive.namelist():
+            raise ModelRefused(f"{path} is a zip file without a Keras model in it", expected=A_MODEL_FILE, do=SAVE_AGAIN)
+        if "metadata.json" in archive.namelist():
+            _check_version(path, json.loads(archive.read("metadata.json")).get("keras_version"))
+        return dict(json.loads(archive.read("config.json")))
+
+
+def _config_of_h5(path: Path) -> dict[str, Any]:
+    with h5py.File(path, "r") as file:
+        config = file.attrs.get("model_config")
+        if config is None:
+            raise ModelRefused(f"{path} holds weights only, no model", expected=A_MODEL_FILE, do=SAVE_AGAIN)
+        _check_version(path, file.attrs.get("keras_version"))
+        return dict(json.loads(config))
+
+
+def _check_version(path: Path, version: Any) -> None:
+    text = version.decode() if isinstance(version, bytes) else str(version or "1")
+    if not text.startswith("3"):
+        raise ModelRefused(
+            f"{path} was saved by Keras {text}",
+            expected="a file saved by Keras 3",
+            do="load it with that version's Keras and " + SAVE_AGAIN,
+        )
+
+
+def _broken(path: Path, error: Exception) -> ModelRefused:
+    return ModelRefused(f"{path} is damaged: {_first_line(error)}", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
+
+
+# --- what an architecture may hold, before anything of it is built
+
+
+def _objects(node: Any, owner: str = "the model") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every serialised object, each with the name of the layer that it belongs to. Compile settings are not the model."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _objects(item, owner)
+    if not isinstance(node, dict):
+        return
+    if "class_name" in node:
+        config = node.get("config")
+        owner = str(config["name"]) if isinstance(config, dict) and "batch_shape" not in config and "name" in config else owner
+        yield owner, node
+    for key, value in node.items():
+        if key != "compile_config":
+            yield from _objects(value, owner)
+
+
+def _check_config(config: dict[str, Any]) -> None:
+    for owner, item in _objects(config):
+        _check_is_keras(owner, item)
+        _check_dtype(owner, item)
+        _check_kind(owner, item)
+
+
+def _check_is_keras(owner: str, item: dict[str, Any]) -> None:
+    name, module = str(item["class_name"]), item.get("module")
+    if name in ("Lambda", "__lambda__"):
+        raise ModelRefused(
+            f"layer {owner} runs code stored in the file (Lambda)", expected="Keras's own layers", do="replace it by a layer of Keras"
+        )
+    if name == "function":
+        raise ModelRefused(
+            f"layer {owner} uses a function of your own ({item.get('config')})", expected="Keras's own functions", do="replace it"
+        )
+    own = module is not None and module != "builtins" and module.split(".")[0] != "keras"
+    own = own or (module is None and item.get("registered_name") is not None) or ">" in name
+    if own:
+        raise ModelRefused(
+            f"layer {owner} is of a class of your own ({name})",
+            expected="Keras's own layers and cells",
+            do="replace it by a layer of Keras",
+        )
+
+
+def _check_dtype(owner: str, item: dict[str, Any]) -> None:
+    config = item.get("config")
+    dtype = config.get("dtype") if isinstance(config, dict) else None
+    if isinstance(dtype, dict):
+        dtype = dtype.get("config", {}).get("name", dtype["class_name"])
+    if dtype not in (None, "float32") and item["class_name"] not in ("Embedding", "InputLayer", "__keras_tensor__"):
+        raise ModelRefused(
+            f"layer {owner} computes in {dtype}", expected="float32 throughout", do="rebuild the model with float32 and save it"
+        )
+
+
+def _check_kind(owner: str, item: dict[str, Any]) -> None:
+    if item["class_name"] == "Embedding":
+        raise ModelRefused(
+            f"layer {owner} looks up tokens (Embedding)", expected="readings of float32 numbers", do="serve a model of numbers"
+        )
+    for node in item.get("inbound_nodes") or ():
+        if isinstance(node, dict) and (node.get("kwargs") or {}).get("training"):
+            raise ModelRefused(
+                f"layer {owner} is called with training=True, so it draws random numbers",
+                expected="a model without chance",
+                do="rebuild it without training=True",
+            )
+
+
+def _is_stateful(config: dict[str, Any]) -> bool:
+    return any(isinstance(item.get("config"), dict) and item["config"].get("stateful") for _, item in _objects(config))
+
+
+# --- what Keras makes of it
+
+
+def _load_keras(path: Path) -> Any:
+    """The model, built by Keras without custom objects; the one place where what Keras raises becomes a refusal."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:
+        raise ModelRefused(
+            f"Keras cannot load {path}: {_first_line(error)}", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN
+        ) from error
+
+
+def _check_shapes(model: Any) -> None:
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise ModelRefused(
+            f"the file holds a {type(model).__name__} without inputs",
+            expected="a Sequential or Functional model",
+            do="give it an Input and save it again",
+        )
+    for what, tensors in (("input", model.inputs), ("output", model.outputs)):
+        if len(tensors) != 1:
+            shapes = ", ".join(f"{t.name} {t.shape}" for t in tensors)
+            raise ModelRefused(
+                f"the model has {len(tensors)} {what}s ({shapes})", expected=f"one {what}", do=f"save a model with one {what}"
+            )
+    _check_input(model.inputs[0])
+    _check_output(model.outputs[0])
+
+
+def _check_input(tensor: Any) -> None:
+    shape = tuple(tensor.shape)
+    if tensor.dtype != "float32":
+        raise ModelRefused(f"the input's numbers are {tensor.dtype}", expected="float32", do="rebuild the model with a float32 input")
+    if len(shape) == 2:
+        raise ModelRefused(
+            f"the input {shape} has no time axis", expected="an input of [batch, steps, features]", do="serve a model of sequences"
+        )
+    if len(shape) != 3:
+        raise ModelRefused(
+            f"the input {shape} has {len(shape)} axes",
+            expected="an input of [batch, steps, features]",
+            do="serve a model of such sequences",
+        )
+    if shape[2] is None:
+        raise ModelRefused(
+            f"the input {shape} does not say how many features it has",
+            expected="a known number of features",
+            do="give its Input a number of features",
+        )
+
+
+def _check_output(tensor: Any) -> None:
+    shape = tuple(tensor.shape)
+    if len(shape) not in (2, 3):
+        raise ModelRefused(
+            f"the output {shape} has {len(shape)} axes", expected="[batch, outputs] or [batch, steps, outputs]", do="flatten the output"
+        )
+    if shape[-1] is None:
+        raise ModelRefused(
+            f"the output {shape} does not say how many numbers it has", expected="a known number of outputs", do="give it a known shape"
+        )
+    if tensor.dtype != "float32":
+        raise ModelRefused(f"the output's numbers are {tensor.dtype}", expected="float32", do="rebuild the model with a float32 output")
+
+
+def _check_weights(model: Any) -> None:
+    for weight in model.weights:
+        if not np.isfinite(weight.numpy()).all():
+            raise ModelRefused(f"the weights {weight.path} hold NaN or infinity", expected="finite weights", do="train the model again")
+
+
+# --- carried or windowed
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    mode: str
+    why: str
+    window: int | None
+    stepped: Stepped
+
+
+class _Choice:
+    """The table of modes: which one a file gets, and the reason in one line."""
+
+    def __init__(self, model: Any, *, stateful: bool, mode: str, window: int | None) -> None:
+        self.model, self.stateful, self.mode, self.window = model, stateful, mode, window
+        steps = model.inputs[0].shape[1]
+        self.steps: int | None = None if steps is None else int(steps)
+
+    def choose(self) -> _Chosen:
+        if self.steps and self.window not in (None, self.steps) and (self.mode == "windowed" or not self.stateful):
+            raise ModelRefused(
+                f"model.window is {self.window}, the file fixes {self.steps} steps", expected="the same number", do="remove model.window"
+            )
+        if self.mode == "carried":
+            return self._carried("model.mode is carried")
+        if self.mode == "windowed":
+            return self._windowed("model.mode is windowed")
+        if self.window is not None:
+            return self._windowed("model.window is set")
+        return self._automatic()
+
+    def _automatic(self) -> _Chosen:
+        if self.steps and not self.stateful:
+            return self._windowed(
+                f"the file fixes {self.steps} steps and is not stateful; model.mode carried keeps state instead, if it can be stepped"
+            )
+        try:
+            stepped = carried(self.model)
+        except CannotStepError as reason:
+            return self._windowed(f"it cannot be stepped: {reason}")
+        cause = "the file is stateful" if self.stateful else "the file leaves the number of steps free"
+        return _Chosen("carried", f"{cause}; model.mode windowed runs it on windows instead", self.steps, stepped)
+
+    def _carried(self, why: str) -> _Chosen:
+        try:
+            return _Chosen("carried", why, self.steps, carried(self.model))
+        except CannotStepError as reason:
+            raise ModelRefused(
+                str(reason), expected="a model that can be fed one step at a time", do="set model.mode to auto or windowed"
+            ) from reason
+
+    def _windowed(self, why: str) -> _Chosen:
+        window = self.steps or self.window
+        if window is None:
+            raise ModelRefused(
+                f"{why}, and the file leaves the number of steps free",
+                expected="a number of steps",
+                do="set model.window to the steps it was trained on",
+            )
+        try:
+            return _Chosen("windowed", why, window, windowed(_without_batch(self.model, stateful=self.stateful), window))
+        except Exception as error:
+            raise ModelRefused(
+                f"the model cannot be run on {window} steps: {_first_line(error)}",
+                expected="a window it accepts",
+                do="set model.window to the steps it was trained on",
+            ) from error
+
+
+def _without_batch(model: Any, *, stateful: bool) -> Any:
+    """The same model for any number of rows, and without states that Keras would keep between calls."""
+    if model.inputs[0].shape[0] is None and not stateful:
+        return model
+    rebuilt = type(model).from_config(_freed(model.get_config()))
+    rebuilt.set_weights(model.get_weights())
+    return rebuilt
+
+
+SHAPE_KEYS = ("batch_shape", "batch_input_shape", "build_input_shape", "input_shape", "shape")
+
+
+def _freed(node: Any) -> Any:
+    """A configuration with its batch dimensions open and nothing stateful."""
+    if isinstance(node, (list, tuple)):
+        return type(node)(_freed(item) for item in node)
+    if not isinstance(node, dict):
+        return node
+    freed = {key: _freed(value) for key, value in node.items()}
+    for key in SHAPE_KEYS:
+        if isinstance(freed.get(key), (list, tuple)) and freed[key] and not isinstance(freed[key][0], (list, tuple)):
+            freed[key] = [None, *freed[key][1:]]
+    return {**freed, "stateful": False} if "stateful" in freed else freed

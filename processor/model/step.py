@@ -1,0 +1,341 @@
+"""One step of a Keras model with its states in the open: `step(x, states) -> (y, new states)`.
+
+Responsible for the walk over the model's graph, and for proving layer by layer that steps stay apart. What it cannot prove it refuses
+by the layer's name. Not responsible for files, for choosing a mode, or for compiling.
+
+Two kinds of step keep one contract: `carried` keeps the recurrent states, `windowed` keeps the last readings and runs the whole model
+on them.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from inspect import signature
+from math import prod
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import keras
+import tensorflow as tf
+
+L = keras.layers
+Step = Callable[[Any, Sequence[Any]], tuple[Any, list[Any]]]
+
+# Each output step depends on the input of that step only, so long as any axis they name lies behind the time axis.
+POINTWISE = (
+    L.Dense, L.Activation, L.ReLU, L.LeakyReLU, L.PReLU, L.ELU, L.Softmax, L.Identity, L.ActivityRegularization, L.Rescaling,
+    L.Dropout, L.SpatialDropout1D, L.GaussianNoise, L.GaussianDropout, L.AlphaDropout,
+    L.BatchNormalization, L.LayerNormalization, L.RMSNormalization, L.UnitNormalization, L.Normalization,
+    L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum, L.Concatenate,
+)  # fmt: skip
+POINTWISE_OPS = frozenset({
+    "Abs", "Absolute", "Add", "Clip", "Divide", "Elu", "Exp", "Expm1", "Gelu", "HardSigmoid", "LeakyRelu", "Log", "Log1p", "Maximum",
+    "Minimum", "Multiply", "Negative", "Power", "Relu", "Relu6", "Selu", "Sigmoid", "Sign", "Silu", "Softplus", "Softsign", "Sqrt",
+    "Square", "Subtract", "Tanh", "TrueDivide",
+})  # fmt: skip
+# Past the end of the sequence there is no time axis left to mix.
+AFTER_THE_END = (*POINTWISE, L.Flatten, L.Reshape, L.Permute, L.Dot, L.EinsumDense, L.GroupNormalization)
+RECURRENT = (L.LSTM, L.GRU, L.SimpleRNN, L.RNN)
+
+
+class CannotStepError(Exception):
+    """The model cannot be fed one step at a time. The text says which layer is in the way and why, without a full stop."""
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A model as a step.
+
+    step: (x float32 [B, 1, F], states: a list of float32 [B, w]) -> (y float32 [B, O], the new states in the same order).
+    widths: the states' w, in the order in which the graph reaches them. per_step: whether Keras gives an output for each step.
+    note: what to know about the outputs, or an empty text.
+    """
+
+    step: Step
+    widths: tuple[int, ...]
+    outputs: int
+    per_step: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Signal:
+    """What one tensor of the graph becomes when a single step is fed.
+
+    timed: axis 1 is the time axis, here of length 1; otherwise the value belongs to the sequence as a whole so far.
+    shape: without the batch axis; None where the graph leaves a dimension open.
+    """
+
+    index: int
+    timed: bool
+    shape: tuple[int | None, ...]
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape) + 1
+
+    @property
+    def spec(self) -> Any:
+        return keras.KerasTensor((None, *self.shape))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One operation of the step: `run(states, *args, **kwargs) -> (outputs, new states)`, the signals in args filled in."""
+
+    run: Callable[..., tuple[Any, list[Any]]]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[_Signal, ...]
+    states: slice
+
+
+def carried(model: Any) -> Stepped:
+    """The step of a model whose recurrent states are kept between steps. Raises CannotStepError."""
+    return _Planner(model).plan()
+
+
+def windowed(model: Any, window: int) -> Stepped:
+    """The step of a model that is run on the last `window` readings: its one state is the window, oldest reading first [B, window * F].
+
+    An output whose axis 1 is as long as the window has a time axis: the last step is given. Any other is given whole, row by row.
+    """
+    features = int(model.inputs[0].shape[2])
+    shape = tuple(int(d) for d in model(tf.zeros((1, window, features)), training=False).shape[1:])
+    timed = len(shape) == 2 and shape[0] == window
+    outputs = shape[-1] if timed else prod(shape)
+
+    def step(x: Any, states: Sequence[Any]) -> tuple[Any, list[Any]]:
+        readings = tf.concat([tf.reshape(states[0], (-1, window, features))[:, 1:], x], axis=1)
+        y = model(readings, training=False)
+        return tf.reshape(y[:, -1] if timed else y, (-1, outputs)), [tf.reshape(readings, (-1, window * features))]
+
+    return Stepped(step, (window * features,), outputs, timed, _shape_note(shape, timed, window))
+
+
+def _shape_note(shape: tuple[int, ...], timed: bool, window: int) -> str:
+    if timed:
+        return f"of its {window} output steps the last is given"
+    if len(shape) > 1:
+        return f"its output of {' x '.join(map(str, shape))} is given as {prod(shape)} numbers, row by row"
+    return ""
+
+
+def leaf_layers(model: Any) -> Iterator[Any]:
+    """The layers of a model in its own order, nested models opened, their input layers left out."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from leaf_layers(layer)
+        elif not isinstance(layer, L.InputLayer):
+            yield layer
+
+
+def state_widths(layer: Any) -> tuple[int, ...]:
+    """The widths of a recurrent layer's states; empty for any other layer."""
+    if type(layer) not in RECURRENT:
+        return ()
+    return tuple(int(size) for size in keras.tree.flatten(layer.cell.state_size))
+
+
+class _Planner:
+    """Walks a model's graph once with signals instead of tensors, and writes down the calls that one step consists of."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.steps = model.inputs[0].shape[1]  # None: free
+        self.calls: list[_Call] = []
+        self.widths: list[int] = []
+        self.signals = 0
+        self.stateful_seen: set[int] = set()
+
+    def plan(self) -> Stepped:
+        features = int(self.model.inputs[0].shape[2])
+        first = self._signal(timed=True, shape=(1, features))
+        last = keras.tree.flatten(self._walk(self.model, first))[0]
+        shape = last.shape[1:] if last.timed else last.shape
+        if not shape or None in shape:
+            raise CannotStepError(f"the output's shape is not known: {self.model.outputs[0].shape}")
+        outputs = prod(int(d) for d in shape)
+        note = "" if last.timed else _shape_note(shape, timed=False, window=0)
+        return Stepped(self._step(first, last, outputs), tuple(self.widths), outputs, last.timed, note)
+
+    def _step(self, first: _Signal, last: _Signal, outputs: int) -> Step:
+        calls = tuple(self.calls)
+
+        def step(x: Any, states: Sequence[Any]) -> tuple[Any, list[Any]]:
+            values, new = {first.index: x}, []
+            for call in calls:
+                args, kwargs = keras.tree.map_structure(partial(_filled, values), (call.args, call.kwargs))
+                results, left = call.run(states[call.states], *args, **kwargs)
+                values.update(zip((s.index for s in call.outputs), keras.tree.flatten(results), strict=True))
+                new += left
+            return tf.reshape(values[last.index], (-1, outputs)), new
+
+        return step
+
+    def _signal(self, *, timed: bool, shape: tuple[int | None, ...]) -> _Signal:
+        self.signals += 1
+        return _Signal(self.signals, timed, shape)
+
+    def _walk(self, model: Any, inputs: Any) -> Any:
+        graph = keras.Model(model.inputs, model.outputs) if isinstance(model, keras.Sequential) else model
+        # Keras has no public way to run a graph with other operations; nothing else here reaches into it.
+        return graph._run_through_graph(inputs, operation_fn=self._operation)
+
+    def _operation(self, operation: Any) -> Callable[..., Any]:
+        if isinstance(operation, keras.Model):
+            return lambda inputs, **_: self._walk(operation, inputs)
+        return partial(self._record, operation)
+
+    def _record(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        """Refuses the operation or writes its call down; returns its output signals as Keras would return tensors."""
+        if type(operation) in RECURRENT:
+            return self._recurrent(operation, *args, **kwargs)
+        if type(operation).__name__ == "GetItem":
+            return self._item(operation, *args, **kwargs)
+        inputs = [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, _Signal)]
+        if not any(s.timed for s in inputs):
+            return self._after_the_end(operation, inputs, args, kwargs)
+        if not all(s.timed for s in inputs):
+            raise CannotStepError(f"{_named(operation)} joins a sequence with the end of a sequence")
+        if isinstance(operation, L.Reshape):
+            return self._timed_reshape(operation, inputs[0], args)
+        if isinstance(operation, L.TimeDistributed):
+            return self._plain(operation, args, kwargs, timed=True)
+        _refuse_unless_pointwise(operation, inputs, args, kwargs)
+        return self._plain(operation, args, kwargs, timed=True)
+
+    def _after_the_end(self, operation: Any, inputs: list[_Signal], args: Any, kwargs: Any) -> Any:
+        if not isinstance(operation, (*AFTER_THE_END, L.TimeDistributed)) and not _is_pointwise_op(operation):
+            raise CannotStepError(f"{_named(operation)} after the end of the sequence is not known to keep steps apart")
+        _refuse_axes(operation, inputs, first=1)
+        return self._plain(operation, args, kwargs, timed=False)
+
+    def _plain(self, operation: Any, args: Any, kwargs: Any, *, timed: bool) -> Any:
+        """An operation that is called as it is."""
+        kwargs = _kwargs(operation, kwargs)
+        spec = operation.compute_output_spec(*_specs(args), **_specs(kwargs))
+        outputs = tuple(self._signal(timed=timed, shape=tuple(o.shape[1:])) for o in keras.tree.flatten(spec))
+        return self._call(lambda _, *a, **k: (operation(*a, **k), []), args, kwargs, outputs)
+
+    def _call(self, run: Callable[..., Any], args: Any, kwargs: Any, outputs: tuple[_Signal, ...], widths: tuple[int, ...] = ()) -> Any:
+        states = slice(len(self.widths), len(self.widths) + len(widths))
+        self.calls.append(_Call(run, tuple(args), dict(kwargs), outputs, states))
+        self.widths += widths
+        return outputs[0] if len(outputs) == 1 else list(outputs)
+
+    def _recurrent(self, layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        self._refuse_recurrent(layer, x, args, kwargs)
+        widths, size = state_widths(layer), _output_width(layer)
+        shape: tuple[int | None, ...] = (1, size) if layer.return_sequences else (size,)
+        outputs = [self._signal(timed=layer.return_sequences, shape=shape)]
+        if layer.return_state:
+            outputs += [self._signal(timed=False, shape=(w,)) for w in widths]
+        return self._call(partial(_run_cell, layer), (x,), {}, tuple(outputs), widths)
+
+    def _refuse_recurrent(self, layer: Any, x: Any, args: Any, kwargs: Any) -> None:
+        if not (isinstance(x, _Signal) and x.timed):
+            raise CannotStepError(f"{_named(layer)} reads a sequence that another layer made up")
+        if any(isinstance(v, _Signal) for v in keras.tree.flatten((args, kwargs))):
+            raise CannotStepError(f"{_named(layer)} takes its initial state from another layer")
+        if layer.go_backwards:
+            raise CannotStepError(f"{_named(layer)} reads backwards")
+        if layer.stateful and id(layer) in self.stateful_seen:
+            raise CannotStepError(f"{_named(layer)} is stateful and used twice, so its states would mix")
+        self.stateful_seen.add(id(layer))
+
+    def _timed_reshape(self, layer: Any, x: _Signal, args: Any) -> Any:
+        """A Reshape that leaves the time axis alone: each step's numbers keep to their step."""
+        rest = tuple(layer.compute_output_shape((None, self.steps or 1, *x.shape[1:]))[2:])
+        steps = layer.target_shape[0]
+        if steps not in (-1, self.steps) or None in x.shape or None in rest or prod(rest) != prod(x.shape[1:]):  # type: ignore[arg-type]
+            raise CannotStepError(f"{_named(layer)} moves numbers between steps")
+        output = self._signal(timed=True, shape=(1, *rest))
+        return self._call(lambda _, v: (tf.reshape(v, (-1, 1, *rest)), []), args, {}, (output,))
+
+    def _item(self, operation: Any, x: Any, key: Any) -> Any:
+        """Indexing: of a timed signal all its steps, or its last one."""
+        key = _whole_key(key, x.rank)
+        if key[0] != slice(None) or any(k is None for k in key):
+            raise CannotStepError(f"{_named(operation)} indexes the batch axis, or adds an axis")
+        ends = x.timed and key[1] in (-1, (self.steps or 0) - 1) and not isinstance(key[1], slice)
+        if x.timed and not ends and key[1] != slice(None):
+            raise CannotStepError(f"{_named(operation)} takes step {key[1]} of a sequence, which is not the last")
+        key = (key[0], 0, *key[2:]) if ends else key
+        shape = tuple(operation.compute_output_spec(x.spec, key).shape[1:])
+        output = self._signal(timed=x.timed and not ends, shape=shape)
+        return self._call(lambda _, v: (v[key], []), (x,), {}, (output,))
+
+
+def _run_cell(layer: Any, states: Sequence[Any], x: Any) -> tuple[Any, list[Any]]:
+    """One step of a recurrent layer: x [B, 1, F] -> (its outputs as Keras shapes them, its new states, flat)."""
+    stacked = isinstance(layer.cell, L.StackedRNNCells)
+    packed: list[Any] = list(states)
+    if stacked:
+        left = iter(states)
+        packed = [[next(left) for _ in keras.tree.flatten(size)] for size in layer.cell.state_size]
+    y, new = layer.cell(x[:, 0], packed, **_kwargs(layer.cell, {}))
+    new = keras.tree.flatten(new)
+    y = y[:, None] if layer.return_sequences else y
+    return ([y, *new] if layer.return_state else y), new
+
+
+def _output_width(layer: Any) -> int:
+    width = getattr(layer.cell, "output_size", None)
+    return int(state_widths(layer)[0] if width is None else width)
+
+
+def _kwargs(layer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The call's own keywords; layers that behave differently in training are told that this is not."""
+    return {**kwargs, "training": False} if "training" in signature(layer.call).parameters else kwargs
+
+
+def _filled(values: dict[int, Any], argument: Any) -> Any:
+    return values[argument.index] if isinstance(argument, _Signal) else argument
+
+
+def _specs(arguments: Any) -> Any:
+    return keras.tree.map_structure(lambda v: v.spec if isinstance(v, _Signal) else v, arguments)
+
+
+def _is_pointwise_op(operation: Any) -> bool:
+    return type(operation).__module__.startswith("keras.src.ops.") and type(operation).__name__ in POINTWISE_OPS
+
+
+def _refuse_unless_pointwise(operation: Any, inputs: list[_Signal], args: Any, kwargs: Any) -> None:
+    if not isinstance(operation, POINTWISE) and not _is_pointwise_op(operation):
+        raise CannotStepError(f"{_named(operation)} mixes time steps, or is not known to keep them apart")
+    if len({s.rank for s in inputs}) > 1:
+        raise CannotStepError(f"{_named(operation)} joins sequences of different ranks")
+    if any(getattr(v, "shape", ()) for v in keras.tree.flatten((args, kwargs)) if not isinstance(v, _Signal)):
+        raise CannotStepError(f"{_named(operation)} joins a sequence with a constant of several numbers")
+    _refuse_axes(operation, inputs, first=2)
+    if isinstance(operation, L.PReLU) and operation.alpha.shape[0] != 1:
+        raise CannotStepError(f"{_named(operation)} has weights of its own for each time step")
+    if isinstance(operation, L.Rescaling) and max(_rank(operation.scale), _rank(operation.offset)) > 1:
+        raise CannotStepError(f"{_named(operation)} has a scale of its own for each time step")
+
+
+def _refuse_axes(operation: Any, inputs: list[_Signal], *, first: int) -> None:
+    """Refuses an operation that works along an axis before `first`."""
+    axes = getattr(operation, "axis", None)
+    for axis in keras.tree.flatten(() if axes is None else axes):
+        if int(axis) % inputs[0].rank < first:
+            raise CannotStepError(f"{_named(operation)} works along axis {axis}, not along the features only")
+
+
+def _rank(value: Any) -> int:
+    return len(getattr(tf.convert_to_tensor(value), "shape", ()))
+
+
+def _whole_key(key: Any, rank: int) -> tuple[Any, ...]:
+    """An index with one entry for each axis."""
+    key = tuple(key) if isinstance(key, (tuple, list)) else (key,)
+    at = next((i for i, k in enumerate(key) if k is Ellipsis), len(key))
+    missing = rank - sum(k is not Ellipsis for k in key)
+    return (*key[:at], *[slice(None)] * missing, *key[at + 1 :])
+
+
+def _named(operation: Any) -> str:
+    return f"{operation.name} ({type(operation).__name__})"

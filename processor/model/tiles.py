@@ -1,0 +1,150 @@
+"""The ladder: one XLA-compiled loop over time steps for each tile shape.
+
+Responsible for compiling rungs, and for the proof that every kept rung gives a row the same bits as the reference rung does, so that
+how readings are batched cannot be seen in the output. Not responsible for which rows go into a tile, nor for where their state lives.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import numpy as np
+import structlog
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from processor.errors import ModelRefused
+from processor.model.load import ServableModel
+
+Float32 = NDArray[np.float32]
+Run = Callable[[Float32, NDArray[np.int32], int, Float32], tuple[Float32, Float32, NDArray[np.bool_]]]
+
+
+@dataclass(frozen=True)
+class RungShape:
+    """rows: sensors in a tile. steps_max: time steps its buffers hold; at least 2, since XLA unrolls a loop of one and changes bits."""
+
+    rows: int
+    steps_max: int
+
+
+LADDER = tuple(RungShape(*shape) for shape in ((8, 256), (64, 64), (128, 32), (256, 16), (512, 16), (1024, 16), (2048, 8), (4096, 8)))
+REFERENCE_ROWS = 512
+PROBE_STEPS = 6
+PROBE_ROWS = 4
+
+
+class Tiles:
+    """The compiled rungs of a model, ascending, each bit for bit equal to the reference rung."""
+
+    def __init__(self, model: ServableModel, *, rows_max: int = LADDER[-1].rows, log: Any = None) -> None:
+        """Compiles the rungs up to the first that holds `rows_max` rows, and the reference rung; drops those whose bits differ."""
+        log = structlog.get_logger(__name__) if log is None else log
+        compiled = {shape: _compile(model, shape) for shape in _wanted(rows_max)}
+        expected = _probe(model, _reference_shape(), compiled[_reference_shape()])
+        kept = {shape: run for shape, run in compiled.items() if _probe(model, shape, run) == expected}
+        self.shapes: tuple[RungShape, ...] = tuple(kept)
+        self._runs: tuple[Run, ...] = tuple(kept.values())
+        dropped = [shape.rows for shape in compiled if shape not in kept]
+        log.info("tiles compiled", rows_kept=[shape.rows for shape in kept], rows_dropped=dropped)
+
+    def run(
+        self, rung: int, x: Float32, counts: NDArray[np.int32], steps: int, state: Float32
+    ) -> tuple[Float32, Float32, NDArray[np.bool_]]:
+        """Feeds row b its first min(counts[b], steps) readings.
+
+        rung: an index into `shapes`. x: float32 [steps_max, rows, F]. counts: int32 [rows]. steps: at most steps_max. state: float32
+        [rows, W]. Returns read-only (y float32 [steps_max, rows, O], state float32 [rows, W], finite bool [steps_max, rows]). y is
+        undefined where t >= min(counts[b], steps). finite is False where that step's output or new states hold a NaN or an infinity.
+        """
+        return self._runs[rung](x, counts, steps, state)
+
+
+def reference_rung(model: ServableModel) -> Run:
+    """The reference rung alone: `run(x, counts, steps, state)` as in Tiles.run, for tiles of REFERENCE_ROWS rows."""
+    return _compile(model, _reference_shape())
+
+
+def _reference_shape() -> RungShape:
+    return next(shape for shape in LADDER if shape.rows == REFERENCE_ROWS)
+
+
+def _wanted(rows_max: int) -> tuple[RungShape, ...]:
+    largest = next((shape.rows for shape in LADDER if shape.rows >= rows_max), LADDER[-1].rows)
+    return tuple(shape for shape in LADDER if shape.rows <= largest or shape.rows == REFERENCE_ROWS)
+
+
+def _compile(model: ServableModel, shape: RungShape) -> Run:
+    """A rung ready to run; raises ModelRefused if the model has an operation that XLA cannot compile."""
+    at = [tf.constant(steps, tf.int32) for steps in range(shape.steps_max + 1)]
+    try:
+        loop = _trace(model, shape)
+        # XLA compiles at the first call.
+        loop(*(tf.zeros(spec.shape, spec.dtype) for spec in _arguments(model, shape)))
+    except Exception as error:  # noqa: BLE001 - tracing and compiling fail in the words of any layer, or of XLA
+        raise _uncompilable(error) from error
+
+    def run(x: Float32, counts: NDArray[np.int32], steps: int, state: Float32) -> tuple[Float32, Float32, NDArray[np.bool_]]:
+        y, state_after, broken = loop(tf.constant(x), tf.constant(counts), at[steps], tf.constant(state))
+        return y.numpy(), state_after.numpy(), ~broken.numpy()
+
+    return run
+
+
+def _arguments(model: ServableModel, shape: RungShape) -> tuple[Any, ...]:
+    """x, counts, steps, state of one rung."""
+    x, state = (shape.steps_max, shape.rows, model.features), (shape.rows, model.width)
+    return tf.TensorSpec(x), tf.TensorSpec((shape.rows,), tf.int32), tf.TensorSpec((), tf.int32), tf.TensorSpec(state)
+
+
+def _trace(model: ServableModel, shape: RungShape) -> Any:
+    rows, steps_max, widths = shape.rows, shape.steps_max, model.widths
+
+    @tf.function(jit_compile=True, autograph=False)
+    def loop(x: Any, counts: Any, steps: Any, state: Any) -> tuple[Any, Any, Any]:
+        def body(t: Any, parts: list[Any], ys: Any, broken: Any) -> tuple[Any, list[Any], Any, Any]:
+            y, new = model.step(x[t][:, None], parts)
+            active = counts > t
+            now = active & ~_finite([y, *new])
+            kept = [tf.where(active[:, None], n, p) for n, p in zip(new, parts, strict=True)]
+            return t + 1, kept, ys.write(t, y), broken.write(t, now)
+
+        ys = tf.TensorArray(tf.float32, steps_max, element_shape=(rows, model.outputs))
+        broken = tf.TensorArray(tf.bool, steps_max, element_shape=(rows,))
+        parts = tf.split(state, widths, axis=1) if widths else []
+        _, parts, ys, broken = tf.while_loop(lambda t, *_: t < steps, body, (tf.constant(0), parts, ys, broken))
+        return ys.stack(), tf.concat(parts, 1) if widths else state, broken.stack()
+
+    return loop.get_concrete_function(*_arguments(model, shape))
+
+
+def _uncompilable(error: Exception) -> ModelRefused:
+    return ModelRefused(
+        f"XLA cannot compile the model: {str(error).strip().splitlines()[0]}",
+        expected="operations of fixed shapes",
+        do="replace the layer that the message names",
+    )
+
+
+def _finite(values: list[Any]) -> Any:
+    """bool [B]: every number of every [B, n] value is finite."""
+    return tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(v), axis=1) for v in values]), axis=0)
+
+
+def _probe(model: ServableModel, shape: RungShape, run: Run) -> bytes:
+    """What a rung makes of the same few readings and states in its first, middle and last rows, after one step and after several."""
+    rng = np.random.default_rng(0)
+    readings = rng.normal(size=(PROBE_STEPS, PROBE_ROWS, model.features)).astype(np.float32)
+    states = rng.uniform(-1, 1, size=(PROBE_ROWS, model.width)).astype(np.float32)
+    found = []
+    for steps in (1, PROBE_STEPS):
+        for first in (0, (shape.rows - PROBE_ROWS) // 2, shape.rows - PROBE_ROWS):
+            at = slice(first, first + PROBE_ROWS)
+            x = np.zeros((shape.steps_max, shape.rows, model.features), np.float32)
+            state = np.zeros((shape.rows, model.width), np.float32)
+            x[:PROBE_STEPS, at], state[at] = readings, states
+            y, after, _ = run(x, np.full(shape.rows, steps, np.int32), steps, state)
+            found += [y[:steps, at].tobytes(), after[at].tobytes()]
+    return b"".join(found)
