@@ -1,0 +1,71 @@
+"""How the process writes what happens to standard error.
+
+Responsible for one form for every message: the service's own, those of libraries through standard-library logging,
+librdkafka's (hand `logging.getLogger("librdkafka")` to a client as its `logger`), and Python's warnings. Not responsible
+for what is written, nor for a command's results, which go to standard output.
+
+A message is an event and its figures: `structlog.get_logger().info("partition restored", partition=3, seconds=1.2)`.
+"""
+
+import logging
+import sys
+import warnings
+from typing import Literal, TextIO
+
+import structlog
+from structlog.typing import Processor
+
+LIBRDKAFKA = "librdkafka"
+
+
+def configure(level: str, format: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:  # noqa: A002
+    """Routes everything to `stream` (standard error). Calling it again replaces what was there."""
+    stream = stream if stream is not None else sys.stderr
+    as_console = format == "console" or (format == "auto" and stream.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    _route_standard_logging(level, stream, shared, _last_steps(as_console=as_console, colors=stream.isatty()))
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,  # a module's logger made before configure must follow it
+    )
+
+
+def _last_steps(*, as_console: bool, colors: bool) -> list[Processor]:
+    if as_console:
+        # The default traceback prints local variables: among them are a client's properties, secrets in clear.
+        return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+    return [structlog.processors.format_exc_info, _reading_order, structlog.processors.JSONRenderer(default=str)]
+
+
+def _reading_order(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
+    return {**first, **event}
+
+
+def _route_standard_logging(level: str, stream: TextIO, shared: list[Processor], last: list[Processor]) -> None:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _name_of_origin, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")
+
+
+def _name_of_origin(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Says which library speaks: its messages are not written in this service's words."""
+    event["logger"] = event["_record"].name
+    return event

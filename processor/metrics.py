@@ -1,0 +1,224 @@
+"""What the service counts and measures: the catalogue, the numbers, and their Prometheus text.
+
+Responsible for that every name, label and label value written anywhere stands in CATALOGUE, which docs/metrics.md is made
+from. Not responsible for serving the text (web.server) nor for when something is counted (worker, service).
+
+Names stand without the prefix `slotstream_` in code. Base units: seconds, bytes, ratios from 0 to 1. No label ever holds a
+sensor's name, so the number of series is bounded by the partitions.
+"""
+
+import threading
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate, product
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+PREFIX = "slotstream_"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+STAGES = ("consume", "decode", "apply", "encode", "publish", "commit", "checkpoint")
+ERRORS = (
+    "no_key",
+    "bad_encoding",
+    "bad_schema",
+    "wrong_feature_count",
+    "not_finite",
+    "non_finite_state",
+    "bad_timestamp",
+    "too_large",
+    "late",
+)
+
+_STAGE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+_LONG_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+_RATIO_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One metric. `labels` maps each label to its values, empty when they are not known in advance."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: str
+    meaning: str
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    buckets: tuple[float, ...] = ()
+
+    def first_series(self) -> Iterator[tuple[str, ...]]:
+        """The series that are known before anything happens: an alert on a rate needs them from the start."""
+        if all(self.labels.values()):
+            yield from product(*self.labels.values())
+
+
+def _partition() -> dict[str, tuple[str, ...]]:
+    return {"partition": ()}
+
+
+def _free(*names: str) -> dict[str, tuple[str, ...]]:
+    return dict.fromkeys(names, ())
+
+
+CATALOGUE: tuple[Spec, ...] = (
+    Spec("readings_total", "counter", "readings", "readings stepped through the model, replayed ones not counted"),
+    Spec("predictions_total", "counter", "records", "prediction records whose transaction was committed"),
+    Spec("dead_letters_total", "counter", "records", "records that could not be used, by reason", {"error": ERRORS}),
+    Spec(
+        "resets_total",
+        "counter",
+        "resets",
+        "times a sensor's state began anew: by the header sequence (start, end, single), a null value, or reset.each_record",
+        {"reason": ("start", "end", "single", "null", "each_record")},
+    ),
+    Spec("batch_readings", "histogram", "readings", "readings applied in one turn of the loop", buckets=_BATCH_BUCKETS),
+    Spec("stage_seconds", "histogram", "seconds", "time of one turn spent in each stage", {"stage": STAGES}, _STAGE_BUCKETS_S),
+    Spec("end_to_end_seconds", "histogram", "seconds", "from a record's timestamp to its commit", buckets=_LATENCY_BUCKETS_S),
+    Spec("lag_records", "gauge", "offsets", "offsets between the committed one and the partition's end, control records too", _partition()),
+    Spec("slots", "gauge", "rows", "rows of state that are kept ready for a step"),
+    Spec("slots_used", "gauge", "rows", "rows that hold a sensor"),
+    Spec("sensors_parked", "gauge", "sensors", "sensors whose row is kept outside the slots"),
+    Spec("evictions_total", "counter", "sensors", "times a sensor was parked to free its slot for another"),
+    Spec("tile_fill_ratio", "histogram", "ratio", "share of a turn's computed rows that held a reading", buckets=_RATIO_BUCKETS),
+    Spec("checkpoint_seconds", "histogram", "seconds", "time to write one partition's checkpoint", buckets=_LONG_BUCKETS_S),
+    Spec("checkpoint_age_seconds", "gauge", "seconds", "time since the partition's last checkpoint", _partition()),
+    Spec("checkpoint_bytes", "gauge", "bytes", "size of the last checkpoint written"),
+    Spec("restore_seconds", "histogram", "seconds", "time from a partition's assignment until it is live", buckets=_LONG_BUCKETS_S),
+    Spec("replayed_readings_total", "counter", "readings", "readings stepped again to rebuild state, nothing published"),
+    Spec("transactions_total", "counter", "transactions", "transactions by how they ended", {"result": ("committed", "aborted", "fenced")}),
+    Spec("rebalances_total", "counter", "events", "changes of this instance's partitions", {"kind": ("assigned", "revoked", "lost")}),
+    Spec(
+        "gaps_total",
+        "counter",
+        "partitions",
+        "partitions whose log no longer reached back far enough, by the policy applied",
+        {"policy": ("fail", "rebuild", "cold")},
+    ),
+    Spec("model_info", "gauge", "1", "the model that is served", _free("fingerprint", "mode", "features", "outputs", "state_bytes")),
+    Spec("build_info", "gauge", "1", "the versions that run", _free("version", "python", "tensorflow", "librdkafka")),
+    Spec("ready", "gauge", "boolean", "1 when every assigned partition is restored and has caught up once (/readyz)"),
+)
+
+
+class Metrics:
+    """The numbers of one process. Written by the loop, read by the web thread; every method is thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._specs = {spec.name: spec for spec in CATALOGUE}
+        self._numbers: dict[str, dict[tuple[str, ...], float]] = {}
+        self._histograms: dict[str, dict[tuple[str, ...], _Histogram]] = {}
+        for spec in CATALOGUE:
+            if spec.kind == "histogram":
+                self._histograms[spec.name] = {labels: _Histogram(spec.buckets) for labels in spec.first_series()}
+            else:
+                self._numbers[spec.name] = dict.fromkeys(spec.first_series(), 0.0)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def add(self, name: str, value: float = 1, **labels: object) -> None:
+        """Raises a counter. `value` must not be negative."""
+        key = self._key(name, labels, "counter")
+        if value < 0:
+            raise ValueError(f"found {value} added to {name}, expected a counter to rise only")
+        with self._lock:
+            series = self._numbers[name]
+            series[key] = series.get(key, 0.0) + value
+
+    def set(self, name: str, value: float, **labels: object) -> None:
+        """Sets a gauge."""
+        key = self._key(name, labels, "gauge")
+        with self._lock:
+            self._numbers[name][key] = float(value)
+
+    def observe(self, name: str, value: float | npt.NDArray[np.floating] | npt.NDArray[np.integer], **labels: object) -> None:
+        """Counts one finite value, or each of an array, into a histogram. Negative ones (a clock that is behind) count as 0."""
+        key = self._key(name, labels, "histogram")
+        with self._lock:
+            histogram = self._histograms[name].get(key)
+            if histogram is None:
+                histogram = self._histograms[name][key] = _Histogram(self._specs[name].buckets)
+            histogram.observe(value)
+
+    def forget(self, name: str, **labels: object) -> None:
+        """Ends a gauge's series: that of a partition which is no longer this instance's."""
+        key = self._key(name, labels, "gauge")
+        with self._lock:
+            self._numbers[name].pop(key, None)
+
+    def value(self, name: str, **labels: object) -> float:
+        """What a counter or gauge stands at, or how many values a histogram holds. KeyError for a series that is not there."""
+        key = self._key(name, labels)
+        with self._lock:
+            if name in self._histograms:
+                return float(sum(self._histograms[name][key].counts))
+            return self._numbers[name][key]
+
+    def render(self) -> bytes:
+        """All series as Prometheus text."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        for spec in CATALOGUE:
+            with self._lock:
+                family = self._family(spec)
+            yield family
+
+    def _family(self, spec: Spec) -> Metric:
+        name, help_text, labels = PREFIX + spec.name, f"{spec.meaning} [{spec.unit}]", list(spec.labels)
+        if spec.kind == "histogram":
+            histogram = HistogramMetricFamily(name, help_text, labels=labels)
+            for key, counted in self._histograms[spec.name].items():
+                histogram.add_metric(key, counted.buckets(), counted.sum)
+            return histogram
+        family: CounterMetricFamily | GaugeMetricFamily
+        family = (CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily)(name, help_text, labels=labels)
+        for key, value in self._numbers[spec.name].items():
+            family.add_metric(key, value)
+        return family
+
+    def _key(self, name: str, labels: Mapping[str, object], kind: str | None = None) -> tuple[str, ...]:
+        spec = self._specs.get(name)
+        if spec is None or (kind is not None and spec.kind != kind):
+            raise KeyError(f"found the {kind or 'metric'} {name}, expected one of processor.metrics.CATALOGUE")
+        if not spec.labels and not labels:
+            return ()
+        if labels.keys() != spec.labels.keys():
+            raise KeyError(f"found the labels {sorted(labels)} of {name}, expected {sorted(spec.labels)}")
+        key = tuple(str(labels[label]) for label in spec.labels)
+        for value, (label, allowed) in zip(key, spec.labels.items(), strict=True):
+            if allowed and value not in allowed:
+                raise KeyError(f"found {label}={value} of {name}, expected one of {', '.join(allowed)}")
+        return key
+
+
+class _Histogram:
+    """Counts by bucket. Not thread-safe: Metrics holds the lock."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.counts = [0] * (len(bounds) + 1)  # a list: one value is counted far more often than an array
+        self.sum = 0.0
+        self._bounds = bounds
+
+    def observe(self, value: float | npt.NDArray[np.floating] | npt.NDArray[np.integer]) -> None:
+        if isinstance(value, np.ndarray):
+            values = np.maximum(value.ravel(), 0)
+            # The first bound that is not below the value: a bucket holds its own bound.
+            where = np.searchsorted(self._bounds, values, side="left")
+            self.counts = (np.bincount(where, minlength=len(self.counts)) + self.counts).tolist()
+            self.sum += float(values.sum(dtype=np.float64))
+        else:
+            self.counts[bisect_left(self._bounds, max(value, 0.0))] += 1
+            self.sum += max(float(value), 0.0)
+
+    def buckets(self) -> list[tuple[str, float]]:
+        names = [*(repr(float(bound)) for bound in self._bounds), "+Inf"]
+        return list(zip(names, map(float, accumulate(self.counts)), strict=True))
