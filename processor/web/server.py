@@ -1,0 +1,133 @@
+"""Metrics and health over HTTP, in a thread beside the loop.
+
+Responsible for answering quickly whatever is asked, and for never disturbing the loop: no body is read, a slow client is
+dropped, a broken one is a debug message. Not responsible for what the answers mean: the probes are the service's.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import AF_INET, AF_INET6
+from socketserver import TCPServer
+from typing import Any, ClassVar, Protocol
+
+import structlog
+
+from processor.errors import ConfigurationError
+from processor.metrics import CONTENT_TYPE, Metrics
+
+CLIENT_TIMEOUT_S = 5.0
+PLAIN = "text/plain; charset=utf-8"
+INDEX = "slotstream\n\n/metrics  figures for Prometheus\n/healthz  200 while the process works\n/readyz   200 once it has caught up\n"
+
+_log = structlog.get_logger(__name__)
+
+
+class Probes(Protocol):
+    """Both are called by web threads, and answer with a one-line reason."""
+
+    def alive(self) -> tuple[bool, str]: ...
+
+    def ready(self) -> tuple[bool, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+
+@contextmanager
+def serve(host: str, port: int, metrics: Metrics, probes: Probes) -> Iterator[Address]:
+    """Answers until the block ends. Port 0 takes a free one. ConfigurationError if the address cannot be had."""
+    try:
+        server = _Server(host, port, metrics, probes)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError(
+            f"cannot serve metrics and health on {host}:{port} ({reason})",
+            expected="a local address and a port that nothing else uses",
+            do="set http.host and http.port, or stop what uses it; http.port 0 takes a free port",
+        ) from None
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="web", daemon=True)
+    thread.start()
+    try:
+        yield Address(host, server.server_address[1])
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # a slow client must not hold up the shutdown
+
+    def __init__(self, host: str, port: int, metrics: Metrics, probes: Probes) -> None:
+        self.address_family = AF_INET6 if ":" in host else AF_INET
+        self.metrics, self.probes = metrics, probes
+        super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)  # HTTPServer's own looks the host up in the DNS, which can take seconds
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        _log.debug("web request failed", client=str(client_address), exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = CLIENT_TIMEOUT_S
+    server_version, sys_version = "slotstream", ""
+    error_content_type = PLAIN
+    error_message_format = "%(code)d %(message)s\n"
+    server: _Server
+    _pages: ClassVar[tuple[str, ...]] = ("/", "/metrics", "/healthz", "/readyz")
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if self.headers.get("Transfer-Encoding") or self.headers.get("Content-Length", "0") != "0":
+            self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "found a body, expected none\n")
+        elif path == "/metrics":
+            self._answer(HTTPStatus.OK, self.server.metrics.render(), CONTENT_TYPE)
+        elif path == "/healthz":
+            self._probe(*self.server.probes.alive())
+        elif path == "/readyz":
+            self._probe(*self.server.probes.ready())
+        elif path == "/":
+            self._answer(HTTPStatus.OK, INDEX)
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, f"found no such page, expected one of {' '.join(self._pages)}\n")
+
+    do_HEAD = do_GET  # noqa: N815 (http.server's name)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        if code == HTTPStatus.NOT_IMPLEMENTED:  # http.server's answer to every method that has no do_ function
+            self._answer(HTTPStatus.METHOD_NOT_ALLOWED, "expected GET or HEAD\n", allow="GET, HEAD")
+        else:
+            super().send_error(code, message, explain)
+
+    def _probe(self, good: bool, reason: str) -> None:
+        self._answer(HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}\n")
+
+    def _answer(self, status: HTTPStatus, body: str | bytes, content_type: str = PLAIN, *, allow: str = "") -> None:
+        content = body.encode() if isinstance(body, str) else body
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        if allow:
+            self.send_header("Allow", allow)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (http.server's name)
+        _log.debug("web request", client=self.address_string(), request=format % args)
