@@ -1,0 +1,91 @@
+"""What the rooms hand each other: batches of decoded records, what became of them, and rejected records.
+
+Columns, not objects: a batch is a few arrays and lists of one length, because everything after the codec is done for the
+whole batch at once. Holds data only; bytes are the codec's, states the engine's.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ERRORS = (
+    "no_key",
+    "bad_encoding",
+    "bad_schema",
+    "wrong_feature_count",
+    "not_finite",
+    "non_finite_state",
+    "bad_timestamp",
+    "too_large",
+    "late",
+)
+
+
+@dataclass(slots=True)
+class Batch:
+    """n decoded records, by partition in offset order. A record without readings (a null value) only resets its sensor.
+
+    partition, key, offset    whose and where, n each
+    event_ms, record_ms       the event's own time and the Kafka record's, Unix milliseconds, int64 [n]
+    steps                     readings a record, int64 [n]; 0 for a null record
+    reset_before, reset_after bool [n]
+    x                         all readings in record order, float32 [steps.sum(), F]
+    """
+
+    partition: list[int]
+    key: list[bytes]
+    offset: NDArray[np.int64]
+    event_ms: NDArray[np.int64]
+    record_ms: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    reset_before: NDArray[np.bool_]
+    reset_after: NDArray[np.bool_]
+    x: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+
+@dataclass(slots=True)
+class Applied:
+    """What became of a batch, in its order.
+
+    y         one prediction a reading, float32 [readings, O]
+    last      index in y of each record's last reading, int64 [n] (meaningless for a null record)
+    steps     readings of the sensor since its last reset, this record's included, int64 [n]
+    residual  float32 [n], NaN where there is none
+    warming   bool [n]: the state does not reach back far enough yet
+    filling   bool [n]: a window is not full, there is no prediction
+    finite    bool [n]: False where the record turned the state or the output NaN or infinite, and was left out
+    """
+
+    y: NDArray[np.float32]
+    last: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    residual: NDArray[np.float32]
+    warming: NDArray[np.bool_]
+    filling: NDArray[np.bool_]
+    finite: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that cannot be applied: one of ERRORS, and a sentence for whoever mends the sender."""
+
+    partition: int
+    offset: int
+    error: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """One record to publish. Headers only where there are some; timestamp in Unix milliseconds."""
+
+    topic: str
+    partition: int | None
+    key: bytes | None
+    value: bytes | None
+    record_ms: int
+    headers: list[tuple[str, bytes]] | None = None

@@ -1,0 +1,175 @@
+"""Which sensor is where: in a slot, parked, or nowhere. The source of truth for every row between two commits.
+
+A sensor's location is one number: a slot (0 <= location < slots), or a parking place (slots + place). Rows never move while
+their sensor is resident; a slot that changes hands gets a new generation, so that a reference kept too long is an error and
+never another sensor's state. When slots run out the least recently used sensors are parked.
+
+Knows nothing of models, batches or transactions.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processor.slots.parking import Parking
+from processor.slots.rows import Indices, Rows
+
+ABSENT = -1
+Sensor = tuple[int, bytes]  # partition, key
+NOBODY: Sensor = (-1, b"")
+
+
+class StaleSlotError(RuntimeError):
+    """A slot was written through a reference from before it changed hands: a bug, never bad input."""
+
+
+class Table:
+    def __init__(self, slots: int, width: int) -> None:
+        self.slots = slots
+        self.rows = Rows.zeros(slots, width)
+        self.parking = Parking(width)
+        self.generation: NDArray[np.int64] = np.zeros(slots, np.int64)
+        self.evictions = 0
+        self._width = width
+        self._index: dict[int, dict[bytes, int]] = {}
+        self._sensor: list[Sensor] = [NOBODY] * slots
+        self._used: NDArray[np.int64] = np.zeros(slots, np.int64)
+        self._turn = 0
+        self._free = list(range(slots - 1, -1, -1))
+
+    @property
+    def resident(self) -> int:
+        return self.slots - len(self._free)
+
+    def sensors(self, partition: int) -> int:
+        return len(self._index.get(partition, ()))
+
+    def locate(self, partitions: list[int], keys: list[bytes]) -> Indices:
+        """Locations of these sensors, int64 [n]; ABSENT for those without a row."""
+        index = self._index
+        for partition in set(partitions):
+            index.setdefault(partition, {})
+        return np.fromiter((index[p].get(k, ABSENT) for p, k in zip(partitions, keys, strict=True)), np.int64, len(keys))
+
+    def generations(self, locations: Indices) -> NDArray[np.int64]:
+        """What write() must be shown to write there, int64 [n]; 0 for a location that is not a slot."""
+        out = np.zeros(len(locations), np.int64)
+        here = (locations >= 0) & (locations < self.slots)
+        out[here] = self.generation[locations[here]]
+        return out
+
+    def read(self, locations: Indices) -> Rows:
+        """A copy of the rows there, wherever they are; zeros where ABSENT."""
+        in_slot = (locations >= 0) & (locations < self.slots)
+        if in_slot.all():
+            return self.rows.take(locations)
+        out = Rows.zeros(len(locations), self._width)
+        out.saved_in[:] = -1
+        seated, parked = np.flatnonzero(in_slot), np.flatnonzero(locations >= self.slots)
+        out.put(seated, self.rows.take(locations[seated]))
+        out.put(parked, self.parking.read(locations[parked] - self.slots))
+        return out
+
+    def mark_saved(self, locations: Indices, transaction: int) -> None:
+        """Notes that the transaction's undo holds the first value of the sensors there."""
+        in_slot = locations < self.slots
+        self.rows.saved_in[locations[in_slot]] = transaction
+        self.parking.mark_saved(locations[~in_slot] - self.slots, transaction)
+
+    def write(self, sensors: list[Sensor], locations: Indices, generations: NDArray[np.int64], rows: Rows) -> None:
+        """Writes distinct sensors' rows to slots, at most as many as there are; seats those that have none.
+
+        Raises StaleSlotError if a slot changed hands since its generation was read.
+        """
+        in_slot = (locations >= 0) & (locations < self.slots)
+        if (self.generation[locations[in_slot]] != generations[in_slot]).any():
+            raise StaleSlotError("a slot changed hands between being read and being written")
+        self._turn += 1
+        self._used[locations[in_slot]] = self._turn
+        if not in_slot.all():
+            locations = locations.copy()
+            self._seat(sensors, locations, np.flatnonzero(~in_slot))
+        self.rows.put(locations, rows)
+
+    def forget(self, sensors: Iterable[Sensor]) -> None:
+        """Removes the sensors' rows; those that have none are passed over."""
+        places: list[int] = []
+        for partition, key in sensors:
+            location = self._index.get(partition, {}).pop(key, ABSENT)
+            if location >= self.slots:
+                places.append(location - self.slots)
+            elif location != ABSENT:
+                self._release(location)
+        self.parking.free(np.array(places, np.int64))
+
+    def drop(self, partition: int) -> None:
+        """Forgets every sensor of a partition."""
+        self.forget([(partition, key) for key in self._index.get(partition, ())])
+        self._index.pop(partition, None)
+
+    def copy(self, partition: int) -> tuple[list[bytes], Rows]:
+        """All of a partition's sensors, and a copy of their rows in the same order."""
+        index = self._index.get(partition, {})
+        return list(index), self.read(np.fromiter(index.values(), np.int64, len(index)))
+
+    def load(self, partition: int, keys: list[bytes], rows: Rows) -> None:
+        """Gives distinct sensors, none of them known, these rows: in free slots as far as they go, then parked."""
+        seated = min(len(keys), len(self._free))
+        cut = len(self._free) - seated
+        slots = self._free[cut:]
+        del self._free[cut:]
+        for slot, key in zip(slots, keys, strict=False):
+            self._sensor[slot] = (partition, key)
+        self.rows.put(np.array(slots, np.int64), rows.take(slice(0, seated)))
+        places = self.parking.add(rows.take(slice(seated, None))) + self.slots
+        self._index.setdefault(partition, {}).update(zip(keys, slots + places.tolist(), strict=True))
+
+    def restore(self, sensors: list[Sensor], rows: Rows) -> None:
+        """Puts distinct sensors' rows back as they are given, wherever the sensors now live, if anywhere."""
+        locations = self.locate([p for p, _ in sensors], [k for _, k in sensors])
+        in_slot = np.flatnonzero((locations >= 0) & (locations < self.slots))
+        self.rows.put(locations[in_slot], rows.take(in_slot))
+        elsewhere = np.flatnonzero((locations < 0) | (locations >= self.slots))
+        gone = [sensors[i] for i in elsewhere.tolist()]
+        self.forget(gone)
+        places = self.parking.add(rows.take(elsewhere)) + self.slots
+        for (partition, key), place in zip(gone, places.tolist(), strict=True):
+            self._index[partition][key] = place
+
+    def _seat(self, sensors: list[Sensor], locations: Indices, which: Indices) -> None:
+        """Gives the sensors at `which` a slot each, and enters it in `locations`."""
+        parked = locations[which][locations[which] >= self.slots] - self.slots
+        self._make_room(len(which))
+        cut = len(self._free) - len(which)
+        slots = self._free[cut:]
+        del self._free[cut:]
+        for i, slot in zip(which.tolist(), slots, strict=True):
+            partition, key = sensor = sensors[i]
+            self._sensor[slot] = sensor
+            self._index.setdefault(partition, {})[key] = slot
+        locations[which] = slots
+        self._used[slots] = self._turn
+        self.parking.free(parked)
+
+    def _make_room(self, slots: int) -> None:
+        """Parks the least recently used sensors until this many slots are free. This turn's are never among them."""
+        short = slots - len(self._free)
+        if short <= 0:
+            return
+        # The free slots' turn is set past every other, so that only occupied ones are chosen.
+        self._used[self._free] = self._turn
+        chosen = np.argpartition(self._used, short - 1)[:short]
+        if (self._used[chosen] >= self._turn).any():
+            raise ValueError(f"{slots} sensors need a slot at once, more than the {self.slots} slots hold beside the turn's own")
+        places = self.parking.add(self.rows.take(chosen)) + self.slots
+        for slot, place in zip(chosen.tolist(), places.tolist(), strict=True):
+            partition, key = self._sensor[slot]
+            self._index[partition][key] = place
+            self._release(slot)
+        self.evictions += short
+
+    def _release(self, slot: int) -> None:
+        self._sensor[slot] = NOBODY
+        self.generation[slot] += 1
+        self._free.append(slot)

@@ -1,0 +1,57 @@
+"""The way back to the last commit: the first value of everything that changed since.
+
+Kept by sensor, not by slot: by the time a transaction aborts its sensors may be parked, reset or gone.
+"""
+
+import numpy as np
+
+from processor.slots.rows import Indices, Rows
+from processor.slots.table import Sensor, Table
+
+
+class Undo:
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._saved: list[tuple[list[Sensor], Rows]] = []
+        self._created: list[Sensor] = []
+        self.transaction = 1
+
+    @property
+    def empty(self) -> bool:
+        return not self._saved and not self._created
+
+    def save(self, sensors: list[Sensor], locations: Indices, rows: Rows) -> None:
+        """Keeps the rows of existing sensors that this transaction has not touched before."""
+        first = np.flatnonzero(rows.saved_in != self.transaction)
+        if not len(first):
+            return
+        self._saved.append(([sensors[i] for i in first.tolist()], rows.take(first)))
+        self._table.mark_saved(locations[first], self.transaction)
+
+    def created(self, sensors: list[Sensor]) -> None:
+        """Notes sensors that had no row. One that was forgotten earlier in the transaction may be among them."""
+        self._created.extend(sensors)
+
+    def commit(self) -> None:
+        self._clear()
+
+    def abort(self) -> None:
+        # Created first: a sensor that was forgotten and came back in one transaction is in both, and what was saved is older.
+        self._table.forget(self._created)
+        for sensors, rows in self._saved:
+            self._table.restore(sensors, rows)
+        self._clear()
+
+    def drop(self, partition: int) -> None:
+        """Forgets what belongs to a partition, so that no abort brings it back."""
+        self._created = [sensor for sensor in self._created if sensor[0] != partition]
+        kept: list[tuple[list[Sensor], Rows]] = []
+        for sensors, rows in self._saved:
+            stays = [i for i, sensor in enumerate(sensors) if sensor[0] != partition]
+            kept.append(([sensors[i] for i in stays], rows.take(np.array(stays, np.int64))))
+        self._saved = kept
+
+    def _clear(self) -> None:
+        self._saved.clear()
+        self._created.clear()
+        self.transaction += 1

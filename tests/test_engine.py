@@ -1,0 +1,225 @@
+"""The engine against a plain dict of states: any interleaving of batches, resets, evictions, commits and aborts.
+
+The stepper is a recurrence in NumPy whose results are exact, so that every difference is the engine's; the ladder itself is
+tested with real models in test_model*.py, and both together in test_oracle.py.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from processor.engine import Engine, Shapes
+from processor.records import Batch
+from processor.slots.table import StaleSlotError
+
+F = 2
+
+
+@dataclass(frozen=True)
+class Rung:
+    rows: int
+    steps_max: int
+
+
+class Recurrence:
+    """s' = s / 2 + x, y = [s'[0] - s'[1], s'[0]], rounded to float32 each step."""
+
+    shapes = (Rung(2, 4), Rung(4, 3), Rung(8, 2))
+
+    def run(self, rung, x, counts, steps, state):
+        rows, steps_max = self.shapes[rung].rows, self.shapes[rung].steps_max
+        assert x.shape == (steps_max, rows, F)
+        assert 0 < steps <= steps_max
+        state, y, finite = state.copy(), np.full((steps_max, rows, F), 7.0, np.float32), np.ones((steps_max, rows), bool)
+        for t in range(steps):
+            active = counts > t
+            with np.errstate(all="ignore"):
+                new = state * np.float32(0.5) + x[t]
+                y[t] = np.stack([new[:, 0] - new[:, 1], new[:, 0]], 1)
+            finite[t] = ~active | (np.isfinite(new).all(1) & np.isfinite(y[t]).all(1))
+            state[active] = new[active]
+        return y, state, finite
+
+
+def batch_of(records):
+    """records: (partition, key, offset, values [steps][F] or None, before, after)"""
+    values = [np.array(r[3], np.float32).reshape(-1, F) if r[3] is not None else np.zeros((0, F), np.float32) for r in records]
+    return Batch(
+        partition=[r[0] for r in records],
+        key=[r[1] for r in records],
+        offset=np.array([r[2] for r in records], np.int64),
+        event_ms=np.array([r[2] * 10 for r in records], np.int64),
+        record_ms=np.array([r[2] * 10 for r in records], np.int64),
+        steps=np.array([len(v) for v in values], np.int64),
+        reset_before=np.array([r[4] for r in records], bool),
+        reset_after=np.array([r[5] for r in records], bool),
+        x=np.concatenate([*values, np.zeros((0, F), np.float32)]),
+    )
+
+
+class Plain:
+    """The same, one record after another, each sensor's state in a dict."""
+
+    def __init__(self):
+        self.state = {}
+
+    def apply(self, partition, key, offset, values, before, after):
+        sensor = (partition, key)
+        if values is None:
+            self.state.pop(sensor, None)
+            return None
+        nothing = (np.zeros(F, np.float32), 0, None)
+        state, steps, previous = nothing if before else self.state.get(sensor, nothing)
+        ys, residual = [], None
+        for x in np.array(values, np.float32).reshape(-1, F):
+            with np.errstate(all="ignore"):
+                state = state * np.float32(0.5) + x
+                y = np.array([state[0] - state[1], state[0]])
+            if not (np.isfinite(state).all() and np.isfinite(y).all()):
+                return "broken"
+            if previous is not None:
+                mean = sum(abs(float(a) - b) for a, b in zip(x, previous, strict=True)) / F
+                residual = np.float32(min(mean, float(np.finfo(np.float32).max)))
+            steps, previous = steps + 1, y.tolist()
+            ys.append(y)
+        if after:
+            self.state.pop(sensor, None)
+        else:
+            self.state[sensor] = (state, steps, previous)
+        return ys, steps, residual
+
+
+number = st.one_of(st.integers(-9, 9).map(float), st.sampled_from([3e38, -3e38]))
+record = st.tuples(
+    st.integers(0, 1),
+    st.sampled_from([b"a", b"b", b"c", b"d", b"e", b"f"]),
+    st.one_of(st.none(), st.lists(st.tuples(number, number), min_size=1, max_size=5), st.just([(1.0, 2.0)])),
+    st.booleans() | st.just(False),
+    st.booleans() | st.just(False),
+)
+turn = st.tuples(st.lists(record, max_size=12), st.sampled_from(["commit", "abort", "go on", "go on"]))
+
+
+def residual_shapes():
+    return Shapes(features=F, outputs=F, width=F, residual=True)
+
+
+def check(engine, plain, records):
+    """Applies records to both and compares everything that is published."""
+    batch = batch_of(records)
+    applied = engine.apply(batch)
+    first = 0
+    for i, r in enumerate(records):
+        expected = plain.apply(*r)
+        if expected is None:
+            assert applied.finite[i]
+        elif expected == "broken":
+            assert not applied.finite[i]
+        else:
+            ys, steps, residual = expected
+            assert applied.finite[i]
+            assert applied.y[first : first + len(ys)].tolist() == [y.tolist() for y in ys]
+            assert applied.last[i] == first + len(ys) - 1
+            assert applied.steps[i] == steps
+            assert (residual is None and np.isnan(applied.residual[i])) or applied.residual[i] == residual
+        first += int(batch.steps[i])
+
+
+@settings(max_examples=200, deadline=None)
+@given(turns=st.lists(turn, max_size=12), slots=st.sampled_from([1, 2, 3, 5, 64]))
+def test_any_interleaving_equals_a_plain_dict_of_states(turns, slots):
+    engine, plain, offset = Engine(Recurrence(), residual_shapes(), slots=slots), Plain(), 0
+    committed = (dict(plain.state), 0)
+    for records, end in turns:
+        numbered = [(p, k, offset + i, v, b, a) for i, (p, k, v, b, a) in enumerate(records)]
+        check(engine, plain, numbered)
+        offset += len(numbered)
+        if end == "commit":
+            engine.commit()
+            committed = (dict(plain.state), offset)
+        elif end == "abort":
+            engine.abort()
+            plain.state, offset = dict(committed[0]), committed[1]
+        assert engine.table.resident <= slots
+        known = {(p, k) for p in (0, 1) for k in engine.table.copy(p)[0]}
+        assert known == set(plain.state)
+    for partition in (0, 1):
+        keys, rows = engine.table.copy(partition)
+        for key, row, steps in zip(keys, rows.state, rows.steps, strict=True):
+            state, expected_steps, previous = plain.state[(partition, key)]
+            assert row.tolist() == [*map(float, state), *previous]
+            assert steps == expected_steps
+
+
+@settings(max_examples=100, deadline=None)
+@given(records=st.lists(record, max_size=30), cuts=st.sets(st.integers(1, 29)), data=st.data(), slots=st.sampled_from([1, 3, 64]))
+def test_a_copy_of_a_partition_goes_on_where_it_was_taken(records, cuts, data, slots):
+    """A copy taken after any record, loaded elsewhere and replayed in any cuts, gives the rows of the whole."""
+    numbered = [(0, k, i, v, b, a) for i, (_, k, v, b, a) in enumerate(records)]
+    after = data.draw(st.integers(0, len(numbered)))
+    whole = Engine(Recurrence(), residual_shapes(), slots=64)
+    for r in numbered[:after]:
+        whole.apply(batch_of([r]))
+    other = Engine(Recurrence(), residual_shapes(), slots=slots)
+    other.table.load(0, *whole.table.copy(0))
+    rest = numbered[after:]
+    for r in rest:
+        whole.apply(batch_of([r]))
+    points = [0, *sorted(c for c in cuts if c < len(rest)), len(rest)]
+    for a, b in itertools.pairwise(points):
+        other.apply(batch_of(rest[a:b]), replay=True)
+    assert other.undo.empty
+    expected, got = (dict(zip(k, r.state.tolist(), strict=True)) for k, r in (whole.table.copy(0), other.table.copy(0)))
+    assert got == expected
+
+
+def test_replay_passes_over_what_a_row_has_applied():
+    engine = Engine(Recurrence(), residual_shapes(), slots=4)
+    records = [(0, b"a", i, [(1.0, 2.0)], False, False) for i in range(5)]
+    engine.apply(batch_of(records))
+    engine.commit()
+    before = engine.table.copy(0)[1].state.tolist()
+    engine.apply(batch_of(records), replay=True)
+    assert engine.table.copy(0)[1].state.tolist() == before
+
+
+def test_a_dropped_partition_does_not_come_back_with_an_abort():
+    engine = Engine(Recurrence(), residual_shapes(), slots=1)
+    records = [(p, k, i, [(1.0, 2.0)], False, False) for i, (p, k) in enumerate([(0, b"a"), (1, b"a"), (0, b"b")])]
+    engine.apply(batch_of(records))
+    engine.commit()
+    engine.apply(batch_of([(p, k, 9, v, b, a) for p, k, _, v, b, a in records]))
+    engine.drop(0)
+    engine.abort()
+    assert engine.table.copy(0)[0] == []
+    assert engine.table.copy(1)[0] == [b"a"]
+    assert engine.table.copy(1)[1].applied.tolist() == [1]
+
+
+def test_a_reference_to_a_slot_that_changed_hands_is_an_error():
+    engine = Engine(Recurrence(), residual_shapes(), slots=1)
+    engine.apply(batch_of([(0, b"a", 0, [(1.0, 2.0)], False, False)]))
+    location = engine.table.locate([0], [b"a"])
+    generation = engine.table.generations(location)
+    engine.apply(batch_of([(0, b"b", 1, [(1.0, 2.0)], False, False)]))
+    with pytest.raises(StaleSlotError):
+        engine.table.write([(0, b"a")], location, generation, engine.table.read(location))
+
+
+def test_a_window_has_no_prediction_and_no_residual_until_it_is_full():
+    engine = Engine(Recurrence(), Shapes(features=F, outputs=F, width=F, window=3, residual=True), slots=4)
+    applied = engine.apply(batch_of([(0, b"a", i, [(1.0, 2.0)], False, False) for i in range(5)]))
+    assert applied.filling.tolist() == [True, True, False, False, False]
+    assert applied.warming.tolist() == applied.filling.tolist()
+    assert np.isnan(applied.residual).tolist() == [True, True, True, False, False]
+
+
+def test_the_predictions_of_the_first_steps_are_marked():
+    engine = Engine(Recurrence(), Shapes(features=F, outputs=F, width=F, warmup_steps=2), slots=4)
+    applied = engine.apply(batch_of([(0, b"a", i, [(1.0, 2.0)], False, False) for i in range(3)]))
+    assert applied.warming.tolist() == [True, False, False]
+    assert not applied.filling.any()
