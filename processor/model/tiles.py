@@ -83,7 +83,7 @@ def _compile(model: ServableModel, shape: RungShape) -> Run:
         loop = _trace(model, shape)
         # XLA compiles at the first call.
         loop(*(tf.zeros(spec.shape, spec.dtype) for spec in _arguments(model, shape)))
-    except Exception as error:  # noqa: BLE001 - tracing and compiling fail in the words of any layer, or of XLA
+    except Exception as error:  # tracing and compiling fail in the words of any layer, or of XLA
         raise _uncompilable(error) from error
 
     def run(x: Float32, counts: NDArray[np.int32], steps: int, state: Float32) -> tuple[Float32, Float32, NDArray[np.bool_]]:
@@ -102,7 +102,7 @@ def _arguments(model: ServableModel, shape: RungShape) -> tuple[Any, ...]:
 def _trace(model: ServableModel, shape: RungShape) -> Any:
     rows, steps_max, widths = shape.rows, shape.steps_max, model.widths
 
-    @tf.function(jit_compile=True, autograph=False)
+    @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
     def loop(x: Any, counts: Any, steps: Any, state: Any) -> tuple[Any, Any, Any]:
         def body(t: Any, parts: list[Any], ys: Any, broken: Any) -> tuple[Any, list[Any], Any, Any]:
             y, new = model.step(x[t][:, None], parts)
