@@ -7,9 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from processor.errors import ModelRefused
-from processor.model.load import ServableModel, describe, describe_file, load
-from processor.model.tiles import LADDER, REFERENCE_ROWS, Run, RungShape, Tiles, reference_rung
+from processor.model.load import ServableModel, load
+from processor.model.tiles import LADDER, REFERENCE_ROWS, Run, RungShape, reference_rung
 
 L = keras.layers
 F = 3
