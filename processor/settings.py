@@ -166,7 +166,7 @@ def _name(limit: int = 249) -> Allowed:
             raise ValueError
         return value
 
-    return Allowed(f"a name of 1 to {limit} letters, digits, dots, underscores and hyphens (in quotes if it is all digits)", parse)
+    return Allowed(f"1 to {limit} letters, digits, dots, underscores or hyphens (all digits: in quotes)", parse)
 
 
 def _text(words: str) -> Allowed:
@@ -191,7 +191,7 @@ def format_duration(seconds: float) -> str:
     for unit in ("d", "h", "m", "s"):
         if seconds >= _SECONDS[unit] and seconds % _SECONDS[unit] == 0:
             return f"{seconds / _SECONDS[unit]:.0f}{unit}"
-    return f"{round(seconds * 1000, 6):g}ms"
+    return f"{seconds * 1000:.6f}".rstrip("0").rstrip(".") + "ms"
 
 
 def _duration(low: str = "1ms", high: str | None = None) -> Allowed:
@@ -204,7 +204,7 @@ def _duration(low: str = "1ms", high: str | None = None) -> Allowed:
         return seconds
 
     limits = f"from {low} to {high}" if high else f"of {low} or more"
-    return Allowed(f"a duration with its unit (100ms, 30s, 15m, 1h, 2d) {limits}", parse)
+    return Allowed(f"a duration {limits}, with its unit (100ms, 30s, 15m, 1h, 2d)", parse)
 
 
 def _either(words: Iterable[str]) -> str:
