@@ -67,7 +67,8 @@ def _check(arguments: argparse.Namespace, rest: list[str]) -> int:
     table = Table("", "what", "found", "to do")
     for finding in findings:
         table.add_row("ok" if finding.good else "BAD", finding.what, finding.found, finding.do)
-    Console().print(table)
+    # What was found is printed as it is: [x] in a broker's answer is no style. A file is not as narrow as a terminal.
+    Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 200).print(table)
     return 0 if all(finding.good for finding in findings) else 1
 
 
@@ -99,15 +100,12 @@ def _model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _print_pairs(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None)
+    width = max(map(len, found)) + 2
     for key, value in found.items():
-        for line in value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]:
-            table.add_row(key, _readable(line))
+        lines = value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]
+        for line in lines:
+            sys.stdout.write(f"{key:{width}}{_readable(line)}\n")
             key = ""
-    Console().print(table)
 
 
 def _readable(value: Any) -> str:
