@@ -1,0 +1,152 @@
+"""Writes what is said about settings and metrics from the code that reads and counts them.
+
+`python -m processor.tools.docs` rewrites config/slotstream.yaml, docs/configuration.md and docs/metrics.md in the working
+directory; a test tells when they are not current. Responsible for these three only: the other pages are written by hand.
+"""
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from processor.metrics import CATALOGUE, PREFIX, Spec
+from processor.settings import BOOTSTRAP_DEFAULT, KAFKA_REFUSED, Key, Settings, keys, sections
+
+MADE_BY = "made by `python -m processor.tools.docs`: change the code, not this file"
+
+CONFIGURATION = f"""\
+# Configuration
+
+<!-- {MADE_BY} -->
+
+Every setting has a default, so that a file, a variable or an option is needed only for what differs. Later sources win:
+
+| source | `input.topic` is written |
+| --- | --- |
+| the YAML file: `--config FILE`, else `SLOTSTREAM_CONFIG`, else `config/slotstream.yaml` if it is there | `input: {{topic: readings}}` |
+| the environment | `SLOTSTREAM_INPUT__TOPIC=readings` |
+| the command line | `--input.topic readings` or `--input.topic=readings` |
+
+Everything wrong in all three is told at once, with its source, and the command ends with exit code 2. Durations are written with
+their unit (`100ms`, `30s`, `15m`, `1h`, `2d`); `null` is written as such in a variable or an option too. Relative paths start at
+the working directory. `config/slotstream.yaml` holds every key with its default.
+"""
+
+KAFKA = """\
+## kafka
+
+What stands under `kafka` is handed to librdkafka, for every client. Dots and underscores are one, so that
+`SLOTSTREAM_KAFKA__BOOTSTRAP_SERVERS`, `bootstrap_servers` and `bootstrap.servers` are one key (`log_level` is librdkafka's own name).
+On the command line: `--kafka KEY=VALUE`, once for each. Numbers, `true` and `false` may stand without quotes.
+
+A secret stays out of files and process lists as `{file: PATH}`: the file's text without its last line end. It can be written so in
+all three sources. Secrets never appear in messages.
+
+```yaml
+kafka:
+  bootstrap.servers: "broker-1:9093,broker-2:9093"
+  security.protocol: SASL_SSL
+  sasl.mechanism: SCRAM-SHA-512
+  sasl.username: slotstream
+  sasl.password: {file: /run/secrets/kafka-password}
+```
+
+These are refused, because the promise of the service hangs on them:
+
+| property | what to do |
+| --- | --- |
+"""
+
+METRICS = f"""\
+# Metrics
+
+<!-- {MADE_BY} -->
+
+`GET /metrics` on `http.host`:`http.port` (127.0.0.1:8080), in Prometheus's text format. Names begin with `{PREFIX}`, units are base units.
+No label holds a sensor's name: the number of series grows with the partitions, not with the sensors. Series whose labels are known
+beforehand are there from the start, at 0.
+
+| name | kind | unit | labels | meaning |
+| --- | --- | --- | --- | --- |
+"""
+
+
+def configuration() -> str:
+    """docs/configuration.md."""
+    refused = "".join(f"| `{key}` | {_cell(do)} |\n" for key, do in KAFKA_REFUSED.items())
+    tables = [_table(name, [key for key in keys() if key.name.startswith(f"{name}.")]) for name in sections()]
+    plain = _table("Keys without a section", [key for key in keys() if "." not in key.name and key.name != "kafka"])
+    return "\n".join([CONFIGURATION, KAFKA + refused, *tables, plain])
+
+
+def _table(title: str, rows: list[Key]) -> str:
+    lines = [f"## {title}", "", "| key | default | allowed | meaning |", "| --- | --- | --- | --- |"]
+    lines += [f"| `{key.name}` | `{key.default}` | {key.allowed} | {_cell(key.meaning)} |" for key in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("<", "&lt;").replace("|", "\\|")  # a bare <group> would vanish as an HTML tag
+
+
+def metrics() -> str:
+    """docs/metrics.md."""
+    rows = (f"| `{PREFIX}{spec.name}` | {spec.kind} | {spec.unit} | {_labels(spec)} | {spec.meaning} |\n" for spec in CATALOGUE)
+    histograms = (
+        f"| `{PREFIX}{spec.name}` | {', '.join(f'{bound:g}' for bound in spec.buckets)} |\n" for spec in CATALOGUE if spec.buckets
+    )
+    return METRICS + "".join(rows) + "\n## Buckets\n\n| histogram | upper bounds |\n| --- | --- |\n" + "".join(histograms)
+
+
+def _labels(spec: Spec) -> str:
+    return "; ".join(f"{label}: {', '.join(values)}" if values else label for label, values in spec.labels.items())
+
+
+def settings_yaml() -> str:
+    """config/slotstream.yaml."""
+    return "\n".join(_yaml_lines()) + "\n"
+
+
+def _yaml_lines() -> Iterator[str]:
+    yield from _comment("Every setting with its default; all of it can be left out. docs/configuration.md tells more.", "")
+    yield from _comment(MADE_BY, "")
+    described = {key.name: key for key in keys()}
+    parts = sections()
+    for name, field in Settings.model_fields.items():
+        yield ""
+        if name == "kafka":
+            yield from [*_comment(described[name].meaning, ""), "kafka:", f'  bootstrap.servers: "{BOOTSTRAP_DEFAULT}"']
+        elif name in parts:
+            yield from [*_comment(field.description or "", ""), f"{name}:"]
+            for inner in parts[name].model_fields:
+                yield from _yaml_key(described[f"{name}.{inner}"], inner, "  ")
+        else:
+            yield from _yaml_key(described[name], name, "")
+
+
+def _yaml_key(key: Key, name: str, indent: str) -> Iterator[str]:
+    yield from _comment(key.meaning, indent)
+    yield from _comment(f"allowed: {key.allowed}", indent)
+    yield f"{indent}{name}: {key.default}"
+
+
+def _comment(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, 120, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}#   ", break_on_hyphens=False)
+
+
+FILES: Mapping[str, Callable[[], str]] = {
+    "config/slotstream.yaml": settings_yaml,
+    "docs/configuration.md": configuration,
+    "docs/metrics.md": metrics,
+}
+
+
+def main() -> int:
+    for name, text in FILES.items():
+        Path(name).write_text(text(), encoding="utf-8")
+        sys.stdout.write(f"{name}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
