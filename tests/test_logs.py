@@ -1,0 +1,129 @@
+"""processor.logs: every message in one form, whoever wrote it, and no secret in a traceback."""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import pytest
+import structlog
+
+from processor import logs
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def configured(level: str = "info", form: str = "json", stream: io.StringIO | None = None) -> io.StringIO:
+    stream = stream or io.StringIO()
+    logs.configure(level, form, stream)  # type: ignore[arg-type]
+    return stream
+
+
+def entries(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_message_is_one_json_object_in_reading_order() -> None:
+    stream = configured()
+    structlog.get_logger().info("partition restored", partition=3, seconds=1.5, path=io.StringIO)
+    (entry,) = entries(stream)
+    assert list(entry)[:3] == ["timestamp", "level", "event"]
+    assert (entry["level"], entry["event"], entry["partition"], entry["seconds"]) == ("info", "partition restored", 3, 1.5)
+    assert datetime.fromisoformat(str(entry["timestamp"])).utcoffset() == timedelta(0)
+
+
+def test_a_message_of_many_lines_stays_one_line() -> None:
+    stream = configured()
+    structlog.get_logger().info("two\nlines", text="a\nb")
+    assert stream.getvalue().count("\n") == 1
+
+
+@pytest.mark.parametrize(("level", "written"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_the_level_holds_for_all(level: str, written: int) -> None:
+    stream = configured(level)
+    for log in (structlog.get_logger(), logging.getLogger("some.library")):
+        for name in ("debug", "info", "warning", "error"):
+            getattr(log, name)("said")
+    assert len(entries(stream)) == 2 * written
+
+
+def test_auto_is_console_on_a_terminal_and_json_elsewhere() -> None:
+    assert configured(form="auto", stream=(terminal := Terminal())) is terminal
+    structlog.get_logger().info("hello", sensor="pump-7")
+    assert "hello" in terminal.getvalue()
+    assert "{" not in terminal.getvalue()
+    assert "\x1b[" in terminal.getvalue()
+    plain = configured(form="auto")
+    structlog.get_logger().info("hello")
+    assert entries(plain)[0]["event"] == "hello"
+
+
+def test_console_can_be_asked_for_without_colours() -> None:
+    stream = configured(form="console")
+    structlog.get_logger().info("hello", partition=3)
+    assert "hello" in stream.getvalue()
+    assert "partition=3" in stream.getvalue()
+    assert "\x1b[" not in stream.getvalue()
+
+
+def test_librdkafka_and_libraries_speak_in_the_same_form() -> None:
+    stream = configured()
+    logging.getLogger(logs.LIBRDKAFKA).warning("FAIL [%s] %s", "rdkafka#consumer-1", "broker down")
+    (entry,) = entries(stream)
+    assert (entry["level"], entry["logger"], entry["event"]) == ("warning", "librdkafka", "FAIL [rdkafka#consumer-1] broker down")
+
+
+def test_warnings_are_messages() -> None:
+    stream = configured()
+    warnings.warn("old way", UserWarning, stacklevel=1)
+    (entry,) = entries(stream)
+    assert (entry["level"], entry["logger"]) == ("warning", "py.warnings")
+    assert "old way" in str(entry["event"])
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_an_exception_is_told_whole_without_local_variables(form: str) -> None:
+    stream = configured(form=form)
+    password = "correct-" + "horse"  # a local variable that a rich traceback would print
+    try:
+        raise RuntimeError("broke")
+    except RuntimeError:
+        structlog.get_logger().exception("failed", length=len(password))
+    assert "RuntimeError: broke" in stream.getvalue()
+    assert "Traceback" in stream.getvalue()
+    assert "correct-horse" not in stream.getvalue()
+
+
+def test_configuring_again_replaces() -> None:
+    log = structlog.get_logger()
+    first = configured()
+    log.info("one")
+    second = configured("error")
+    log.info("two")
+    log.error("three")
+    assert [entry["event"] for entry in entries(first)] == ["one"]
+    assert [entry["event"] for entry in entries(second)] == ["three"]
+
+
+def test_messages_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "json")
+    structlog.get_logger().info("hello")
+    captured = capsys.readouterr()
+    assert json.loads(captured.err)["event"] == "hello"
+    assert captured.out == ""
