@@ -190,7 +190,7 @@ class EmbeddedKafka:
 
     def _failed(self, found: str) -> SlotstreamError:
         return SlotstreamError(
-            f"{found}; the end of {self.log_path}:\n{process.last_lines(self.log_path)}\n",
+            process.with_log(found, self.log_path),
             expected="a broker that answers",
             do="look at these lines: a full disk, too little memory and a folder in use by another broker are the usual reasons",
         )
@@ -396,7 +396,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _stay(kafka: EmbeddedKafka) -> int:
     while kafka.pid is not None:
         time.sleep(0.2)
-    sys.stderr.write(f"Kafka ended; the end of its log:\n{process.last_lines(kafka.log_path)}\n")
+    sys.stderr.write(process.with_log("Kafka ended", kafka.log_path))
     return 1
 
 

@@ -25,14 +25,14 @@ except OSError as error:
 """
 
 
-def spawn(command: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+def spawn(command: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> "subprocess.Popen[bytes]":
     """Starts `command` with its output appended to the file `log`, in a session of its own so that Ctrl-C is left to the parent.
 
     On Linux it dies with this process, even by kill -9; elsewhere only by `stop`.
     """
     with log.open("ab") as out:
         return subprocess.Popen(
-            tied(command), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=env
+            tied(command), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=env, cwd=cwd
         )
 
 
@@ -69,3 +69,8 @@ def last_lines(log: Path, lines_max: int = 12) -> str:
     except OSError:
         return "(no log)"
     return "\n".join([line for line in text.splitlines() if not line.startswith("\tat ")][-lines_max:]) or "(an empty log)"
+
+
+def with_log(found: str, log: Path) -> str:
+    """`found` and the end of the log that shows why."""
+    return f"{found}; the end of {log.name}:\n{last_lines(log)}\n"
