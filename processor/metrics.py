@@ -19,21 +19,12 @@ import numpy.typing as npt
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from processor.records import ERRORS
+
 PREFIX = "slotstream_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 STAGES = ("consume", "decode", "apply", "encode", "publish", "commit", "checkpoint")
-ERRORS = (
-    "no_key",
-    "bad_encoding",
-    "bad_schema",
-    "wrong_feature_count",
-    "not_finite",
-    "non_finite_state",
-    "bad_timestamp",
-    "too_large",
-    "late",
-)
 
 _STAGE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
@@ -75,8 +66,8 @@ CATALOGUE: tuple[Spec, ...] = (
         "resets_total",
         "counter",
         "resets",
-        "times a sensor's state began anew: by the header sequence (start, end, single), a null value, or reset.each_record",
-        {"reason": ("start", "end", "single", "null", "each_record")},
+        "times a sensor's state began anew: by the header sequence (single is a start and an end), a null value, or reset.each_record",
+        {"reason": ("start", "end", "null", "each_record")},
     ),
     Spec("batch_readings", "histogram", "readings", "readings applied in one turn of the loop", buckets=_BATCH_BUCKETS),
     Spec("stage_seconds", "histogram", "seconds", "time of one turn spent in each stage", {"stage": STAGES}, _STAGE_BUCKETS_S),
@@ -216,8 +207,9 @@ class _Histogram:
             self.counts = (np.bincount(where, minlength=len(self.counts)) + self.counts).tolist()
             self.sum += float(values.sum(dtype=np.float64))
         else:
-            self.counts[bisect_left(self._bounds, max(value, 0.0))] += 1
-            self.sum += max(float(value), 0.0)
+            one = max(float(value), 0.0)
+            self.counts[bisect_left(self._bounds, one)] += 1
+            self.sum += one
 
     def buckets(self) -> list[tuple[str, float]]:
         names = [*(repr(float(bound)) for bound in self._bounds), "+Inf"]

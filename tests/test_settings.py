@@ -25,6 +25,7 @@ from processor.settings import (
 )
 
 ROOT = Path(__file__).parents[1]
+STEADY = settings(deadline=None, derandomize=True)  # the same examples each time, however busy the machine is
 SECRET = "correct-horse-battery"  # must never be seen in anything that is printed
 
 
@@ -99,6 +100,7 @@ def test_settings_cannot_be_changed() -> None:
 # Which source wins.
 
 
+@STEADY
 @given(yaml_value=st.none() | st.integers(1, 99), env=st.none() | st.integers(1, 99), option=st.none() | st.integers(1, 99))
 def test_the_command_line_wins_over_the_environment_over_the_file(
     tmp_path_factory: pytest.TempPathFactory, yaml_value: int | None, env: int | None, option: int | None
@@ -118,6 +120,7 @@ def test_sources_are_merged_key_by_key(path: Path) -> None:
     assert (loaded.input.topic, loaded.input.start, loaded.input.ahead_max) == ("b", "latest", 7200.0)
 
 
+@STEADY
 @given(st.permutations(["bootstrap.servers", "bootstrap_servers", "BOOTSTRAP_SERVERS", "bootstrap_Servers"]))
 def test_kafka_spellings_are_one_key_in_every_source(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
     file = tmp_path_factory.getbasetemp() / "spelled.yaml"
@@ -274,6 +277,7 @@ def test_durations_are_seconds(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
+@STEADY
 @given(st.integers(0, 10**12))
 def test_a_duration_is_written_as_it_is_read(milliseconds: int) -> None:
     assert parse_duration(format_duration(milliseconds / 1000)) == pytest.approx(milliseconds / 1000, rel=1e-12)
@@ -380,11 +384,13 @@ def test_yaml_types_are_not_bent(text: str, found: str, path: Path) -> None:
 NAME = st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=249).filter(lambda name: name not in {".", "..", "null"})
 
 
+@STEADY
 @given(NAME)
 def test_every_name_that_kafka_takes_is_taken(name: str) -> None:
     assert load(None, f"--group={name}").group == name
 
 
+@STEADY
 @given(st.text(min_size=1, max_size=260))
 def test_no_name_that_kafka_refuses_is_taken(name: str) -> None:
     if set(name) <= set(string.ascii_letters + string.digits + "._-") and len(name) <= 249 and name not in {".", ".."}:
@@ -513,7 +519,7 @@ JSON = st.recursive(
 NAMES = st.sampled_from([*Settings.model_fields, *(key.name.rpartition(".")[2] for key in keys())])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(STEADY, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(
     st.dictionaries(NAMES, JSON | st.dictionaries(NAMES, JSON, max_size=4), max_size=4), st.dictionaries(st.text(), st.text(), max_size=2)
 )
@@ -527,7 +533,7 @@ def test_whatever_is_written_is_taken_or_told(path: Path, content: dict[str, Any
         assert loaded.kafka_config()
 
 
-@settings(max_examples=200)
+@settings(STEADY, max_examples=200)
 @given(st.lists(st.text(max_size=12) | st.sampled_from(["--", "--kafka", "--input.topic", "--slots=", "--=", "--kafka=", "="]), max_size=6))
 def test_whatever_is_on_the_command_line_is_taken_or_told(words: list[str]) -> None:
     try:

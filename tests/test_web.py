@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from processor.errors import ConfigurationError
 from processor.metrics import Metrics
@@ -55,6 +56,8 @@ def ask(address: Address, path: str, method: str = "GET", **options) -> tuple[in
 def test_a_free_port_is_taken_and_told(address: Address) -> None:
     assert address.port > 0
     assert address.url == f"http://127.0.0.1:{address.port}"
+    with structlog.testing.capture_logs() as logs, serve("127.0.0.1", 0, Metrics(), Probes()) as other:
+        assert [entry["url"] for entry in logs] == [other.url]
     assert Address("::1", 80).url == "http://[::1]:80"
 
 
@@ -138,8 +141,6 @@ def test_many_ask_at_once(address: Address) -> None:
 
 
 def test_requests_are_not_written_to_the_log(address: Address, capfd: pytest.CaptureFixture[str]) -> None:
-    import structlog
-
     with structlog.testing.capture_logs() as logs:
         ask(address, "/healthz")
         ask(address, "/nothing")

@@ -58,8 +58,10 @@ def serve(host: str, port: int, metrics: Metrics, probes: Probes) -> Iterator[Ad
         ) from None
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="web", daemon=True)
     thread.start()
+    address = Address(host, server.server_port)
+    _log.info("metrics and health are served", url=address.url)
     try:
-        yield Address(host, server.server_address[1])
+        yield address
     finally:
         server.shutdown()
         server.server_close()
