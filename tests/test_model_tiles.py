@@ -169,6 +169,18 @@ def test_the_results_outlive_the_next_call(tmp_path: Path) -> None:
         np.testing.assert_array_equal(array, copy)
 
 
+def test_buffers_of_a_rung_give_the_same_bits_without_a_copy(tmp_path: Path) -> None:
+    model = served(tmp_path, L.GRU(4))
+    tiles = Tiles(model, rows_max=8, log=Log())
+    x, counts, state = tiles.buffers(0)
+    assert not any(buffer.any() for buffer in (x, counts, state))
+    x[:], state[:], counts[:] = np.random.default_rng(0).normal(size=x.shape), 0.5, 3
+    expected = tiles.run(0, x.copy(), counts.copy(), 3, state.copy())
+    for found, wanted in zip(tiles.run(0, x, counts, 3, state), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert (state == 0.5).all()
+
+
 def test_a_model_that_xla_cannot_compile_is_refused(tmp_path: Path) -> None:
     model = served(tmp_path, L.LSTM(4))
 
