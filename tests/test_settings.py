@@ -152,7 +152,8 @@ def test_kafka_text_of_variables_and_options_is_kept_as_it_is(text: str) -> None
 
 
 def test_the_process_environment_is_not_read_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLOTSTREAM_GROUP", "unseen")
+    for name in ("SLOTSTREAM_GROUP", "GROUP", "group"):
+        monkeypatch.setenv(name, "unseen")
     assert load().group is None
     assert Settings().group is None
 
@@ -226,6 +227,7 @@ def test_what_comes_from_a_file_is_not_shown_whatever_its_key(tmp_path: Path) ->
     [
         f"kafka: {{sasl.password: [{SECRET}]}}",
         f"kafka: {{sasl.password: {{fil: {SECRET}}}}}",
+        f'kafka: {{sasl.password: "{SECRET}\\0"}}',
         f"kafka: sasl.password={SECRET}",
         f"kafka_password: {SECRET}",
         f"sasl.password: {SECRET}",
