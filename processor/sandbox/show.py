@@ -19,7 +19,7 @@ from processor.sandbox.watch import Recent, Residuals
 LINE_EVERY_S = 2.0
 SENSORS_SHOWN = 8
 FAULTS_SHOWN = 8
-BAR_WIDTH = 24
+BAR_WIDTH, BAR_THRESHOLD = 24, 8  # a full bar is three thresholds
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _figures(view: View) -> list[str]:
     return [
         f"{recent.readings_per_s:,.0f} readings/s",
         f"{recent.predictions_per_s:,.0f} predictions/s",
-        f"end to end p50 {recent.p50_ms:,.0f} ms, p99 {recent.p99_ms:,.0f} ms",
+        f"end to end p50 {_number(recent.p50_ms, ' ms')}, p99 {_number(recent.p99_ms, ' ms')}",
         f"slots used {_number(view.slots_used)}",
         f"checkpoint {_number(view.checkpoint_age_s, ' s old')}",
         f"restarts {view.restarts}",
@@ -94,36 +94,39 @@ def _number(value: float | None, unit: str = "") -> str:
 
 
 def _page(view: View) -> Group:
-    head = Text.assemble(
-        (f"{view.elapsed_s:5.0f} s  ", "bold"), (view.state, "bold green" if view.state == "ready" else "bold yellow"), f"   {view.url}"
-    )
-    return Group(head, Text("  ".join(_figures(view))), Text(), _sensors(view.residuals), Text(), _faults(view.residuals))
+    style = "bold green" if view.state == "ready" else "bold yellow"
+    head = Text.assemble((f"{view.elapsed_s:5.0f} s  ", "bold"), (view.state, style), f"   {view.url}")
+    return Group(head, Text("  ".join(_figures(view))), *_sensors(view.residuals), *_faults(view.residuals))
 
 
-def _sensors(residuals: Residuals) -> Table:
+def _sensors(residuals: Residuals) -> tuple[Text, Table]:
     level = residuals.threshold.level
-    table = Table(box=None, pad_edge=False, title=f"largest residuals (threshold {level:.2f})", title_justify="left")
+    table = Table(box=None, pad_edge=False)
     for name in ("sensor", "residual", "", "truth"):
         table.add_column(name)
     for sensor, mean in residuals.highest(SENSORS_SHOWN):
         fault = residuals.open_fault(sensor)
         style = "red" if mean > level else "dim"
-        bar = "█" * min(BAR_WIDTH, round(mean / level * BAR_WIDTH / 3))
-        table.add_row(sensor, f"{mean:.2f}", Text(bar.ljust(BAR_WIDTH), style), "healthy" if fault is None else fault.kind)
-    return table
+        table.add_row(sensor, f"{mean:.2f}", Text(_bar(mean / level), style), "healthy" if fault is None else fault.kind)
+    return Text(f"\nlargest residuals (a sensor stands out above {level:.2f})"), table
 
 
-def _faults(residuals: Residuals) -> Table:
+def _bar(ratio: float) -> str:
+    """A bar of `ratio` thresholds, with a line where the threshold is."""
+    bar = ("█" * min(BAR_WIDTH, round(ratio * BAR_THRESHOLD))).ljust(BAR_WIDTH)
+    return bar if ratio > 1 else f"{bar[:BAR_THRESHOLD]}│{bar[BAR_THRESHOLD + 1 :]}"
+
+
+def _faults(residuals: Residuals) -> tuple[Text, Table]:
     begun = residuals.begun()
     found = sum(fault in residuals.found_tick for fault in begun)
-    title = f"faults injected: {len(begun)}, found: {found} (a minute of the plant is one reading of each sensor)"
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    table = Table(box=None, pad_edge=False)
     for name in ("sensor", "fault", "what became of it"):
         table.add_column(name)
     for fault in reversed(begun[-FAULTS_SHOWN:]):
         style = "green" if fault in residuals.found_tick else "yellow"
         table.add_row(fault.name, fault.kind, Text(_verdict(fault, residuals), style))
-    return table
+    return Text(f"\nfaults injected: {len(begun)}, found: {found} (a reading is a minute of the plant)"), table
 
 
 def _verdict(fault: Fault, residuals: Residuals) -> str:

@@ -40,12 +40,12 @@ class Prediction(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Recent:
-    """The last seconds: records a second, and milliseconds from a reading's record to its prediction's arrival here."""
+    """The last seconds: records a second, and milliseconds from a reading's record to its prediction's arrival here (None: none came)."""
 
     readings_per_s: float
     predictions_per_s: float
-    p50_ms: float
-    p99_ms: float
+    p50_ms: float | None
+    p99_ms: float | None
 
 
 class Watch:
@@ -111,8 +111,8 @@ class Watch:
             self._recent.popleft()
         span_s = max(1.0, now_s - self._recent[0][0]) if self._recent else 1.0
         latencies = [latency for entry in self._recent for latency in entry[3]]
-        p50, p99 = np.percentile(latencies, (50, 99)) if latencies else (0.0, 0.0)
-        return Recent(sum(e[1] for e in self._recent) / span_s, sum(e[2] for e in self._recent) / span_s, float(p50), float(p99))
+        p50_ms, p99_ms = np.percentile(latencies, (50, 99)).tolist() if latencies else (None, None)
+        return Recent(sum(e[1] for e in self._recent) / span_s, sum(e[2] for e in self._recent) / span_s, p50_ms, p99_ms)
 
     def _partitions(self, topic: str) -> list[int]:
         found = self._consumer.list_topics(topic, timeout=20).topics[topic]
