@@ -192,6 +192,8 @@ def _config_of_zip(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         if "config.json" not in archive.namelist():
             raise ModelRefused(f"{path} is a zip file without a Keras model in it", expected=A_MODEL_FILE, do=SAVE_AGAIN)
+        if damaged := archive.testzip():
+            raise ModelRefused(f"{path} is damaged in its {damaged}", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN)
         if "metadata.json" in archive.namelist():
             _check_version(path, json.loads(archive.read("metadata.json")).get("keras_version"))
         return dict(json.loads(archive.read("config.json")))
@@ -262,13 +264,21 @@ def _check_is_keras(owner: str, item: dict[str, Any]) -> None:
             f"layer {owner} uses a function of your own ({item.get('config')})", expected="Keras's own functions", do="replace it"
         )
     own = module is not None and module != "builtins" and module.split(".")[0] != "keras"
-    own = own or (module is None and item.get("registered_name") is not None) or ">" in name
-    if own:
+    own = own or (module is None and item.get("registered_name") is not None)
+    if own or _is_unknown_layer(item):
+        name = name.split(">")[-1]
         raise ModelRefused(
             f"layer {owner} is of a class of your own ({name})",
             expected="Keras's own layers and cells",
             do="replace it by a layer of Keras",
         )
+
+
+def _is_unknown_layer(item: dict[str, Any]) -> bool:
+    """A layer in an .h5 file, which names no modules, that Keras does not have."""
+    config, name = item.get("config"), item["class_name"]
+    is_layer = "module" not in item and isinstance(config, dict) and "trainable" in config
+    return is_layer and name != "Functional" and not hasattr(keras.layers, name) and not hasattr(keras, name)
 
 
 def _check_dtype(owner: str, item: dict[str, Any]) -> None:

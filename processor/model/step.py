@@ -150,6 +150,9 @@ class _Planner:
         self.stateful_seen: set[int] = set()
 
     def plan(self) -> Stepped:
+        for layer in leaf_layers(self.model):
+            if isinstance(layer, L.Masking):
+                raise CannotStepError(f"{_named(layer)} skips steps by their content, which is done on windows only")
         features = int(self.model.inputs[0].shape[2])
         first = self._signal(timed=True, shape=(1, features))
         last = keras.tree.flatten(self._walk(self.model, first))[0]

@@ -1,0 +1,100 @@
+"""Writing checkpoints beside the loop: a slow or full disk delays them, never a commit.
+
+One thread, one snapshot a partition at a time: a partition whose last one is still being written is not copied again.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from processor.checkpoint.directory import Directory
+from processor.checkpoint.snapshot import Snapshot
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One snapshot that reached the disk, or `error` why not. prunable: files that it made superfluous."""
+
+    partition: int
+    position: int
+    seconds: float
+    bytes: int = 0
+    prunable: tuple[Path, ...] = ()
+    error: str | None = None
+
+
+class Writer:
+    def __init__(self, store: Directory) -> None:
+        self._store = store
+        self._jobs: queue.SimpleQueue[Snapshot | list[Path] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Written] = queue.SimpleQueue()
+        self._busy: set[int] = set()
+        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def busy(self, partition: int) -> bool:
+        return partition in self._busy
+
+    def write(self, snapshot: Snapshot) -> None:
+        self._busy.add(snapshot.partition)
+        self._jobs.put(snapshot)
+
+    def prune(self, paths: Collection[Path]) -> None:
+        """Deletes what an earlier Written named. Call it only after a commit has succeeded since."""
+        if paths:
+            self._jobs.put(list(paths))
+
+    def finished(self) -> list[Written]:
+        """What was written since the last call."""
+        found = []
+        while not self._done.empty():
+            found.append(self._take(self._done.get()))
+        return found
+
+    def wait(self, partitions: Collection[int], timeout_s: float) -> list[Written]:
+        """Waits until these partitions' snapshots are written, at most this long; returns all that was finished meanwhile."""
+        found, until_s = self.finished(), time.monotonic() + timeout_s
+        while self._busy.intersection(partitions) and (left_s := until_s - time.monotonic()) > 0:
+            try:
+                found.append(self._take(self._done.get(timeout=left_s)))
+            except queue.Empty:
+                break
+        return found
+
+    def close(self) -> None:
+        """Ends the thread after what is queued, without waiting for it."""
+        self._jobs.put(None)
+
+    def _take(self, written: Written) -> Written:
+        self._busy.discard(written.partition)
+        return written
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if isinstance(job, Snapshot):
+                self._done.put(self._write(job))
+            else:
+                self._delete(job)
+
+    def _write(self, snapshot: Snapshot) -> Written:
+        begun_s = time.monotonic()
+        partition, position = snapshot.partition, snapshot.mark.position
+        try:
+            _, size = self._store.write(snapshot)
+            prunable = self._store.prunable(partition, snapshot.beginning)
+        except OSError as error:
+            return Written(partition, position, time.monotonic() - begun_s, error=str(error))
+        return Written(partition, position, time.monotonic() - begun_s, size, tuple(prunable))
+
+    def _delete(self, paths: list[Path]) -> None:
+        try:
+            self._store.prune(paths)
+        except OSError as error:
+            _log.warning("old checkpoints could not be deleted; they are tried again with the next", error=str(error))

@@ -1,0 +1,233 @@
+"""Builds the service from its settings, runs the loop, and ends it.
+
+Composition stands here and nowhere else. What is quick to find wrong is looked at first: settings, broker and topics before
+the model is compiled, and the group is joined last, when the first record could be answered.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import signal
+import time
+from importlib.metadata import version
+from types import FrameType
+
+import confluent_kafka
+import structlog
+
+from processor.checkpoint.directory import Directory
+from processor.checkpoint.restore import Present, Restore
+from processor.checkpoint.writer import Writer
+from processor.codec.json_records import JsonRecords, output_bytes_max
+from processor.engine import Engine, Shapes
+from processor.errors import ConfigurationError
+from processor.instance_lock import InstanceLock
+from processor.metrics import Metrics
+from processor.settings import Settings
+from processor.stream import admin
+from processor.stream.clients import transactional_producer
+from processor.stream.consumer import Reader
+from processor.stream.transaction import Transaction
+from processor.worker import Worker
+
+_log = structlog.get_logger(__name__)
+
+SLOTS_AUTO_BYTES = 256_000_000
+SLOTS_AUTO_MAX = 65_536
+TILE_ROWS_MAX = 4096
+HUNG_S = 60.0
+
+
+class Probes:
+    """What /healthz and /readyz answer. Written by the loop's thread, read by the web's."""
+
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+        self._turned_at_s: float | None = None  # None until the loop runs: compiling is no hang
+
+    def beat(self) -> None:
+        self._turned_at_s = time.monotonic()
+
+    def watch(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def alive(self) -> tuple[bool, str]:
+        since_s = 0.0 if self._turned_at_s is None else time.monotonic() - self._turned_at_s
+        if since_s > HUNG_S:
+            return False, f"the loop has not turned for {since_s:.0f} s"
+        return True, "alive"
+
+    def ready(self) -> tuple[bool, str]:
+        worker = self._worker
+        if worker is None:
+            return False, "starting"
+        if not worker.ready:
+            return False, f"restoring {worker.restoring} partitions" if worker.restoring else "joining, or catching up with the backlog"
+        return True, "ready"
+
+
+class Service:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self.probes = Probes()
+        self._stopping = False
+
+    def run(self) -> int:
+        """Runs until stopped; returns the exit code. Raises SlotstreamError for whatever ends it otherwise."""
+        self._catch_signals()
+        worker, lock = self._build()
+        try:
+            while not self._stopping:
+                worker.turn()
+            _log.info("stopping: last commit, last checkpoint")
+            worker.stop(leave=self._settings.leave_on_stop)
+        except BaseException:
+            worker.abandon()
+            raise
+        finally:
+            lock.release()
+        _log.info("stopped")
+        return 0
+
+    def _build(self) -> tuple[Worker, InstanceLock]:
+        settings = self._settings
+        topics = admin.describe(settings)
+        lock = InstanceLock(topics.cluster, settings.transactional_id)
+        store = self._store()
+
+        # TensorFlow takes seconds to import: only now that the rest is known to be in order.
+        from processor.model.load import load
+        from processor.model.machine import made_by
+        from processor.model.tiles import Tiles
+
+        model = load(settings.model.path, mode=settings.model.mode, window=settings.model.window, output=settings.model.output)
+        shapes = Shapes(
+            features=model.features,
+            outputs=model.outputs,
+            width=model.width,
+            window=model.window if model.mode == "windowed" else None,
+            residual=settings.output.residual,
+            warmup_steps=settings.model.warmup_steps,
+        )
+        self._check_sizes(topics, shapes, per_step=model.per_step)
+        slots = _slots(settings, shapes)
+        fingerprint = _fingerprint(settings, model.digest, model.mode, model.window)
+        self._announce(fingerprint, model.mode, model.why, shapes, slots)
+        engine = Engine(Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX)), shapes, slots=slots)
+        codec = JsonRecords(
+            features=model.features,
+            per_step=model.per_step,
+            residual=settings.output.residual,
+            model_id=fingerprint[:8],
+            record_steps_max=settings.input.record_steps_max,
+            ahead_max_s=settings.input.ahead_max,
+            each_record=settings.reset.each_record,
+        )
+        present = Present(fingerprint, topics.input.id, topics.input.partitions)
+        worker = Worker(
+            settings,
+            topics=topics,
+            present=present,
+            made_by=made_by(),
+            engine=engine,
+            codec=codec,
+            transaction=Transaction(lambda: transactional_producer(settings, topics.written_bytes_max), self.probes.beat),
+            start_reader=lambda listener: Reader(settings, listener),
+            restore=lambda partition: Restore(settings, store, present, partition),
+            writer=Writer(store),
+            member_of=lambda: admin.member_of(settings),
+            metrics=self._metrics,
+            beat=self.probes.beat,
+        )
+        self.probes.watch(worker)
+        return worker, lock
+
+    def _store(self) -> Directory:
+        checkpoint = self._settings.checkpoint
+        store = Directory(checkpoint.path, self._settings.group_id, self._settings.input.topic, keep=checkpoint.keep)
+        try:
+            store.prepare()
+        except OSError as error:
+            raise ConfigurationError(
+                f"checkpoints cannot be written below {checkpoint.path} ({error.strerror})",
+                expected="a folder with room that this process may write to (checkpoint.path)",
+                do="create it, make room, or correct its owner",
+            ) from error
+        return store
+
+    def _check_sizes(self, topics: admin.Topics, shapes: Shapes, *, per_step: bool) -> None:
+        """An output that the topic refuses would end the service at some record: so it is ruled out before the first."""
+        if shapes.residual and shapes.outputs != shapes.features:
+            raise ConfigurationError(
+                f"output.residual is true, but the model takes {shapes.features} features and gives {shapes.outputs} outputs",
+                expected="as many outputs as features: a model that forecasts its input",
+                do="set output.residual to false",
+            )
+        largest = output_bytes_max(shapes.outputs, self._settings.input.record_steps_max if per_step else 1)
+        if largest > topics.output.bytes_max:
+            raise ConfigurationError(
+                f"an output may take {largest:,} bytes, and {topics.output.name} takes records up to {topics.output.bytes_max:,}",
+                expected="a topic that takes the largest output",
+                do="raise its max.message.bytes, or lower input.record_steps_max",
+            )
+
+    def _announce(self, fingerprint: str, mode: str, why: str, shapes: Shapes, slots: int) -> None:
+        settings = self._settings
+        row_bytes = 4 * shapes.row_width
+        _log.info(
+            "slotstream",
+            version=version("slotstream"),
+            model=str(settings.model.path),
+            fingerprint=fingerprint[:8],
+            mode=mode,
+            why=why,
+            features=shapes.features,
+            outputs=shapes.outputs,
+            group=settings.group_id,
+            instance=settings.instance_name,
+            slots=slots,
+            slots_mb=round(slots * row_bytes / 1e6, 1),
+            checkpoints=str(settings.checkpoint.path),
+        )
+        from processor.model.machine import tensorflow_version
+
+        self._metrics.set("slots", slots)
+        self._metrics.set(
+            "model_info",
+            1,
+            fingerprint=fingerprint[:8],
+            mode=mode,
+            features=shapes.features,
+            outputs=shapes.outputs,
+            state_bytes=row_bytes,
+        )
+        self._metrics.set(
+            "build_info",
+            1,
+            version=version("slotstream"),
+            python=platform.python_version(),
+            tensorflow=tensorflow_version(),
+            librdkafka=confluent_kafka.libversion()[0],
+        )
+
+    def _catch_signals(self) -> None:
+        def stop(number: int, _frame: FrameType | None) -> None:
+            if self._stopping:
+                os._exit(128 + number)  # asked twice: at once, as if killed; the next start finds everything
+            self._stopping = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+
+
+def _slots(settings: Settings, shapes: Shapes) -> int:
+    if settings.slots != "auto":
+        return int(settings.slots)
+    return max(1, min(SLOTS_AUTO_MAX, SLOTS_AUTO_BYTES // max(1, 4 * shapes.row_width)))
+
+
+def _fingerprint(settings: Settings, digest: str, mode: str, window: int | None) -> str:
+    """Hex. Of the model and the settings that decide, the mode as it was chosen rather than as it was asked for."""
+    deciding = {**settings.deciding(), "model.mode": mode, "model.window": window}
+    return hashlib.sha256(f"{digest} {json.dumps(deciding, sort_keys=True)}".encode()).hexdigest()

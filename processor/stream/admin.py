@@ -1,0 +1,208 @@
+"""What the broker says of topics and of the group; creating what is missing; telling what is wrong before the start.
+
+Asks and creates, never deletes. The service needs describe(); `slotstream init` and `slotstream check` are this room's too.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from processor.errors import ConfigurationError, SlotstreamError
+from processor.settings import Settings
+from processor.stream.clients import admin_client
+
+BROKER_TIMEOUT_S = 15.0
+# Outputs bear their input's timestamps, and what the input topic took the others must take too.
+TIMESTAMP_AFTER_MAX_MS = str(2**63 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """name, id, number of partitions, max.message.bytes, cleanup.policy"""
+
+    name: str
+    id: str
+    partitions: int
+    bytes_max: int
+    cleanup: str
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    cluster: str
+    input: Topic
+    output: Topic
+    dead_letter: Topic
+
+    @property
+    def written_bytes_max(self) -> int:
+        """The largest record that both topics written to will take."""
+        return min(self.output.bytes_max, self.dead_letter.bytes_max)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of `slotstream check`."""
+
+    good: bool
+    what: str
+    found: str
+    do: str = ""
+
+
+def describe(settings: Settings) -> Topics:
+    """The three topics. Raises SlotstreamError if no broker answers, ConfigurationError if one is missing."""
+    client = admin_client(settings)
+    cluster = _cluster(client, settings)
+    names = {"input.topic": settings.input.topic, "output.topic": settings.output.topic, "dead_letter.topic": settings.dead_letter_topic}
+    found = {key: _topic(client, name) for key, name in names.items()}
+    missing = [f"{names[key]} ({key})" for key, topic in found.items() if topic is None]
+    if missing:
+        raise ConfigurationError(
+            f"the broker at {_bootstrap(settings)} has no topic {', '.join(missing)}",
+            expected="the input, output and dead-letter topics to exist",
+            do="create what is missing with `slotstream init`, or correct the names",
+        )
+    present = {key: topic for key, topic in found.items() if topic is not None}
+    return Topics(cluster, present["input.topic"], present["output.topic"], present["dead_letter.topic"])
+
+
+def member_of(settings: Settings, timeout_s: float = 60.0) -> str | None:
+    """The member id that the group's coordinator holds for this instance's name; None if it knows nobody of that name."""
+    client, until_s = admin_client(settings), time.monotonic() + timeout_s
+    while True:
+        try:
+            group = client.describe_consumer_groups([settings.group_id], request_timeout=5)[settings.group_id].result(10)
+        except (KafkaException, TimeoutError) as error:
+            if time.monotonic() > until_s:
+                raise _no_answer(settings, error) from error
+            time.sleep(0.2)  # a coordinator that starts up answers soon
+            continue
+        return next((m.member_id for m in group.members if m.group_instance_id == settings.transactional_id), None)
+
+
+def init(settings: Settings, partitions: int, replication_factor: int | None) -> list[str]:
+    """Creates the topics that are missing, the input too. Returns what was done, a line each."""
+    client = admin_client(settings)
+    _cluster(client, settings)
+    existing = _topic(client, settings.input.topic)
+    count = existing.partitions if existing else partitions  # as many everywhere, so that a prediction lies where its reading does
+    lines = []
+    for name in (settings.input.topic, settings.output.topic, settings.dead_letter_topic):
+        topic = _topic(client, name)
+        if topic is None:
+            _create(client, name, count, replication_factor)
+            lines.append(f"created {name} with {count} partitions")
+        else:
+            lines.append(f"{name} is there, with {topic.partitions} partitions")
+    return lines
+
+
+def check(settings: Settings) -> list[Finding]:
+    """The broker's side of `slotstream check`: reachable, topics, offsets."""
+    client = admin_client(settings)
+    try:
+        cluster = _cluster(client, settings)
+    except SlotstreamError as error:
+        return [Finding(False, "broker", error.found, error.do)]
+    findings = [Finding(True, "broker", f"{_bootstrap(settings)} answers, cluster {cluster}")]
+    topics = {key: _topic(client, name) for key, name in _names(settings)}
+    for key, name in _names(settings):
+        topic = topics[key]
+        if topic is None:
+            findings.append(Finding(False, key, f"there is no topic {name}", "slotstream init"))
+        else:
+            findings.append(Finding(True, key, f"{name}: {topic.partitions} partitions, records up to {topic.bytes_max:,} bytes"))
+    return findings + list(_check_together(topics)) + [_check_group(client, settings)]
+
+
+def _names(settings: Settings) -> list[tuple[str, str]]:
+    return [
+        ("input.topic", settings.input.topic),
+        ("output.topic", settings.output.topic),
+        ("dead_letter.topic", settings.dead_letter_topic),
+    ]
+
+
+def _check_together(topics: dict[str, Topic | None]) -> Iterator[Finding]:
+    source = topics["input.topic"]
+    if source is None:
+        return
+    if "compact" in source.cleanup:
+        yield Finding(False, "input cleanup", f"cleanup.policy is {source.cleanup}", "set it to delete: a replay needs every reading")
+    for key in ("output.topic", "dead_letter.topic"):
+        topic = topics[key]
+        if topic is not None and topic.partitions != source.partitions:
+            found = f"{topic.partitions} partitions, the input has {source.partitions}: records are spread by their keys"
+            yield Finding(True, f"{key} partitions", found)
+
+
+def _check_group(client: AdminClient, settings: Settings) -> Finding:
+    name = settings.group_id
+    try:
+        offsets = client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(name)])[name].result(BROKER_TIMEOUT_S)
+    except (KafkaException, TimeoutError) as error:
+        return Finding(False, "group", f"{name}: {error}", "look at the broker's log")
+    of_input = [tp for tp in offsets.topic_partitions or [] if tp.topic == settings.input.topic and tp.offset >= 0]
+    said = f"{name} has offsets in {len(of_input)} partitions" if of_input else f"{name} is new: it begins at {settings.input.start}"
+    return Finding(True, "group", said)
+
+
+def _cluster(client: AdminClient, settings: Settings) -> str:
+    try:
+        return str(client.list_topics(timeout=BROKER_TIMEOUT_S).cluster_id)
+    except KafkaException as error:
+        raise _no_answer(settings, error) from error
+
+
+def _no_answer(settings: Settings, error: Exception) -> SlotstreamError:
+    return SlotstreamError(
+        f"no broker answers at {_bootstrap(settings)} ({error.args[0].str() if isinstance(error, KafkaException) else error})",
+        expected=f"an answer within {BROKER_TIMEOUT_S:.0f} s",
+        do="start the broker, or correct bootstrap.servers and the security properties under kafka",
+    )
+
+
+def _bootstrap(settings: Settings) -> str:
+    return settings.kafka_config()["bootstrap.servers"]
+
+
+def _topic(client: AdminClient, name: str) -> Topic | None:
+    try:
+        found = client.describe_topics(TopicCollection([name]), request_timeout=BROKER_TIMEOUT_S)[name].result(BROKER_TIMEOUT_S)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        raise _refused(f"the broker does not describe the topic {name}", error) from error
+    resource = ConfigResource(ResourceType.TOPIC, name)
+    try:
+        configs = client.describe_configs([resource], request_timeout=BROKER_TIMEOUT_S)[resource].result(BROKER_TIMEOUT_S)
+    except KafkaException as error:
+        raise _refused(f"the broker does not tell the configuration of the topic {name}", error) from error
+    return Topic(
+        name,
+        str(found.topic_id),
+        len(found.partitions),
+        int(configs["max.message.bytes"].value),
+        str(configs["cleanup.policy"].value),
+    )
+
+
+def _create(client: AdminClient, name: str, partitions: int, replication_factor: int | None) -> None:
+    config = {"message.timestamp.after.max.ms": TIMESTAMP_AFTER_MAX_MS}
+    topic = NewTopic(name, partitions, -1 if replication_factor is None else replication_factor, config=config)
+    try:
+        client.create_topics([topic], request_timeout=BROKER_TIMEOUT_S)[name].result(BROKER_TIMEOUT_S)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise _refused(f"the broker does not create the topic {name}", error) from error
+
+
+def _refused(found: str, error: KafkaException) -> SlotstreamError:
+    reason = error.args[0]
+    return SlotstreamError(
+        f"{found} ({reason.name()}: {reason.str()})", expected="it to", do="mend what the broker names, or let an administrator do it"
+    )

@@ -1,0 +1,121 @@
+"""One partition of the input that this instance owns: where it stands, and what its state is a function of.
+
+The source of truth for positions: only what is applied is committed, and only what is committed is gone back to. What the
+client believes (position(), committed()) is never asked.
+
+    restoring --> joining --> live        and from each of them --> dropped
+    (state is     (its beginning          (its records are
+    rebuilt)      is committed)           fetched and applied)
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+
+class State(Enum):
+    RESTORING = "restoring"
+    JOINING = "joining"
+    LIVE = "live"
+    DROPPED = "dropped"
+
+
+_NEXT = {
+    State.RESTORING: {State.JOINING, State.LIVE, State.DROPPED},
+    State.JOINING: {State.LIVE, State.DROPPED},
+    State.LIVE: {State.DROPPED},
+    State.DROPPED: set[State](),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a partition's state is a function of: the input from `origin`, by what `fingerprint` stands for.
+
+    lineage is a random id, new each time that the state begins from zero. Travels in the committed offset's metadata and in
+    every checkpoint.
+    """
+
+    origin: int
+    lineage: str
+    fingerprint: str
+    topic_id: str
+    partitions: int
+
+    def to_metadata(self) -> str:
+        return json.dumps(
+            {
+                "origin": self.origin,
+                "lineage": self.lineage,
+                "fingerprint": self.fingerprint,
+                "topic_id": self.topic_id,
+                "partitions": self.partitions,
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_metadata(cls, text: str | None) -> "Beginning | None":
+        """None for what an operator's tool leaves there: nothing, or words of its own."""
+        try:
+            found = json.loads(text or "")
+            return cls(
+                int(found["origin"]), str(found["lineage"]), str(found["fingerprint"]), str(found["topic_id"]), int(found["partitions"])
+            )
+        except (ValueError, TypeError, KeyError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """position: the offset of the next record to apply. time_ms: partition time, None before the first reading."""
+
+    position: int
+    time_ms: int | None
+
+    def passed(self, position: int, time_ms: int | None) -> "Mark":
+        times = [t for t in (self.time_ms, time_ms) if t is not None]
+        return replace(self, position=position, time_ms=max(times, default=None))
+
+
+@dataclass(slots=True)
+class Partition:
+    """A partition from its assignment until it is taken away. `applied` runs ahead of `committed` within a transaction."""
+
+    number: int
+    assigned_at_s: float
+    state: State = State.RESTORING
+    beginning: Beginning | None = None
+    applied: Mark = field(default_factory=lambda: Mark(0, None))
+    committed: Mark = field(default_factory=lambda: Mark(0, None))
+    end_seen: int = 0
+    caught_up: bool = False
+    checkpoint_due_s: float = 0.0
+    checkpoint_at_s: float | None = None
+    checkpoint_position: int | None = None
+
+    def to(self, state: State) -> None:
+        if state not in _NEXT[self.state]:
+            raise ValueError(f"partition {self.number} cannot go from {self.state.value} to {state.value}")
+        self.state = state
+
+    @property
+    def live(self) -> bool:
+        return self.state is State.LIVE
+
+    @property
+    def moved(self) -> bool:
+        """Something is to be committed: a beginning, or records applied."""
+        return self.state is State.JOINING or (self.live and self.applied.position != self.committed.position)
+
+    def end_at(self, position: int) -> None:
+        """The log ended at this offset: nothing but control records lies between what was applied and it."""
+        self.applied = self.applied.passed(max(self.applied.position, position), None)
+
+    def commit(self) -> None:
+        self.committed = self.applied
+        if self.committed.position >= self.end_seen:
+            self.caught_up = True
+
+    def abort(self) -> None:
+        self.applied = self.committed

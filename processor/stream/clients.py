@@ -1,0 +1,84 @@
+"""How every Kafka client of the service is configured: the user's properties over defaults, under what is fixed.
+
+Fixed are the properties that exactly-once rests on; settings.KAFKA_REFUSED tells users why they cannot set them.
+"""
+
+import logging
+from typing import Any
+
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
+
+from processor.logs import LIBRDKAFKA
+from processor.settings import TRANSACTION_TIMEOUT_S, Settings
+
+# The largest message.max.bytes and batch.size that librdkafka takes.
+BYTES_MAX = 1_000_000_000
+BATCH_BYTES = 1_000_000
+
+
+def admin_client(settings: Settings) -> AdminClient:
+    return AdminClient(_merged(settings, {}, {}))
+
+
+def member_consumer(settings: Settings) -> Consumer:
+    """The consumer that joins the group. Nothing is fetched but what the service starts by explicit offsets."""
+    defaults = {
+        # A restart takes about 10 s, TensorFlow's: the session must outlast it, or the partitions move twice.
+        "session.timeout.ms": 30_000,
+        "heartbeat.interval.ms": 1_000,
+        # The default of 1 s leaves a partition unfetched for most of a second after its queue was full once.
+        "fetch.queue.backoff.ms": 5,
+    }
+    fixed = {
+        **_group(settings),
+        "group.instance.id": settings.transactional_id,
+        "group.protocol": "classic",
+        "partition.assignment.strategy": "cooperative-sticky",
+    }
+    return Consumer(_merged(settings, defaults, fixed))
+
+
+def restore_consumer(settings: Settings) -> Consumer:
+    """A consumer of the same group that never joins: reads committed offsets and the input again."""
+    return Consumer(_merged(settings, {"fetch.queue.backoff.ms": 5}, _group(settings)))
+
+
+def transactional_producer(settings: Settings, bytes_max: int) -> Producer:
+    """bytes_max: the smallest max.message.bytes of the topics written to.
+
+    A topic's limit holds for a whole batch, and librdkafka does not split one that is refused: so no batch may pass it.
+    """
+    batch_bytes = min(bytes_max, int(settings.kafka_config().get("batch.size", BATCH_BYTES)))
+    defaults = {"linger.ms": 5, "queue.buffering.max.messages": 500_000}
+    fixed = {
+        "transactional.id": settings.transactional_id,
+        "transaction.timeout.ms": round(TRANSACTION_TIMEOUT_S * 1000),
+        "partitioner": "murmur2_random",
+        "message.max.bytes": max(1000, min(bytes_max, BYTES_MAX)),
+        "batch.size": max(1, batch_bytes),
+    }
+    return Producer(_merged(settings, defaults, fixed))
+
+
+def _group(settings: Settings) -> dict[str, Any]:
+    return {
+        "group.id": settings.group_id,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "isolation.level": "read_committed",
+        "enable.partition.eof": True,
+    }
+
+
+def _merged(settings: Settings, defaults: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
+    # librdkafka warns of each property that is another kind of client's; they come from one section on purpose.
+    return {
+        "client.id": "slotstream",
+        "log.connection.close": False,
+        **defaults,
+        **settings.kafka_config(),
+        **fixed,
+        "logger": logging.getLogger(LIBRDKAFKA),
+    }

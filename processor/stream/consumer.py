@@ -1,0 +1,179 @@
+"""The consumer that is a member of the group: one call a turn, rebalances inside it.
+
+A partition that is assigned is not fetched until the service starts it at an explicit offset, and going back is stopping and
+starting it there: a seek fails in the callback and while a partition has no leader, and a paused partition is fetched from
+its placeholder first. What consume() returns belongs to partitions still owned; nothing is kept from one call for the next.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from processor.errors import ConfigurationError, Fenced, PolicyStop, SlotstreamError
+from processor.settings import Settings
+from processor.stream.clients import member_consumer
+
+_log = structlog.get_logger(__name__)
+
+FENCED_CODES = {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError.UNRELEASED_INSTANCE_ID}
+
+
+class Listener(Protocol):
+    """Called from inside consume(), with partition numbers."""
+
+    def assigned(self, partitions: list[int]) -> None: ...
+    def revoked(self, partitions: list[int]) -> None: ...
+    def lost(self, partitions: list[int]) -> None: ...
+
+
+@dataclass(slots=True)
+class Polled:
+    """Records of started partitions, in offset order within each, and for partitions read to their end that offset."""
+
+    messages: list[Message] = field(default_factory=list)
+    ends: dict[int, int] = field(default_factory=dict)
+
+
+class Reader:
+    def __init__(self, settings: Settings, listener: Listener) -> None:
+        self._topic = settings.input.topic
+        self._listener = listener
+        self._consumer: Consumer = member_consumer(settings)
+        self._started: set[int] = set()
+        self._failure: BaseException | None = None
+        self._assigned = False
+        self._consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+
+    @property
+    def member_id(self) -> str | None:
+        found = self._consumer.memberid()
+        return str(found) if found else None
+
+    @property
+    def joined(self) -> bool:
+        """The group has answered with an assignment, be it empty."""
+        return self._assigned
+
+    def group_metadata(self) -> Any:
+        return self._consumer.consumer_group_metadata()
+
+    def consume(self, records_max: int, timeout_s: float) -> Polled:
+        """Raises what a callback raised, and any error of the client that time does not mend."""
+        try:
+            messages = self._consumer.consume(records_max, timeout_s)
+        except KafkaException as raised:
+            self._raise(raised.args[0])
+            raise
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        polled = Polled()
+        for message in messages:
+            error = message.error()
+            if error is None:
+                if message.partition() in self._started:
+                    polled.messages.append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                if message.partition() in self._started:
+                    polled.ends[message.partition()] = message.offset()
+            else:
+                self._handle(error, message)
+        return polled
+
+    def start(self, positions: Mapping[int, int]) -> None:
+        """Fetches these partitions from these offsets on."""
+        if positions:
+            self._consumer.incremental_assign([TopicPartition(self._topic, p, offset) for p, offset in positions.items()])
+            self._started.update(positions)
+
+    def stop(self, partitions: Iterable[int]) -> None:
+        """Fetches them no more; what was fetched already is dropped."""
+        stopped = self._started.intersection(partitions)
+        if stopped:
+            self._consumer.incremental_unassign([TopicPartition(self._topic, p) for p in stopped])
+            self._started -= stopped
+
+    def rewind(self, positions: Mapping[int, int]) -> None:
+        self.stop(positions)
+        self.start(positions)
+
+    def known_end(self, partition: int) -> int:
+        """The partition's end as the last fetch saw it, control records included; 0 before the first."""
+        _, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+        return max(0, int(high))
+
+    def leave(self) -> None:
+        """Gives every partition back, by the revoke callback in the next calls of consume(). close() alone does not leave."""
+        self._consumer.unsubscribe()
+
+    @property
+    def assignment_empty(self) -> bool:
+        return not self._consumer.assignment()
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        consumer.incremental_assign([])  # the assignment is accepted; what of it is fetched, start() decides
+        self._assigned = True
+        self._call(self._listener.assigned, partitions)
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._call(self._listener.revoked, partitions)
+        self._unassign(consumer, partitions)
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._assigned = False
+        self._call(self._listener.lost, partitions)
+        self._unassign(consumer, partitions)
+
+    def _unassign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        stopped = [tp for tp in partitions if tp.partition in self._started]
+        consumer.incremental_unassign(stopped)
+        self._started -= {tp.partition for tp in stopped}
+
+    def _call(self, listener: Any, partitions: list[TopicPartition]) -> None:
+        """An exception must not unwind through the client's C code: it is raised when consume() is back."""
+        try:
+            listener([tp.partition for tp in partitions])
+        except Exception as failure:  # noqa: BLE001
+            self._failure = self._failure or failure
+
+    def _handle(self, error: KafkaError, message: Message) -> None:
+        self._raise(error)
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise PolicyStop(
+                f"partition {message.partition()} of {self._topic} no longer holds the next record ({error.str()})",
+                expected="the log to reach back to the committed offset (on_lost_input: fail)",
+                do="raise retention.ms of the topic; to go on without the lost records, move the group's offset to the log's start",
+            )
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART and self._topic_missing():
+            raise ConfigurationError(
+                f"the topic {self._topic} is gone from the broker", expected="it to exist", do="create it again: slotstream init"
+            )
+        _log.warning("the broker answered with an error; the client tries again", error=error.str(), partition=message.partition())
+
+    def _topic_missing(self) -> bool:
+        """A broker that starts up may not know its topics yet: only a fresh answer from one that does counts."""
+        try:
+            topics = self._consumer.list_topics(timeout=5).topics
+        except KafkaException:
+            return False
+        return bool(topics) and self._topic not in topics
+
+    def _raise(self, error: KafkaError) -> None:
+        if error.code() in FENCED_CODES:
+            raise Fenced(
+                f"another process joined the group under this instance's name ({error.str()})",
+                expected="one process a name",
+                do="give each process its own `instance`",
+            )
+        if error.fatal():
+            raise SlotstreamError(
+                f"the Kafka client cannot go on ({error.name()}: {error.str()})",
+                expected="a broker that this client can work with",
+                do="look at the broker's log for the same time, then start again",
+            )

@@ -1,0 +1,148 @@
+"""Outputs, dead letters and consumed offsets in one Kafka transaction.
+
+Sorts the producer's errors into three: one that time mends is tried again here until it is decided; one that undoes the
+transaction is raised as Aborted, and the caller goes back to the last commit; a fenced producer is raised as ProducerFenced,
+and whether another process did that or the broker's own timeout only the group can say (admin.member_of).
+"""
+
+import time
+from collections.abc import Callable, Iterable
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from processor.errors import SlotstreamError
+from processor.records import Out
+from processor.settings import TRANSACTION_TIMEOUT_S
+
+_log = structlog.get_logger(__name__)
+
+CALL_S = 2.0  # a call that waits for the broker comes back this often, so that the loop can show that it lives
+PATIENCE_S = 10.0  # between two messages about a broker that does not answer
+
+
+class AbortedError(Exception):
+    """The transaction cannot be committed: everything since the last commit is to be undone and done again."""
+
+
+class ProducerFencedError(Exception):
+    """The broker holds another producer of this transactional.id, or timed out this one's transaction."""
+
+    def __init__(self, reason: str, *, timed_out: bool) -> None:
+        super().__init__(reason)
+        self.timed_out = timed_out  # the transaction was older than its timeout, so the broker may have done it
+
+
+class Transaction:
+    """The open transaction of this instance. Begins with the first record or commit after the last one.
+
+    beat is called while a call waits for the broker, so that a long outage is not taken for a hang.
+    """
+
+    def __init__(self, make_producer: Callable[[], Producer], beat: Callable[[], None]) -> None:
+        self._make_producer = make_producer
+        self._beat = beat
+        self._begun_at_s: float | None = None
+        self._producer = make_producer()
+        self._until_decided("init_transactions", lambda: self._producer.init_transactions(CALL_S))
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since it began; None if none is open."""
+        return None if self._begun_at_s is None else time.monotonic() - self._begun_at_s
+
+    def publish(self, outs: Iterable[Out]) -> None:
+        self._begin()
+        produce, poll = self._producer.produce, self._producer.poll
+        for out in outs:
+            while True:
+                try:
+                    produce(
+                        out.topic,
+                        value=out.value,
+                        key=out.key,
+                        partition=-1 if out.partition is None else out.partition,
+                        timestamp=max(out.record_ms, 0),
+                        headers=out.headers,
+                    )
+                    break
+                except BufferError:
+                    poll(0.01)  # the client's queue is full: the broker is slower than we are
+                    self._beat()
+                except KafkaException as error:
+                    raise self._sorted("produce", error.args[0]) from error
+        poll(0)
+
+    def commit(self, offsets: list[TopicPartition], group_metadata: object) -> None:
+        """Commits what was published together with these offsets, of which there must be one for each partition written for."""
+        self._begin()
+        send = self._producer.send_offsets_to_transaction
+        self._until_decided("send_offsets_to_transaction", lambda: send(offsets, group_metadata, CALL_S))
+        self._until_decided("commit_transaction", lambda: self._producer.commit_transaction(CALL_S))
+        self._begun_at_s = None
+
+    def abort(self) -> None:
+        if self._begun_at_s is None:
+            return
+        try:
+            self._until_decided("abort_transaction", lambda: self._producer.abort_transaction(CALL_S))
+        except AbortedError as error:
+            _log.warning("the transaction was gone when it was aborted", error=str(error))
+        self._begun_at_s = None
+
+    def renew(self) -> None:
+        """A new producer of the same name; whatever the old one left open is aborted by the broker."""
+        self._begun_at_s = None
+        self._producer.close()
+        self._producer = self._make_producer()
+        self._until_decided("init_transactions", lambda: self._producer.init_transactions(CALL_S))
+
+    def close(self) -> None:
+        self._producer.close()
+
+    def _begin(self) -> None:
+        if self._begun_at_s is None:
+            try:
+                self._producer.begin_transaction()
+            except KafkaException as error:
+                raise self._sorted("begin_transaction", error.args[0]) from error
+            self._begun_at_s = time.monotonic()
+
+    def _until_decided(self, call: str, run: Callable[[], None]) -> None:
+        said_at_s = time.monotonic()
+        while True:
+            self._beat()
+            try:
+                run()
+            except KafkaException as error:
+                reason = error.args[0]
+                if not (reason.retriable() or reason.code() in _WAITING) or reason.fatal() or reason.txn_requires_abort():
+                    raise self._sorted(call, reason) from error
+                if time.monotonic() - said_at_s > PATIENCE_S:
+                    said_at_s = time.monotonic()
+                    _log.warning("waiting for the broker", call=call, error=reason.str())
+            else:
+                return
+
+    def _sorted(self, call: str, reason: KafkaError) -> Exception:
+        if reason.code() in _FENCED or (reason.code() == KafkaError._FATAL and self._fenced_before()):
+            return ProducerFencedError(reason.str(), timed_out=(self.age_s or 0.0) >= TRANSACTION_TIMEOUT_S)
+        if not reason.fatal() and (reason.txn_requires_abort() or reason.code() == KafkaError._STATE):
+            return AbortedError(f"{reason.name()}: {reason.str()}")
+        return SlotstreamError(
+            f"{call} failed ({reason.name()}: {reason.str()})",
+            expected="a broker that takes transactions of this client",
+            do="look at the broker's log for the same time, and at the permissions of the transactional id",
+        )
+
+    def _fenced_before(self) -> bool:
+        """produce() on a fenced producer only says that something fatal came before; an abort says what."""
+        try:
+            self._producer.abort_transaction(CALL_S)
+        except KafkaException as error:
+            return error.args[0].code() in _FENCED
+        return False
+
+
+_FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
+_WAITING = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._WAIT_COORD, KafkaError._IN_PROGRESS}
