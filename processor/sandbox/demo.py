@@ -47,7 +47,7 @@ READINGS, PREDICTIONS, DEAD_LETTERS = "readings", "predictions", "readings.dead-
 POLL_S = 0.1
 PROBE_EVERY_S = 0.25
 PROBE_TIMEOUT_S = 2.0
-READY_TIMEOUT_S = 120.0
+READY_TIMEOUT_S = 180.0  # TensorFlow alone takes most of a minute on a machine that is busy
 STALLED_S = 60.0
 STOP_PATIENCE_S = 45.0
 INIT_TIMEOUT_S = 90.0
@@ -289,6 +289,7 @@ class Demo:
         self._screen = screen
         self._began_s = time.monotonic()
         self._shown_s = 0.0
+        self._phase = ""
 
     def run(self, interrupts: Interrupts) -> Outcome | None:
         """None when it was interrupted before there was anything to count."""
@@ -300,8 +301,10 @@ class Demo:
         while not interrupts.seen and not self._is_over():
             self._turn()
             self._crash_when_due()
+        self._phase = "no new readings, waiting for the last predictions; "
         acknowledged = self._simulator.stop()
         self._drain()
+        self._screen.last(self._view())
         self._service.stop()
         self._watch.read_to_end()
         if self._watch.tally.readings < acknowledged:
@@ -335,9 +338,9 @@ class Demo:
             self._service.restart_by_kill()
 
     def _drain(self) -> None:
-        """Until every reading has come out, or nothing has come for a minute."""
+        """Until every reading has come out, or nothing has come for a minute of a service that is ready."""
         progress_s = time.monotonic()
-        while time.monotonic() - progress_s < STALLED_S:
+        while time.monotonic() - progress_s < (STALLED_S if self._service.probe.ready else READY_TIMEOUT_S):
             if self._turn():
                 progress_s = time.monotonic()
             elif self._watch.tally.count().lost == 0:
@@ -361,7 +364,7 @@ class Demo:
     def _view(self) -> View:
         probe = self._service.probe
         return View(
-            state=probe.state,
+            state=self._phase + probe.state,
             elapsed_s=time.monotonic() - self._began_s,
             restarts=self._service.restarts,
             url=f"{self._service.url}/metrics",
@@ -429,11 +432,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         outcome = run(options, Console(), interrupts)
     except KeyboardInterrupt:
-        return 130
+        outcome = None
     except SlotstreamError as error:
         sys.stderr.write(f"demo: {error}\n")
         return error.exit_code
     if outcome is None:
+        sys.stderr.write("demo: interrupted, nothing was counted\n")
         return 130
     sys.stdout.write(f"{outcome}\n")
     if outcome.count.lost or outcome.count.duplicated:

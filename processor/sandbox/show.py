@@ -42,7 +42,7 @@ class Screen:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
-        self._line_at_s = 0.0
+        self._line_at_s = float("-inf")
         self._told: set[tuple[Fault, bool]] = set()
 
     def __enter__(self) -> Self:
@@ -65,6 +65,13 @@ class Screen:
             self.tell(_line(view))
             self._tell_faults(view.residuals)
 
+    def last(self, view: View) -> None:
+        """Shows `view` whatever was shown a moment ago: nothing comes after it."""
+        self._line_at_s = float("-inf")
+        self.show(view)
+        if self._live is None:
+            self.tell(_faults_found(view.residuals))
+
     def _tell_faults(self, residuals: Residuals) -> None:
         for fault in residuals.begun():
             found = fault in residuals.found_tick
@@ -74,7 +81,8 @@ class Screen:
 
 
 def _line(view: View) -> str:
-    return "  ".join([f"{view.elapsed_s:5.0f} s", f"{view.state}", *_figures(view)])
+    nothing_yet = view.recent.readings_per_s == 0 and view.slots_used in (None, 0)
+    return "  ".join([f"{view.elapsed_s:5.0f} s", f"{view.state}", *(() if nothing_yet else _figures(view))])
 
 
 def _figures(view: View) -> list[str]:
@@ -94,7 +102,7 @@ def _number(value: float | None, unit: str = "") -> str:
 
 
 def _page(view: View) -> Group:
-    style = "bold green" if view.state == "ready" else "bold yellow"
+    style = "bold green" if view.state.endswith("ready") else "bold yellow"
     head = Text.assemble((f"{view.elapsed_s:5.0f} s  ", "bold"), (view.state, style), f"   {view.url}")
     return Group(head, Text("  ".join(_figures(view))), *_sensors(view.residuals), *_faults(view.residuals))
 
@@ -119,14 +127,19 @@ def _bar(ratio: float) -> str:
 
 def _faults(residuals: Residuals) -> tuple[Text, Table]:
     begun = residuals.begun()
-    found = sum(fault in residuals.found_tick for fault in begun)
     table = Table(box=None, pad_edge=False)
     for name in ("sensor", "fault", "what became of it"):
         table.add_column(name)
     for fault in reversed(begun[-FAULTS_SHOWN:]):
         style = "green" if fault in residuals.found_tick else "yellow"
         table.add_row(fault.name, fault.kind, Text(_verdict(fault, residuals), style))
-    return Text(f"\nfaults injected: {len(begun)}, found: {found} (a reading is a minute of the plant)"), table
+    return Text(f"\n{_faults_found(residuals)}"), table
+
+
+def _faults_found(residuals: Residuals) -> str:
+    begun = residuals.begun()
+    found = sum(fault in residuals.found_tick for fault in begun)
+    return f"faults injected: {len(begun)}, found: {found} (a reading is a minute of the plant)"
 
 
 def _verdict(fault: Fault, residuals: Residuals) -> str:
