@@ -13,6 +13,7 @@ from processor.model.tiles import LADDER, REFERENCE_ROWS, Tiles, reference_rung
 
 L = keras.layers
 F = 4
+REFERENCE = next(shape for shape in LADDER if shape.rows == REFERENCE_ROWS)
 
 
 class Log:
@@ -39,7 +40,7 @@ def served(tmp_path: Path, *layers: Any, steps: int | None = None, **options: An
 
 def one_at_a_time(model: ServableModel, sequences: list[np.ndarray]) -> list[tuple[bytes, bytes]]:
     """The reference: each sequence alone, one reading a call; the bytes of its outputs and of its last state."""
-    run, shape = reference_rung(model), next(shape for shape in LADDER if shape.rows == REFERENCE_ROWS)
+    run, shape = reference_rung(model), REFERENCE
     found = []
     for sequence in sequences:
         state = np.zeros((shape.rows, model.width), np.float32)
@@ -101,12 +102,11 @@ def test_only_rungs_that_can_be_filled_and_the_reference_are_compiled(tmp_path: 
 
 def test_a_row_without_readings_keeps_its_state(tmp_path: Path) -> None:
     model = served(tmp_path, L.LSTM(4))
-    tiles = Tiles(model, rows_max=8, log=Log())
-    shape = tiles.shapes[0]
+    run, shape = reference_rung(model), REFERENCE
     state = np.random.default_rng(0).normal(size=(shape.rows, model.width)).astype(np.float32)
     counts = np.zeros(shape.rows, np.int32)
     counts[1] = 2
-    _, after, finite = tiles.run(0, np.ones((shape.steps_max, shape.rows, F), np.float32), counts, 2, state)
+    _, after, finite = run(np.ones((shape.steps_max, shape.rows, F), np.float32), counts, 2, state)
     assert np.flatnonzero((after != state).any(axis=1)).tolist() == [1]
     assert finite.all()
 
@@ -119,13 +119,12 @@ def overflowing() -> list[Any]:
 
 def test_a_state_that_overflows_is_marked_at_its_step_though_outputs_are_finite(tmp_path: Path) -> None:
     model = served(tmp_path, *overflowing())
-    tiles = Tiles(model, rows_max=8, log=Log())
-    shape = tiles.shapes[0]
+    run, shape = reference_rung(model), REFERENCE
     x = np.zeros((shape.steps_max, shape.rows, F), np.float32)
     x[0, 2] = 1e9  # row 2: 4e9, 4e39 = infinity
     counts = np.full(shape.rows, 4, np.int32)
     counts[2] = 3
-    y, state, finite = tiles.run(0, x, counts, 4, np.zeros((shape.rows, 1), np.float32))
+    y, state, finite = run(x, counts, 4, np.zeros((shape.rows, 1), np.float32))
     assert finite[:, 2].tolist()[:4] == [True, False, False, True]
     assert finite[:, :2].all()
     assert finite[:, 3:].all()
@@ -136,35 +135,32 @@ def test_a_state_that_overflows_is_marked_at_its_step_though_outputs_are_finite(
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_step_is_marked_even_when_the_next_one_is_finite_again(tmp_path: Path, bad: float) -> None:
     model = served(tmp_path, L.Dense(2))
-    tiles = Tiles(model, rows_max=8, log=Log())
-    shape = tiles.shapes[0]
+    run, shape = reference_rung(model), REFERENCE
     x = np.ones((shape.steps_max, shape.rows, F), np.float32)
     x[1, 5, 0] = bad
-    _, _, finite = tiles.run(0, x, np.full(shape.rows, 3, np.int32), 3, np.zeros((shape.rows, 0), np.float32))
+    _, _, finite = run(x, np.full(shape.rows, 3, np.int32), 3, np.zeros((shape.rows, 0), np.float32))
     assert np.argwhere(~finite).tolist() == [[1, 5]]
 
 
 def test_a_state_that_turns_finite_again_stays_marked(tmp_path: Path) -> None:
     model = served(tmp_path, L.LSTM(2), L.Dense(1), steps=2)
-    tiles = Tiles(model, rows_max=8, log=Log())
-    shape = tiles.shapes[0]
+    run, shape = reference_rung(model), REFERENCE
     x = np.ones((shape.steps_max, shape.rows, F), np.float32)
     x[1, 3, 0] = np.inf
-    _, state, finite = tiles.run(0, x, np.full(shape.rows, 5, np.int32), 5, np.zeros((shape.rows, model.width), np.float32))
+    _, state, finite = run(x, np.full(shape.rows, 5, np.int32), 5, np.zeros((shape.rows, model.width), np.float32))
     assert finite[:6, 3].tolist() == [True, False, False, True, True, True]
     assert np.isfinite(state).all()
 
 
 def test_the_results_outlive_the_next_call(tmp_path: Path) -> None:
     model = served(tmp_path, L.LSTM(4))
-    tiles = Tiles(model, rows_max=8, log=Log())
-    shape = tiles.shapes[0]
+    run, shape = reference_rung(model), REFERENCE
     x, state = np.ones((shape.steps_max, shape.rows, F), np.float32), np.zeros((shape.rows, model.width), np.float32)
     counts = np.full(shape.rows, 2, np.int32)
-    first = tiles.run(0, x, counts, 2, state)
+    first = run(x, counts, 2, state)
     kept = [array.copy() for array in first]
     x += 1
-    tiles.run(0, x, counts, 2, first[1])
+    run(x, counts, 2, first[1])
     for array, copy in zip(first, kept, strict=True):
         np.testing.assert_array_equal(array, copy)
 

@@ -7,6 +7,8 @@ how readings are batched cannot be seen in the output. Not responsible for which
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -155,7 +157,12 @@ def _uncompilable(error: Exception) -> ModelRefused:
 
 def _finite(values: list[Any]) -> Any:
     """bool [B]: every number of every [B, n] value is finite."""
-    return tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(v), axis=1) for v in values]), axis=0)
+    # Values of one width are joined number by number first: that vectorises, a reduction along a row does not.
+    joined: dict[int, Any] = {}
+    for value in values:
+        finite, width = tf.math.is_finite(value), value.shape[1]
+        joined[width] = joined[width] & finite if width in joined else finite
+    return reduce(and_, (tf.reduce_all(finite, axis=1) for finite in joined.values()))
 
 
 def _probe(model: ServableModel, shape: RungShape, run: Run) -> bytes:
