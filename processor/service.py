@@ -13,7 +13,6 @@ import time
 from importlib.metadata import version
 from types import FrameType
 
-import confluent_kafka
 import structlog
 
 from processor.checkpoint.directory import Directory
@@ -26,7 +25,7 @@ from processor.instance_lock import InstanceLock
 from processor.metrics import Metrics
 from processor.settings import Settings
 from processor.stream import admin
-from processor.stream.clients import transactional_producer
+from processor.stream.clients import librdkafka_version, transactional_producer
 from processor.stream.consumer import Reader
 from processor.stream.transaction import Transaction
 from processor.worker import Worker
@@ -208,7 +207,7 @@ class Service:
             version=version("slotstream"),
             python=platform.python_version(),
             tensorflow=tensorflow_version(),
-            librdkafka=confluent_kafka.libversion()[0],
+            librdkafka=librdkafka_version(),
         )
 
     def _catch_signals(self) -> None:

@@ -15,13 +15,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import structlog
-from confluent_kafka import Message, TopicPartition
 
 from processor.checkpoint.restore import Decision, Done, Present, Restore
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.writer import Writer, Written
 from processor.codec.dead_letters import dead_letter
-from processor.codec.json_records import Decoded, JsonRecords
+from processor.codec.json_records import Decoded, JsonRecords, Message
 from processor.engine import Engine
 from processor.errors import DeadLetterLimit, Fenced, RepeatedAbort, SlotstreamError
 from processor.metrics import Metrics
@@ -277,7 +276,7 @@ class Worker:
             return
         try:
             with self._timed("commit"):
-                self._transaction.commit([self._offset(p) for p in positions], self._reader.group_metadata())
+                self._transaction.commit(self._topics.input.name, [self._offset(p) for p in positions], self._reader.group_metadata())
         except AbortedError as error:
             self._undo(str(error))
         except ProducerFencedError as error:
@@ -285,9 +284,9 @@ class Worker:
         else:
             self._committed(positions)
 
-    def _offset(self, partition: Partition) -> TopicPartition:
+    def _offset(self, partition: Partition) -> tuple[int, int, str]:
         metadata = partition.beginning.to_metadata() if partition.beginning else ""
-        return TopicPartition(self._topics.input.name, partition.number, partition.applied.position, metadata)
+        return partition.number, partition.applied.position, metadata
 
     def _committed(self, positions: list[Partition]) -> None:
         self._engine.commit()

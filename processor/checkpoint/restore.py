@@ -5,29 +5,25 @@ the loop, on a consumer of its own that never joins the group, and hands the loo
 applies it, in turns with live batches: the engine has one owner.
 """
 
+import contextlib
 import queue
 import secrets
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.snapshot import Snapshot
-from processor.errors import PolicyStop, SlotstreamError
+from processor.errors import PolicyStop
 from processor.settings import Settings
 from processor.stream.assignment import Beginning
-from processor.stream.clients import restore_consumer
+from processor.stream.history import CancelledError, History, OutOfRangeError
 
 _log = structlog.get_logger(__name__)
 
-CALL_S = 2.0
-PATIENCE_S = 10.0
-REPLAY_RECORDS = 4096
 REPLAY_BATCHES_AHEAD = 4  # read ahead of the loop, so that neither waits for the other
 
 
@@ -175,7 +171,7 @@ def _gap(found: Found, start: int, settings: Settings) -> PolicyStop:
     )
 
 
-# What a Restore hands the loop, in this order: a Decision, messages to replay, then Done.
+# What a Restore hands the loop, in this order: a Decision, records to replay, then Done.
 @dataclass(frozen=True, slots=True)
 class Done:
     """The state is that of the decision's position. end: the log's end as it was asked for."""
@@ -183,15 +179,14 @@ class Done:
     end: int
 
 
-Item = Decision | list[Message] | Done | BaseException
+Item = Decision | list[Any] | Done | BaseException
 
 
 class Restore:
     """The restoring of one partition, on a thread of its own. The loop takes what it has by take(), and may cancel it."""
 
     def __init__(self, settings: Settings, store: Directory, present: Present, partition: int) -> None:
-        self._settings, self._store, self._present = settings, store, present
-        self._partition = TopicPartition(settings.input.topic, partition)
+        self._settings, self._store, self._present, self._partition = settings, store, present, partition
         self._items: queue.Queue[Item] = queue.Queue(REPLAY_BATCHES_AHEAD)
         self._cancelled = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"restore-{partition}", daemon=True)
@@ -210,80 +205,41 @@ class Restore:
 
     def _run(self) -> None:
         try:
-            consumer = restore_consumer(self._settings)
+            history = History(self._settings, self._partition, self._cancelled.is_set)
             try:
-                self._restore(consumer)
+                self._restore(history)
             finally:
-                consumer.close()
-        except _Cancelled:
+                history.close()
+        except CancelledError:
             return
         except Exception as error:  # noqa: BLE001 - raised again by the loop, which takes it
-            self._put_anyway(error)
+            with contextlib.suppress(CancelledError):
+                self._put(error)
 
-    def _restore(self, consumer: Consumer) -> None:
-        found = self._find(consumer)
+    def _restore(self, history: History) -> None:
+        found = self._find(history)
         decision = decide(found, self._present, self._settings)
         self._put(decision)
-        if decision.replay_from is not None and decision.replay_from < decision.position:
-            self._replay(consumer, decision.replay_from, decision.position)
+        if decision.replay_from is not None:
+            try:
+                for batch in history.read(decision.replay_from, decision.position):
+                    self._put(batch)
+            except OutOfRangeError:
+                low, end = history.bounds()
+                raise _gap(replace(found, low=low, end=end), decision.replay_from, self._settings) from None
         self._put(Done(found.end))
 
-    def _find(self, consumer: Consumer) -> Found:
-        number = self._partition.partition
-        committed = self._until_answered(lambda: consumer.committed([self._partition], CALL_S)[0])
-        low, end = self._until_answered(lambda: consumer.get_watermark_offsets(self._partition, CALL_S))
-        offset = committed.offset if committed.offset >= 0 else None
-        said = Beginning.from_metadata(committed.metadata) if offset is not None else None
+    def _find(self, history: History) -> Found:
+        committed, (low, end) = history.committed(), history.bounds()
+        offset = committed.offset if committed else None
+        said = Beginning.from_metadata(committed.metadata) if committed else None
         # Without metadata (an operator moved the offset) the newest checkpoint says what the state is a function of.
-        newest = self._store.newest(number, position_max=None, usable=lambda _: True) if said is None else None
+        newest = self._store.newest(self._partition, position_max=None, usable=lambda _: True) if said is None else None
 
         def usable(beginning: Beginning) -> Snapshot | None:
-            return self._store.newest(number, position_max=offset, usable=lambda b: b == beginning)
+            return self._store.newest(self._partition, position_max=offset, usable=lambda b: b == beginning)
 
-        return Found(number, offset, said, low, end, newest, usable)
-
-    def _replay(self, consumer: Consumer, start: int, position: int) -> None:
-        """Hands over the records from start up to, not including, position. The last of them may not exist."""
-        consumer.assign([TopicPartition(self._partition.topic, self._partition.partition, start)])
-        while not self._cancelled.is_set():
-            batch, ended = list[Message](), False
-            for message in consumer.consume(REPLAY_RECORDS, 0.1):
-                error = message.error()
-                if error is None:
-                    ended = ended or message.offset() >= position
-                    if message.offset() < position:
-                        batch.append(message)
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    ended = True
-                elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-                    low, end = self._until_answered(lambda: consumer.get_watermark_offsets(self._partition, CALL_S))
-                    raise _gap(Found(self._partition.partition, position, None, low, end, None, lambda _: None), start, self._settings)
-                elif error.fatal():
-                    raise KafkaException(error)
-            if batch:
-                self._put(batch)
-            if ended:
-                return
-        raise _Cancelled
-
-    def _until_answered(self, ask: Callable[[], Any]) -> Any:
-        """Asks until the broker has an answer: an instance that died may have left a transaction open on the offset."""
-        said_at_s = time.monotonic()
-        while not self._cancelled.is_set():
-            try:
-                return ask()
-            except KafkaException as error:
-                reason = error.args[0]
-                if reason.fatal() or reason.code() in _REFUSED:
-                    raise SlotstreamError(
-                        f"partition {self._partition.partition}: the broker refuses to tell offsets ({reason.str()})",
-                        expected="an answer",
-                        do="look at the permissions on the group and the topic",
-                    ) from error
-                if time.monotonic() - said_at_s > PATIENCE_S:
-                    said_at_s = time.monotonic()
-                    _log.warning("waiting for offsets", partition=self._partition.partition, error=reason.str())
-        raise _Cancelled
+        return Found(self._partition, offset, said, low, end, newest, usable)
 
     def _put(self, item: Item) -> None:
         while not self._cancelled.is_set():
@@ -292,18 +248,4 @@ class Restore:
                 return
             except queue.Full:
                 continue
-        raise _Cancelled
-
-    def _put_anyway(self, error: BaseException) -> None:
-        try:
-            self._put(error)
-        except _Cancelled:
-            return
-
-
-class _Cancelled(Exception):  # noqa: N818 - not an error
-    pass
-
-
-_REFUSED = {KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION}
-
+        raise CancelledError

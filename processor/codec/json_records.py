@@ -169,7 +169,7 @@ class JsonRecords:
                     raise _RejectError("bad_schema", f"header sequence is {text!r}; expected start, end or single")
                 before, after = before or marks[0], after or marks[1]
                 if not self._each_record:
-                    resets[(text or b"").decode()] += 1
+                    resets.update(start=marks[0], end=marks[1])
         return before, after
 
     def _parse(self, value: bytes) -> _Single | _Several:

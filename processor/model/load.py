@@ -35,8 +35,8 @@ SAVE_AGAIN = "save the whole model with Keras 3: model.save('model.keras')"
 class ServableModel:
     """A model and its step.
 
-    mode: "carried" or "windowed"; why: the reason in one line. features: F. outputs: O, numbers a step. per_step: the model gives an
-    output each step rather than one a sequence. window: the steps of the window; carried: the number of steps the file fixes, if any.
+    mode: "carried" or "windowed"; why: the reason in one line. features: F. outputs: O, numbers a step. per_step: a prediction
+    holds the outputs of each of its steps, not the last one alone; never so when windowed. window: the steps of the window; carried: the number of steps the file fixes, if any.
     widths: of the states, in graph order. step: (x float32 [B, 1, F], states float32 [B, w]) -> (y float32 [B, O], new states).
     digest: sha256 of architecture (without names) and weights. A sensor's states are zeros at first.
     """
@@ -67,7 +67,6 @@ def load(path: Path, *, mode: str = "auto", window: int | None = None, output: s
     """Loads and judges a model file. Raises ModelRefused, naming what was found, for every file that cannot be served."""
     _check_options(mode, window, output)
     config = _read_config(path)
-    _check_config(config)
     model = _load_keras(path)
     _check_shapes(model)
     _check_weights(model)
@@ -83,7 +82,7 @@ def load(path: Path, *, mode: str = "auto", window: int | None = None, output: s
         why="; ".join(filter(None, (chosen.why, stepped.note))),
         features=int(model.inputs[0].shape[2]),
         outputs=stepped.outputs,
-        per_step=stepped.per_step,
+        per_step=stepped.per_step and chosen.mode == "carried",
         window=chosen.window,
         widths=stepped.widths,
         step=stepped.step,
@@ -143,15 +142,17 @@ def _check_options(mode: str, window: int | None, output: str) -> None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The architecture in a file, read without building anything of it."""
+    """The architecture in a file, read and judged without building anything of it."""
     _check_file(path)
     kind = _kind(path)
     try:
-        return _config_of_h5(path) if kind == ".h5" else _config_of_zip(path)
+        config = _config_of_h5(path) if kind == ".h5" else _config_of_zip(path)
+        _check_config(config)
     except ModelRefused:
         raise
-    except Exception as error:
+    except Exception as error:  # zipfile, zlib, h5py and json each have their own ways to say that bytes are broken
         raise _broken(path, error) from error
+    return config
 
 
 def _check_file(path: Path) -> None:
@@ -404,7 +405,7 @@ class _Choice:
         self.steps: int | None = None if steps is None else int(steps)
 
     def choose(self) -> _Chosen:
-        if self.steps and self.window not in (None, self.steps) and (self.mode == "windowed" or not self.stateful):
+        if self.steps and self.window not in (None, self.steps):
             raise ModelRefused(
                 f"model.window is {self.window}, the file fixes {self.steps} steps", expected="the same number", do="remove model.window"
             )

@@ -93,7 +93,12 @@ class _Call:
 
 def carried(model: Any) -> Stepped:
     """The step of a model whose recurrent states are kept between steps. Raises CannotStepError."""
-    return _Planner(model).plan()
+    try:
+        return _Planner(model).plan()
+    except CannotStepError:
+        raise
+    except Exception as error:  # a layer rejects a sequence of a single step, in its own words
+        raise CannotStepError(f"Keras cannot run it on a single step: {str(error).strip().partition(chr(10))[0].rstrip('.')}") from error
 
 
 def windowed(model: Any, window: int) -> Stepped:

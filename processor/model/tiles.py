@@ -107,7 +107,8 @@ def _compile(model: ServableModel, shape: RungShape) -> Run:
 
 def _tensor(array: NDArray[Any]) -> Any:
     """The array as a tensor; without a copy where its memory is aligned as TensorFlow's own."""
-    if array.flags.writeable and array.ctypes.data % ALIGNMENT == 0:
+    flags = array.flags
+    if flags.writeable and flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     return tf.constant(array)
 

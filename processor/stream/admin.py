@@ -95,6 +95,7 @@ def init(settings: Settings, partitions: int, replication_factor: int | None) ->
         topic = _topic(client, name)
         if topic is None:
             _create(client, name, count, replication_factor)
+            _wait_until_known(client, name)
             lines.append(f"created {name} with {count} partitions")
         else:
             lines.append(f"{name} is there, with {topic.partitions} partitions")
@@ -141,11 +142,16 @@ def _check_together(topics: dict[str, Topic | None]) -> Iterator[Finding]:
 
 
 def _check_group(client: AdminClient, settings: Settings) -> Finding:
-    name = settings.group_id
-    try:
-        offsets = client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(name)])[name].result(BROKER_TIMEOUT_S)
-    except (KafkaException, TimeoutError) as error:
-        return Finding(False, "group", f"{name}: {error}", "look at the broker's log")
+    name, until_s = settings.group_id, time.monotonic() + BROKER_TIMEOUT_S
+    while True:
+        try:
+            offsets = client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(name)])[name].result(BROKER_TIMEOUT_S)
+            break
+        except (KafkaException, TimeoutError) as error:
+            loading = isinstance(error, KafkaException) and error.args[0].code() == KafkaError.COORDINATOR_LOAD_IN_PROGRESS
+            if not loading or time.monotonic() > until_s:
+                return Finding(False, "group", f"{name}: {error}", "look at the broker's log")
+            time.sleep(0.2)
     of_input = [tp for tp in offsets.topic_partitions or [] if tp.topic == settings.input.topic and tp.offset >= 0]
     said = f"{name} has offsets in {len(of_input)} partitions" if of_input else f"{name} is new: it begins at {settings.input.start}"
     return Finding(True, "group", said)
@@ -199,6 +205,13 @@ def _create(client: AdminClient, name: str, partitions: int, replication_factor:
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise _refused(f"the broker does not create the topic {name}", error) from error
+
+
+def _wait_until_known(client: AdminClient, name: str) -> None:
+    """A topic is created before every broker tells of it: what runs next should find it."""
+    until_s = time.monotonic() + BROKER_TIMEOUT_S
+    while _topic(client, name) is None and time.monotonic() < until_s:
+        time.sleep(0.05)
 
 
 def _refused(found: str, error: KafkaException) -> SlotstreamError:

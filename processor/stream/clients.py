@@ -6,7 +6,7 @@ Fixed are the properties that exactly-once rests on; settings.KAFKA_REFUSED tell
 import logging
 from typing import Any
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, Producer, libversion
 from confluent_kafka.admin import AdminClient
 
 from processor.logs import LIBRDKAFKA
@@ -15,6 +15,10 @@ from processor.settings import TRANSACTION_TIMEOUT_S, Settings
 # The largest message.max.bytes and batch.size that librdkafka takes.
 BYTES_MAX = 1_000_000_000
 BATCH_BYTES = 1_000_000
+
+
+def librdkafka_version() -> str:
+    return str(libversion()[0])
 
 
 def admin_client(settings: Settings) -> AdminClient:

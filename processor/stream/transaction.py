@@ -73,9 +73,13 @@ class Transaction:
                     raise self._sorted("produce", error.args[0]) from error
         poll(0)
 
-    def commit(self, offsets: list[TopicPartition], group_metadata: object) -> None:
-        """Commits what was published together with these offsets, of which there must be one for each partition written for."""
+    def commit(self, topic: str, positions: list[tuple[int, int, str]], group_metadata: object) -> None:
+        """Commits what was published together with (partition, offset, metadata) of each partition that it was written for.
+
+        A transaction without offsets would not be fenced by the group.
+        """
         self._begin()
+        offsets = [TopicPartition(topic, *position) for position in positions]
         send = self._producer.send_offsets_to_transaction
         self._until_decided("send_offsets_to_transaction", lambda: send(offsets, group_metadata, CALL_S))
         self._until_decided("commit_transaction", lambda: self._producer.commit_transaction(CALL_S))

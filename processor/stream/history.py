@@ -1,0 +1,104 @@
+"""What the group and the log hold of one partition: its committed offset, its bounds, its records once more.
+
+A consumer of the same group that never joins, read committed: used beside the loop, by one thread. Every question is asked
+until it is answered, because an instance that died may have left a transaction open on the offset.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+
+from processor.errors import SlotstreamError
+from processor.settings import Settings
+from processor.stream.clients import restore_consumer
+
+_log = structlog.get_logger(__name__)
+
+CALL_S = 2.0
+PATIENCE_S = 10.0
+RECORDS_MAX = 4096
+
+
+class CancelledError(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class OutOfRangeError(Exception):
+    """The log no longer holds the record that is to be read next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    offset: int
+    metadata: str
+
+
+class History:
+    def __init__(self, settings: Settings, partition: int, cancelled: Callable[[], bool]) -> None:
+        self._partition = TopicPartition(settings.input.topic, partition)
+        self._cancelled = cancelled
+        self._consumer = restore_consumer(settings)
+
+    def committed(self) -> Committed | None:
+        """The group's committed offset, stable: no open transaction is about to change it. None if there is none."""
+        found = self._until_answered(lambda: self._consumer.committed([self._partition], CALL_S)[0])
+        return Committed(found.offset, found.metadata or "") if found.offset >= 0 else None
+
+    def bounds(self) -> tuple[int, int]:
+        """The log's first offset, and the one after its last committed record."""
+        low, end = self._until_answered(lambda: self._consumer.get_watermark_offsets(self._partition, CALL_S))
+        return int(low), int(end)
+
+    def read(self, start: int, position: int) -> Iterator[list[Message]]:
+        """The records from start up to, not including, position, in batches. The last of them may not exist.
+
+        Raises OutOfRangeError if the log begins after start, CancelledError when cancelled.
+        """
+        self._consumer.assign([TopicPartition(self._partition.topic, self._partition.partition, start)])
+        ended = start >= position
+        while not ended:
+            if self._cancelled():
+                raise CancelledError
+            batch = list[Message]()
+            for message in self._consumer.consume(RECORDS_MAX, 0.1):
+                error = message.error()
+                if error is None:
+                    ended = ended or message.offset() >= position
+                    if message.offset() < position:
+                        batch.append(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    ended = True
+                elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                    raise OutOfRangeError
+                elif error.fatal():
+                    raise KafkaException(error)
+            if batch:
+                yield batch
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _until_answered(self, ask: Callable[[], Any]) -> Any:
+        said_at_s = time.monotonic()
+        while not self._cancelled():
+            try:
+                return ask()
+            except KafkaException as error:
+                reason = error.args[0]
+                if reason.fatal() or reason.code() in _REFUSED:
+                    raise SlotstreamError(
+                        f"partition {self._partition.partition}: the broker refuses to tell offsets ({reason.str()})",
+                        expected="an answer",
+                        do="look at the permissions on the group and the topic",
+                    ) from error
+                if time.monotonic() - said_at_s > PATIENCE_S:
+                    said_at_s = time.monotonic()
+                    _log.warning("waiting for offsets", partition=self._partition.partition, error=reason.str())
+        raise CancelledError
+
+
+_REFUSED = {KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION}
