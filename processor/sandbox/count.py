@@ -48,15 +48,17 @@ class Tally:
         self.dead_letters += 1
 
     def count(self) -> Count:
-        partitions = self._readings.keys() | self._outputs.keys()
-        lost, answered = 0, 0
-        for partition in partitions:
-            read = np.unique(_view(self._readings[partition]))
-            found = np.isin(read, _view(self._outputs[partition]))
-            answered += int(found.sum())
-            lost += len(read) - int(found.sum())
+        answered = sum(_answered(_view(read), _view(self._outputs[partition])) for partition, read in self._readings.items())
         outputs = self.predictions + self.dead_letters
-        return Count(self.readings, self.predictions, self.dead_letters, lost, outputs - answered)
+        return Count(self.readings, self.predictions, self.dead_letters, self.readings - answered, outputs - answered)
+
+
+def _answered(read: NDArray[np.int64], outputs: NDArray[np.int64]) -> int:
+    """How many of the offsets `read` (each there once) are among `outputs`. One byte for each offset between the first and the last."""
+    first, last = int(read.min()), int(read.max())
+    seen = np.zeros(last - first + 1, np.bool_)
+    seen[outputs[(outputs >= first) & (outputs <= last)] - first] = True
+    return int(np.count_nonzero(seen[read - first]))
 
 
 def _offsets() -> "array[int]":

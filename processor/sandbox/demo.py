@@ -172,7 +172,7 @@ class ServiceProcess:
         return self._probe
 
     def start(self) -> None:
-        self._process = process.spawn(self._command, self.log, env=environment(), cwd=self._folder)
+        self._process = process.spawn(self._command, self.log, env=environment(self._folder), cwd=self._folder)
         self._probe = Probe(self._port)
         self._probe.start()
         self.ready_at_s = None
@@ -257,14 +257,15 @@ def slotstream(command: str, bootstrap: str) -> list[str]:
     return [sys.executable, "-m", "processor.cli", command, *settings]
 
 
-def environment() -> dict[str, str]:
-    """Without the user's own settings of slotstream, which are not meant for the demo."""
-    return {name: value for name, value in os.environ.items() if not name.upper().startswith("SLOTSTREAM_")}
+def environment(folder: Path) -> dict[str, str]:
+    """Without the user's own settings of slotstream, which are not meant for the demo. Temporary files go into its folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("SLOTSTREAM_")}
+    return kept | {"TMPDIR": str(folder)}
 
 
 def create_topics(bootstrap: str, folder: Path) -> None:
     log = folder / "init.log"
-    running = process.spawn([*slotstream("init", bootstrap), "--partitions", "8"], log, env=environment(), cwd=folder)
+    running = process.spawn([*slotstream("init", bootstrap), "--partitions", "8"], log, env=environment(folder), cwd=folder)
     try:
         code = running.wait(INIT_TIMEOUT_S)
     except subprocess.TimeoutExpired:

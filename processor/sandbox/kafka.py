@@ -109,7 +109,14 @@ class EmbeddedKafka:
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self._write_properties()
         self._format([*java, "-cp", classpath], settings)
-        options = [f"-Xmx{self._heap_mb}m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", classpath]
+        # Compression libraries unpack themselves into Java's temporary folder, and a killed broker leaves them there.
+        options = [
+            f"-Xmx{self._heap_mb}m",
+            f"-Djava.io.tmpdir={self.folder}",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-cp",
+            classpath,
+        ]
         self._process = process.spawn([*java, *options, "kafka.Kafka", str(settings)], self.log_path)
         try:
             self._wait_until_ready(self._process)
