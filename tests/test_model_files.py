@@ -315,6 +315,8 @@ NO_MODEL: dict[str, tuple[Callable[[Path], Path], str]] = {
     "keras 2 in a keras file": (zip_of(config="{}", metadata='{"keras_version": "2.13.1"}'), "was saved by Keras 2.13.1"),
     "another zip": (zip_of(other="{}"), "without a Keras model in it"),
     "broken config": (zip_of(config="{"), "is damaged"),
+    "a config of another kind": (zip_of(config='{"class_name": 1, "config": {"dtype": {}}}', metadata="{}"), "was saved by Keras 1"),
+    "a config that makes no sense": (zip_of(config='{"class_name": 1, "config": {"dtype": {}}}'), "is damaged"),
     "config without weights": (zip_of(config="{}", metadata='{"keras_version": "3.0.0"}'), "Keras cannot load"),
     "another name": (under_another_name, "holds a .keras file under another name"),
 }

@@ -36,8 +36,9 @@ class ServableModel:
     """A model and its step.
 
     mode: "carried" or "windowed"; why: the reason in one line. features: F. outputs: O, numbers a step. per_step: a prediction
-    holds the outputs of each of its steps, not the last one alone; never so when windowed. window: the steps of the window; carried: the number of steps the file fixes, if any.
-    widths: of the states, in graph order. step: (x float32 [B, 1, F], states float32 [B, w]) -> (y float32 [B, O], new states).
+    holds the outputs of each of its steps, not the last one alone; never so when windowed. window: the steps of the window; carried:
+    the number of steps the file fixes, if any. widths: of the states, in graph order. step: (x float32 [B, 1, F], states float32
+    [B, w]) -> (y float32 [B, O], new states).
     digest: sha256 of architecture (without names) and weights. A sensor's states are zeros at first.
     """
 

@@ -36,7 +36,7 @@ LADDER = tuple(RungShape(*shape) for shape in ((8, 256), (64, 64), (128, 32), (2
 REFERENCE_ROWS = 512
 ALIGNMENT = 64  # bytes
 PROBE_STEPS = 6
-PROBE_ROWS = 4
+PROBE_ROWS = 8  # divides the rows of every rung
 
 
 class Tiles:
@@ -47,6 +47,12 @@ class Tiles:
         log = structlog.get_logger(__name__) if log is None else log
         compiled = {shape: _compile(model, shape) for shape in _wanted(rows_max)}
         expected = _probe(model, _reference_shape(), compiled[_reference_shape()])
+        if expected is None:
+            raise ModelRefused(
+                "the model gives a row other bits than its neighbour for the same readings",
+                expected="outputs that do not depend on how readings are batched",
+                do="change the model's layers, and tell us which they were",
+            )
         kept = {shape: run for shape, run in compiled.items() if _probe(model, shape, run) == expected}
         self._model = model
         self.shapes: tuple[RungShape, ...] = tuple(kept)
@@ -166,18 +172,27 @@ def _finite(values: list[Any]) -> Any:
     return reduce(and_, (tf.reduce_all(finite, axis=1) for finite in joined.values()))
 
 
-def _probe(model: ServableModel, shape: RungShape, run: Run) -> bytes:
-    """What a rung makes of the same few readings and states in its first, middle and last rows, after one step and after several."""
+def _probe(model: ServableModel, shape: RungShape, run: Run) -> bytes | None:
+    """What a rung makes of a few readings and states that fill all its rows over and over, after one step and after several.
+
+    The bytes for each of them, or None where two rows differ: then bits depend on the row.
+    """
     rng = np.random.default_rng(0)
     readings = rng.normal(size=(PROBE_STEPS, PROBE_ROWS, model.features)).astype(np.float32)
     states = rng.uniform(-1, 1, size=(PROBE_ROWS, model.width)).astype(np.float32)
-    found = []
-    for steps in (1, PROBE_STEPS):
-        for first in (0, (shape.rows - PROBE_ROWS) // 2, shape.rows - PROBE_ROWS):
-            at = slice(first, first + PROBE_ROWS)
-            x = np.zeros((shape.steps_max, shape.rows, model.features), np.float32)
-            state = np.zeros((shape.rows, model.width), np.float32)
-            x[:PROBE_STEPS, at], state[at] = readings, states
-            y, after, _ = run(x, np.full(shape.rows, steps, np.int32), steps, state)
-            found += [y[:steps, at].tobytes(), after[at].tobytes()]
-    return b"".join(found)
+    found: set[bytes] = set()
+    for shift in (0, 3):
+        at = (np.arange(shape.rows) + shift) % PROBE_ROWS
+        x = np.zeros((shape.steps_max, shape.rows, model.features), np.float32)
+        x[:PROBE_STEPS] = readings[:, at]
+        seen = np.concatenate([_outcome(run, x, steps, states[at]) for steps in (1, PROBE_STEPS)], axis=1)
+        copies = seen[np.argsort(at, kind="stable")].reshape(PROBE_ROWS, -1, seen.shape[1])
+        found.update(copies[:, i].tobytes() for i in range(copies.shape[1]))
+    return found.pop() if len(found) == 1 else None
+
+
+def _outcome(run: Run, x: Float32, steps: int, state: Float32) -> Float32:
+    """float32 [rows, n]: a row's outputs and its state after so many steps."""
+    rows = len(state)
+    y, after, _ = run(x, np.full(rows, steps, np.int32), steps, state)
+    return np.concatenate([y[:steps].swapaxes(0, 1).reshape(rows, -1), after], axis=1)
