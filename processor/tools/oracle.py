@@ -1,0 +1,220 @@
+"""The two judges of what the service publishes, made to share as little as possible with it.
+
+Reference: the model's step, one reading a call, in the reference rung, the states in a dict. What it expects must be equal
+bit for bit. Keras: the model itself on a whole sequence; what it gives must agree within 1e-5.
+
+Neither imports the engine, the slots or the codec: records are parsed here with the standard library. The rules that decide
+are written out once more, from the contract.
+"""
+
+import datetime
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processor.model.load import ServableModel
+from processor.model.tiles import LADDER, REFERENCE_ROWS, reference_rung
+from processor.settings import Settings
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+KEY_BYTES_MAX = 1024
+REFERENCE = next(shape for shape in LADDER if shape.rows == REFERENCE_ROWS)
+
+
+@dataclass(frozen=True, slots=True)
+class InputRecord:
+    """A record of the input topic as a consumer sees it. record_ms: its Kafka timestamp, Unix milliseconds."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    record_ms: int
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+
+@dataclass(slots=True)
+class _Sensor:
+    state: NDArray[np.float32]
+    steps: int = 0
+    previous: NDArray[np.float32] | None = None
+
+
+class _BadError(Exception):
+    pass
+
+
+class Reference:
+    """Feeds records one after another; each gives an output object, the name of a dead letter's error, or None."""
+
+    def __init__(self, model: ServableModel, settings: Settings, model_id: str) -> None:
+        self._model, self._settings, self._model_id = model, settings, model_id
+        self._run = reference_rung(model)
+        self._sensors: dict[tuple[int, bytes], _Sensor] = {}
+        self._x = np.zeros((REFERENCE.steps_max, REFERENCE.rows, model.features), np.float32)
+        self._state = np.zeros((REFERENCE.rows, model.width), np.float32)
+        self._counts = np.zeros(REFERENCE.rows, np.int32)
+        self._counts[0] = 1
+
+    def expect(self, records: Iterable[InputRecord]) -> dict[tuple[int, int], dict[str, Any] | str]:
+        """By partition and offset: the output's fields, or the dead letter's error."""
+        found = ((record, self.feed(record)) for record in records)
+        return {(record.partition, record.offset): answer for record, answer in found if answer is not None}
+
+    def feed(self, record: InputRecord) -> dict[str, Any] | str | None:
+        try:
+            return self._feed(record)
+        except _BadError as error:
+            return str(error)
+
+    def _feed(self, record: InputRecord) -> dict[str, Any] | None:
+        if record.key is None:
+            raise _BadError("no_key")
+        if len(record.key) > KEY_BYTES_MAX:
+            raise _BadError("too_large")
+        sensor_id = (record.partition, record.key)
+        if record.value is None:
+            self._sensors.pop(sensor_id, None)
+            return None
+        before, after = self._sequence(record)
+        readings, event_ms = self._parse(record)
+        sensor = None if before else self._sensors.get(sensor_id)
+        state, steps, previous = (sensor.state, sensor.steps, sensor.previous) if sensor else (self._zeros(), 0, None)
+        window = self._model.window if self._model.mode == "windowed" else None
+        ys, residual = [], None
+        for x in readings:
+            y, state = self._step(x, state)
+            residual = None
+            if previous is not None:
+                differences = [abs(float(a) - float(b)) for a, b in zip(x, previous, strict=True)]
+                residual = float(np.float32(min(sum(differences) / len(differences), FLOAT32_MAX)))
+            steps += 1
+            previous = y if self._settings.output.residual and steps >= (window or 1) else None
+            ys.append([float(number) for number in y])
+        if after:
+            self._sensors.pop(sensor_id, None)
+        else:
+            self._sensors[sensor_id] = _Sensor(state, steps, previous)
+        filling = window is not None and steps < window
+        prediction: Any = None if filling else ys if self._model.per_step and len(ys) > 1 else ys[-1]
+        return self._output(record, event_ms, prediction, steps, residual, warming=filling or steps < self._settings.model.warmup_steps)
+
+    def _output(
+        self, record: InputRecord, event_ms: int, prediction: Any, steps: int, residual: float | None, *, warming: bool
+    ) -> dict[str, Any]:
+        key = record.key or b""
+        try:
+            name = key.decode()
+        except UnicodeDecodeError:
+            name = "0x" + key.hex()
+        out = {
+            "sensor": name,
+            "timestamp": event_ms,
+            "prediction": prediction,
+            "steps": steps,
+            "partition": record.partition,
+            "offset": record.offset,
+            "model": self._model_id,
+        }
+        if self._settings.output.residual:
+            out["residual"] = residual
+        if warming:
+            out["warming_up"] = True
+        return out
+
+    def _zeros(self) -> NDArray[np.float32]:
+        return np.zeros(self._model.width, np.float32)
+
+    def _step(self, x: NDArray[np.float32], state: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """One reading of one sensor in an otherwise empty reference tile."""
+        self._x[0, 0], self._state[0] = x, state
+        y, after, _ = self._run(self._x, self._counts, 1, self._state)
+        if not (np.isfinite(y[0, 0]).all() and np.isfinite(after[0]).all()):
+            raise _BadError("non_finite_state")
+        return y[0, 0].copy(), after[0].copy()
+
+    def _sequence(self, record: InputRecord) -> tuple[bool, bool]:
+        before = after = self._settings.reset.each_record
+        for name, value in record.headers:
+            if name == "sequence":
+                if value not in (b"start", b"end", b"single"):
+                    raise _BadError("bad_schema")
+                before, after = before or value != b"end", after or value != b"start"
+        return before, after
+
+    def _parse(self, record: InputRecord) -> tuple[NDArray[np.float32], int]:
+        def constant(_: str) -> None:
+            raise _BadError("bad_encoding")
+
+        try:
+            found = json.loads((record.value or b"").decode(), parse_constant=constant)
+        except (ValueError, RecursionError):
+            raise _BadError("bad_encoding") from None
+        if not isinstance(found, dict) or not isinstance(found.get("values"), list):
+            raise _BadError("bad_schema")
+        steps = found["values"] if found["values"] and isinstance(found["values"][0], list) else [found["values"]]
+        for step in steps:
+            if not isinstance(step, list) or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in step):
+                raise _BadError("bad_schema")
+        if any(isinstance(n, float) and math.isinf(n) for step in steps for n in step):
+            raise _BadError("not_finite")
+        event_ms = self._event_ms(found.get("timestamp"), record.record_ms)
+        if len(steps) > self._settings.input.record_steps_max:
+            raise _BadError("too_large")
+        if any(len(step) != self._model.features for step in steps):
+            raise _BadError("wrong_feature_count")
+        with np.errstate(over="ignore"):
+            readings = np.array(steps, np.float64).astype(np.float32)
+        if not np.isfinite(readings).all():
+            raise _BadError("not_finite")
+        return readings, event_ms
+
+    def _event_ms(self, timestamp: Any, record_ms: int) -> int:
+        if timestamp is None:
+            return record_ms
+        if isinstance(timestamp, str):
+            try:
+                when = datetime.datetime.fromisoformat(timestamp)
+            except ValueError:
+                raise _BadError("bad_timestamp") from None
+            when = when if when.tzinfo else when.replace(tzinfo=datetime.UTC)
+            event_ms = math.floor((when - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)).total_seconds() * 1000 + 1e-6)
+        elif isinstance(timestamp, int | float) and not isinstance(timestamp, bool) and abs(timestamp) <= 2**53:
+            event_ms = math.floor(timestamp)
+        else:
+            raise _BadError("bad_timestamp")
+        if event_ms > record_ms + round(self._settings.input.ahead_max * 1000):
+            raise _BadError("bad_timestamp")
+        return event_ms
+
+
+def as_published(value: bytes) -> dict[str, Any]:
+    """An output as expect() writes one: every number of the prediction and the residual the float32 that it stands for."""
+    found: dict[str, Any] = json.loads(value)
+    found["prediction"] = _float32(found["prediction"])
+    if found.get("residual") is not None:
+        found["residual"] = float(np.float32(found["residual"]))
+    return found
+
+
+def keras_last(model: ServableModel, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Keras's prediction after a whole sequence, float32 [T, F] -> [O]; a windowed model sees the last of it."""
+    x = x[-model.window :] if model.mode == "windowed" and model.window else x
+    keras_model = model.keras_model
+    for layer in keras_model.layers:
+        if getattr(layer, "stateful", False):
+            layer.reset_state() if hasattr(layer, "reset_state") else layer.reset_states()
+    y: NDArray[np.float32] = np.asarray(keras_model(x[None], training=False), np.float32)
+    last: NDArray[np.float32] = y[0, -1] if y.ndim == 3 else y[0]
+    return last
+
+
+def _float32(numbers: Any) -> Any:
+    if isinstance(numbers, list):
+        return [_float32(number) for number in numbers]
+    return None if numbers is None else float(np.float32(numbers))

@@ -1,0 +1,262 @@
+"""A service as a process, its topics, and what it must have published: shared by the tests that run the whole thing."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import keras
+import numpy as np
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from processor.settings import load_settings
+from processor.tools.oracle import InputRecord, as_published
+
+L = keras.layers
+
+
+def wait_for(condition, what, timeout_s=60.0, every_s=0.05):
+    """The condition's first true value; fails with `what` when the time is over."""
+    until_s = time.monotonic() + timeout_s
+    while time.monotonic() < until_s:
+        found = condition()
+        if found:
+            return found
+        time.sleep(every_s)
+    raise AssertionError(f"not within {timeout_s:.0f} s: {what() if callable(what) else what}")
+
+
+def save_model(path: Path, *layers, steps=None, features=3, seed=1, **options) -> Path:
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential([keras.Input((steps, features)), *layers], **options)
+    model.save(path)
+    return path
+
+
+class Topics:
+    """An input topic and its two outputs, on one broker."""
+
+    def __init__(self, bootstrap: str, name: str, partitions: int = 3, output_partitions: int | None = None):
+        self.bootstrap, self.input, self.output = bootstrap, name, f"{name}.predictions"
+        self.dead_letter, self.partitions = f"{name}.dead-letter", partitions
+        admin = AdminClient({"bootstrap.servers": bootstrap})
+        counts = {self.input: partitions, self.output: output_partitions or partitions, self.dead_letter: partitions}
+        for future in admin.create_topics([NewTopic(t, n, 1) for t, n in counts.items()]).values():
+            future.result(30)
+        self.producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 2})
+
+    def produce(self, records):
+        """records: (partition, key, value bytes or None, record_ms, headers)"""
+        for partition, key, value, record_ms, headers in records:
+            self.producer.produce(self.input, value, key, partition, timestamp=record_ms, headers=list(headers) or None)
+            self.producer.poll(0)
+        assert self.producer.flush(30) == 0
+
+    def end(self, topic=None) -> int:
+        """Records in a topic, as offsets: control records included."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "ends"})
+        try:
+            topic = topic or self.input
+            count = len(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
+            return sum(consumer.get_watermark_offsets(TopicPartition(topic, p), 10)[1] for p in range(count))
+        finally:
+            consumer.close()
+
+    def read(self, topic):
+        """Every record of a topic, read committed."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": "reader",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+            }
+        )
+        try:
+            partitions = len(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
+            consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
+            found, ended, until_s = [], set(), time.monotonic() + 60
+            while len(ended) < partitions:
+                assert time.monotonic() < until_s, f"{topic} could not be read to its end"
+                for message in consumer.consume(5000, 0.2):
+                    if message.error() is None:
+                        found.append(message)
+                    else:
+                        ended.add(message.partition())
+            return found
+        finally:
+            consumer.close()
+
+    def inputs(self):
+        def record(m):
+            return InputRecord(m.partition(), m.offset(), m.key(), m.value(), m.timestamp()[1], tuple(m.headers() or ()))
+
+        return sorted(map(record, self.read(self.input)), key=lambda r: (r.partition, r.offset))
+
+    def answers(self):
+        """(partition, offset) -> what was published for it; fails if anything was published twice."""
+        found, times = {}, Counter()
+        for message in self.read(self.output):
+            output = as_published(message.value())
+            at = (output["partition"], output["offset"])
+            times[at] += 1
+            found[at] = output
+        for message in self.read(self.dead_letter):
+            headers = dict(message.headers())
+            at = (int(headers["source_partition"]), int(headers["source_offset"]))
+            times[at] += 1
+            found[at] = headers["error"].decode()
+        twice = [at for at, count in times.items() if count > 1]
+        assert not twice, f"published more than once: {twice[:10]}"
+        return found
+
+
+class Service:
+    """`slotstream run` as a process. Starting it again continues the same group, instance and checkpoints."""
+
+    def __init__(self, topics: Topics, model: Path, folder: Path, *options: str, instance: str = "one"):
+        self.topics, self.model, self.folder, self.instance = topics, model, folder, instance
+        self.options = [
+            f"--kafka=bootstrap.servers={topics.bootstrap}",
+            f"--input.topic={topics.input}",
+            f"--output.topic={topics.output}",
+            f"--dead_letter.topic={topics.dead_letter}",
+            f"--instance={instance}",
+            f"--model.path={model}",
+            f"--checkpoint.path={folder / 'checkpoints'}",
+            "--checkpoint.interval=1s",
+            "--http.port=0",
+            "--log.format=json",
+            *options,
+        ]
+        self.process: subprocess.Popen | None = None
+        self.log = folder / f"{instance}.log"
+
+    @property
+    def settings(self):
+        return load_settings(None, self.options, {})
+
+    def start(self):
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        with self.log.open("ab") as log:
+            self._log_from = log.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "processor.cli", "run", *self.options], stderr=log, stdout=log, env=environment, cwd=self.folder
+            )
+        return self
+
+    def said(self) -> str:
+        """What the process that runs now, or ran last, has written."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_from)
+            return log.read().decode()
+
+    def events(self, event: str):
+        lines = [json.loads(line) for line in self.said().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
+    @property
+    def url(self):
+        found = re.search(r'"url": "([^"]+)"', self.said())
+        return found[1] if found else None
+
+    def get(self, path):
+        """(status, text); None if nothing answers yet."""
+        if self.url is None:
+            return None
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return None
+
+    def metric(self, name: str, labels: str = "") -> float:
+        found = self.get("/metrics")
+        value = re.search(rf"^slotstream_{name}{re.escape(labels)} (\S+)$", found[1] if found else "", re.MULTILINE)
+        return float(value[1]) if value else 0.0
+
+    def wait_ready(self, timeout_s=90.0):
+        def ready():
+            assert self.process.poll() is None, f"the service ended with {self.process.returncode}:\n{self.said()[-3000:]}"
+            found = self.get("/readyz")
+            return found is not None and found[0] == 200
+
+        wait_for(ready, lambda: f"ready:\n{self.said()[-3000:]}", timeout_s)
+        return self
+
+    def wait_answered(self, count: int, timeout_s=90.0):
+        """Until predictions and dead letters together are this many (of this process)."""
+
+        def answered():
+            assert self.process.poll() is None, f"the service ended with {self.process.returncode}:\n{self.said()[-3000:]}"
+            return len(self.topics.read(self.topics.output)) + len(self.topics.read(self.topics.dead_letter)) >= count
+
+        wait_for(answered, lambda: f"{count} answers:\n{self.said()[-3000:]}", timeout_s, every_s=0.2)
+        return self
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(30)
+
+    def stop(self, timeout_s=30.0) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def wait_end(self, timeout_s=60.0) -> int:
+        return self.process.wait(timeout_s)
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+
+
+def readings(rng, count, *, features, sensors, partitions, bad=0.02, resets=0.03, several=0.05):
+    """Seeded records of every kind: readings, several steps, resets of each form, null values, and records that are none."""
+    out, now_ms = [], int(time.time() * 1000) - 3_600_000  # a topic keeps a week of record time
+    for i in range(count):
+        sensor = int(rng.integers(sensors))
+        partition, key, record_ms = sensor % partitions, f"sensor-{sensor}".encode(), now_ms + 10 * i
+        draw, headers = rng.random(), ()
+        steps = int(rng.integers(2, 6)) if rng.random() < several else 1
+        values = rng.normal(size=(steps, features)).round(3).tolist()
+        value = json.dumps({"timestamp": record_ms - 5, "values": values if steps > 1 else values[0]}).encode()
+        if draw < resets:
+            kind = rng.choice(["null", "start", "end", "single"])
+            value = None if kind == "null" else value
+            headers = () if kind == "null" else (("sequence", kind.encode()),)
+        elif draw < resets + bad:
+            key, value = BAD[int(rng.integers(len(BAD)))](key, value, features)
+        out.append((partition, key, value, record_ms, headers))
+    return out
+
+
+BAD = [
+    lambda key, value, f: (None, value),
+    lambda key, value, f: (key, b"\xff\xfe stray"),
+    lambda key, value, f: (key, b'{"values": [NaN]}'),
+    lambda key, value, f: (key, json.dumps({"values": [1.0] * (f + 1)}).encode()),
+    lambda key, value, f: (key, json.dumps({"values": [None] * f}).encode()),
+    lambda key, value, f: (key, b'{"values": [' + b",".join([b"1e999"] * f) + b"]}"),
+    lambda key, value, f: (key, json.dumps({"values": [1e39] * f}).encode()),
+    lambda key, value, f: (key, json.dumps({"values": [0.0] * f, "timestamp": "2199-01-01T00:00:00Z"}).encode()),
+    lambda key, value, f: (key * 200, value),
+]
+
+
+def numbers(x: np.ndarray) -> bytes:
+    return json.dumps({"values": x.tolist()}).encode()

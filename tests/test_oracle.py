@@ -1,0 +1,83 @@
+"""The promise, whole: the service on a real Kafka, judged by both oracles, while it is killed with -9."""
+
+import json
+
+import numpy as np
+import pytest
+from harness import Service, Topics, keras, readings, save_model
+
+from processor.model.load import load
+from processor.tools.oracle import Reference, keras_last
+
+L = keras.layers
+
+MODELS = {
+    "lstm": lambda: [L.LSTM(16), L.Dense(3)],
+    "stacked": lambda: [L.GRU(8, return_sequences=True), L.LayerNormalization(), L.LSTM(12, return_sequences=True), L.Dense(3)],
+}
+
+
+def expected(service, topics):
+    model = load(service.model)
+    outputs = topics.read(topics.output)
+    model_id = json.loads(outputs[0].value())["model"]
+    return model, Reference(model, service.settings, model_id).expect(topics.inputs())
+
+
+def assert_same(got, want):
+    missing, foreign = sorted(want.keys() - got.keys()), sorted(got.keys() - want.keys())
+    assert not missing, f"{len(missing)} records were lost: {missing[:5]}"
+    assert not foreign, f"{len(foreign)} answers to nothing: {foreign[:5]}"
+    for at, answer in want.items():
+        assert got[at] == answer, f"differs at {at}"
+
+
+@pytest.mark.parametrize(("name", "slots", "residual"), [("lstm", 5, "true"), ("stacked", 4096, "false")])
+def test_every_prediction_comes_once_and_bit_for_bit_through_kills(kafka, unique, tmp_path, name, slots, residual):
+    rng = np.random.default_rng(7)
+    topics = Topics(kafka.bootstrap, unique("readings"))
+    model = save_model(tmp_path / "model.keras", *MODELS[name]())
+    service = Service(topics, model, tmp_path, f"--slots={slots}", f"--output.residual={residual}", "--dead_letter.max_ratio=1")
+    records = readings(rng, 2400, features=3, sensors=40, partitions=3)
+    for part in np.array_split(np.arange(len(records)), 3):
+        with service:
+            service.wait_ready()
+            answered = service.metric("transactions_total", '{result="committed"}')
+            for chunk in np.array_split(part, 8):
+                topics.produce([records[i] for i in chunk])
+            # Killed at some point within the work, not after it.
+            pause = rng.random() * 0.4
+            until = service.metric("readings_total") + pause * len(part)
+            while service.metric("readings_total") < until and service.process.poll() is None:
+                pass
+            service.kill()
+            assert answered >= 0
+    with service:
+        total = sum(1 for r in records if r[2] is not None or r[1] is None)
+        service.wait_answered(total)
+        assert service.stop() == 0
+    served, want = expected(service, topics)
+    assert_same(topics.answers(), want)
+    assert sum(isinstance(answer, str) for answer in want.values()) > 10, "the stream held bad records"
+    check_with_keras(served, topics, want)
+
+
+def check_with_keras(model, topics, want):
+    """The last prediction of sensors that were never reset, from one call on their whole sequences."""
+    sequences, reset = {}, set()
+    for record in topics.inputs():
+        sensor = (record.partition, record.key)
+        if record.value is None or record.headers:
+            reset.add(sensor)
+        elif isinstance(want.get((record.partition, record.offset)), dict):
+            values = np.array(json.loads(record.value)["values"], np.float32).reshape(-1, model.features)
+            sequences.setdefault(sensor, []).append((values, want[(record.partition, record.offset)]["prediction"]))
+    checked = 0
+    for sensor in sequences.keys() - reset:
+        whole = np.concatenate([values for values, _ in sequences[sensor]])
+        last = np.array(sequences[sensor][-1][1])
+        np.testing.assert_allclose(last.reshape(-1, model.outputs)[-1], keras_last(model, whole), atol=1e-5)
+        checked += 1
+    assert checked >= 3, "some sensors were never reset"
+
+
