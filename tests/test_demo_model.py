@@ -1,0 +1,31 @@
+"""The demo's model is small, is served as it is, and forecasts a plant that it never saw."""
+
+import numpy as np
+
+from processor.model.load import describe_file
+from processor.sandbox.demo import SANDBOX
+from processor.sandbox.plant import Plant
+from processor.sandbox.watch import Threshold
+
+MODEL = SANDBOX / "demo.keras"
+UNSEEN_SEED, SENSORS, TICKS, WARMUP = 4711, 90, 240, 16
+
+
+def test_it_is_small_and_carries_state() -> None:
+    assert MODEL.stat().st_size < 500_000
+    found = describe_file(MODEL)
+    assert (found["servable"], found["mode"], found["features"], found["outputs"]) == (True, "carried", 4, 4)
+
+
+def test_it_beats_persistence_and_stays_below_its_threshold_on_healthy_machines_it_never_saw() -> None:
+    import keras
+
+    plant = Plant(UNSEEN_SEED, SENSORS, faulty=False)
+    readings = np.stack([plant.tick()[1] for _ in range(TICKS)], axis=1)
+    forecast = keras.models.load_model(MODEL, compile=False).predict(readings, verbose=0)
+    residual = np.abs(readings[:, 1:] - forecast[:, :-1]).mean(axis=2)[:, WARMUP:]
+    persistence = np.abs(np.diff(readings, axis=1))[:, WARMUP:].mean()
+    assert residual.mean() < 0.8 * persistence
+    threshold = Threshold.read(SANDBOX / "demo_model.json")
+    means = np.lib.stride_tricks.sliding_window_view(residual, threshold.mean_of, axis=1).mean(axis=-1)
+    assert (means > threshold.level).mean() < 1e-3
