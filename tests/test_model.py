@@ -243,6 +243,15 @@ WINDOWED: dict[str, Callable[[], keras.Model]] = {
     "per step": lambda: sequential(L.LSTM(4, return_sequences=True), L.Dense(2), steps=WINDOW),
     "bidirectional": lambda: sequential(L.Bidirectional(L.LSTM(4, unroll=True)), L.Dense(1), steps=WINDOW),
     "convolution": lambda: sequential(L.Conv1D(4, 3), L.MaxPooling1D(2), L.Flatten(), L.Dense(2), steps=WINDOW),
+    "convolutions": lambda: sequential(
+        L.Conv1D(4, 3, padding="causal", dilation_rate=2, activation="relu"),
+        L.Conv1D(3, 2, strides=2, padding="same", use_bias=False),
+        L.GRU(3),
+        steps=WINDOW,
+    ),
+    "nested convolution": lambda: sequential(
+        keras.Sequential([keras.Input((WINDOW, F)), L.Dropout(0.5), L.Conv1D(4, 3)]), L.LSTM(3), steps=WINDOW
+    ),
     "masking": lambda: sequential(L.Masking(), L.GRU(4), L.Dense(1), steps=WINDOW),
     "dense on flatten": lambda: sequential(L.Flatten(), L.BatchNormalization(), L.Dense(2), steps=WINDOW),
     "autoencoder": autoencoder,

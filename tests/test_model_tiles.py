@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from processor.errors import ModelRefused
 from processor.model.load import ServableModel, load
@@ -77,6 +78,7 @@ def ragged(tiles: Tiles, model: ServableModel, rung: int, sequences: list[np.nda
         pytest.param(128, lambda: [L.GRU(33, return_sequences=True), L.LSTM(9), L.Dense(3, activation="softmax")], None, id="stacked"),
         pytest.param(64, lambda: [L.RNN(L.StackedRNNCells([L.LSTMCell(5), L.GRUCell(6)])), L.BatchNormalization()], None, id="cells"),
         pytest.param(64, lambda: [L.Bidirectional(L.LSTM(5)), L.Dense(1)], 6, id="windowed"),
+        pytest.param(128, lambda: [L.Conv1D(8, 3, activation="relu"), L.Flatten(), L.Dense(2)], 6, id="convolution"),
         pytest.param(64, lambda: [L.Dense(4), L.Dense(2)], None, id="no state"),
     ],
 )
@@ -175,6 +177,13 @@ def test_buffers_of_a_rung_give_the_same_bits_without_a_copy(tmp_path: Path) -> 
     for found, wanted in zip(tiles.run(0, x, counts, 3, state), expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
     assert (state == 0.5).all()
+
+
+def test_a_model_whose_bits_depend_on_the_row_is_refused(tmp_path: Path) -> None:
+    model = served(tmp_path, L.LSTM(4))
+    object.__setattr__(model, "step", lambda x, states: (tf.cast(tf.range(x.shape[0]), tf.float32)[:, None] + tf.zeros((1, 4)), states))
+    with pytest.raises(ModelRefused, match="a row other bits than its neighbour"):
+        Tiles(model, rows_max=8, log=Log())
 
 
 def test_a_model_that_xla_cannot_compile_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
@@ -107,16 +107,61 @@ def windowed(model: Any, window: int) -> Stepped:
     An output whose axis 1 is as long as the window has a time axis: the last step is given. Any other is given whole, row by row.
     """
     features = int(model.inputs[0].shape[2])
-    shape = tuple(int(d) for d in model(tf.zeros((1, window, features)), training=False).shape[1:])
+    shape = tuple(int(d) for d in _on_window(model, tf.zeros((1, window, features))).shape[1:])
     timed = len(shape) == 2 and shape[0] == window
     outputs = shape[-1] if timed else prod(shape)
 
     def step(x: Any, states: Sequence[Any]) -> tuple[Any, list[Any]]:
         readings = tf.concat([tf.reshape(states[0], (-1, window, features))[:, 1:], x], axis=1)
-        y = model(readings, training=False)
+        y = _on_window(model, readings)
         return tf.reshape(y[:, -1] if timed else y, (-1, outputs)), [tf.reshape(readings, (-1, window * features))]
 
     return Stepped(step, (window * features,), outputs, timed, _shape_note(shape, timed, window))
+
+
+def _on_window(model: Any, readings: Any) -> Any:
+    """The model's output for whole windows, float32 [B, steps, F]."""
+    return keras.tree.flatten(_through(model, readings, _window_operation))[0]
+
+
+def _window_operation(operation: Any) -> Callable[..., Any]:
+    if isinstance(operation, keras.Model):
+        return lambda inputs, **_: _through(operation, inputs, _window_operation)
+    if type(operation) is L.Conv1D and operation.groups == 1 and operation.data_format == "channels_last":
+        return lambda x, **_: _convolved(operation, x)
+    if isinstance(operation, L.Layer):
+        return lambda *args, **kwargs: operation(*args, **_kwargs(operation, kwargs))
+    return cast(Callable[..., Any], operation)
+
+
+def _convolved(layer: Any, x: Any) -> Any:
+    """A Conv1D as one matrix product over its taps: XLA's own convolution gives a row bits that depend on its place in the tile."""
+    taps, stride, dilation = layer.kernel_size[0], layer.strides[0], layer.dilation_rate[0]
+    reach = (taps - 1) * dilation
+    x = tf.pad(x, ((0, 0), _padding(layer.padding, int(x.shape[1]), stride, reach), (0, 0)))
+    last = x.shape[1] - reach
+    seen = tf.concat([x[:, i * dilation : i * dilation + last : stride] for i in range(taps)], axis=2)
+    steps, width = seen.shape[1:]
+    y = tf.matmul(tf.reshape(seen, (-1, width)), tf.reshape(layer.kernel, (width, layer.filters)))
+    y = tf.reshape(y, (-1, steps, layer.filters))
+    return layer.activation(y + layer.bias if layer.use_bias else y)
+
+
+def _padding(kind: str, steps: int, stride: int, reach: int) -> tuple[int, int]:
+    """Steps of zeros before and after, as Keras pads."""
+    if kind == "causal":
+        return reach, 0
+    if kind == "valid":
+        return 0, 0
+    missing = max((-(-steps // stride) - 1) * stride + reach + 1 - steps, 0)
+    return missing // 2, missing - missing // 2
+
+
+def _through(model: Any, inputs: Any, operation: Callable[[Any], Callable[..., Any]]) -> Any:
+    """Runs a model's graph with other operations in place of its own."""
+    graph = keras.Model(model.inputs, model.outputs) if isinstance(model, keras.Sequential) else model
+    # Keras has no public way to do this; nothing else here reaches into its graphs.
+    return graph._run_through_graph(inputs, operation_fn=operation)
 
 
 def _shape_note(shape: tuple[int, ...], timed: bool, window: int) -> str:
@@ -187,9 +232,7 @@ class _Planner:
         return _Signal(self.signals, timed, shape)
 
     def _walk(self, model: Any, inputs: Any) -> Any:
-        graph = keras.Model(model.inputs, model.outputs) if isinstance(model, keras.Sequential) else model
-        # Keras has no public way to run a graph with other operations; nothing else here reaches into it.
-        return graph._run_through_graph(inputs, operation_fn=self._operation)
+        return _through(model, inputs, self._operation)
 
     def _operation(self, operation: Any) -> Callable[..., Any]:
         if isinstance(operation, keras.Model):
