@@ -1,0 +1,8 @@
+"""All recipes, one after another: `python -m recipes [--bootstrap HOST:PORT]`."""
+
+import sys
+
+from recipes import fixed_batch, one_sensor, short_sequences
+from recipes.running import main
+
+sys.exit(main([one_sensor.run, fixed_batch.run, short_sequences.run]))

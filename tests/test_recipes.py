@@ -1,0 +1,85 @@
+"""The recipes: on the real Kafka, with the numbers of Keras; and what docs/recipes.md says that Keras refuses is what it refuses."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import keras
+import numpy as np
+import pytest
+
+from processor.sandbox.kafka import EmbeddedKafka
+from recipes import fixed_batch, one_sensor, short_sequences
+from recipes.running import Outcome, difference, refusal
+
+RECIPES = (one_sensor, fixed_batch, short_sequences)
+PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
+
+
+@pytest.fixture(params=RECIPES, ids=lambda recipe: recipe.__name__.rpartition(".")[2])
+def recipe(request: pytest.FixtureRequest) -> ModuleType:
+    return request.param
+
+
+def records_of(recipe: ModuleType) -> list[int]:
+    return {one_sensor: [5, 5], fixed_batch: [1000], short_sequences: [20]}[recipe]
+
+
+def test_a_recipe_gives_the_predictions_of_keras(recipe: ModuleType, kafka: EmbeddedKafka, tmp_path: Path) -> None:
+    outcomes = recipe.run(kafka.bootstrap, tmp_path)
+    assert [outcome.predictions for outcome in outcomes] == records_of(recipe)
+    assert all(outcome.difference <= 1e-5 for outcome in outcomes), outcomes
+
+
+@pytest.mark.parametrize("attempt", ["model", "reset"])
+def test_keras_refuses_what_is_found_on_the_web_as_the_page_says(recipe: ModuleType, attempt: str) -> None:
+    model = recipe.stateful_model()
+    calls: dict[str, Callable[[], object]] = {"model": recipe.model_from_the_web, "reset": lambda: recipe.reset_from_the_web(model)}
+    message = refusal(calls[attempt])
+    assert message in PAGE.read_text()
+    assert ("batch_input_shape" if attempt == "model" else "reset_states") in message
+
+
+def test_one_call_on_the_sequence_of_five_ends_where_five_steps_do() -> None:
+    model = one_sensor.stateful_model()
+    carried, whole = one_sensor.step_by_step(model, reset_each=False), one_sensor.whole_sequence(model)
+    assert difference(carried[-1], whole) <= 1e-6
+
+
+def test_resetting_after_every_step_removes_the_memory() -> None:
+    model = one_sensor.stateful_model()
+    carried, independent = (one_sensor.step_by_step(model, reset_each=reset) for reset in (False, True))
+    assert difference(carried[0], independent[0]) <= 1e-6
+    assert np.abs(carried[1:] - independent[1:]).min() > 1e-3
+
+
+def test_a_row_of_a_stateful_batch_is_a_sensor() -> None:
+    model = fixed_batch.stateful_model()
+    assert difference(fixed_batch.batch_by_batch(model), fixed_batch.sensor_by_sensor(model)) <= 1e-6
+
+
+def test_five_predictions_a_record_are_a_call_on_each_sequence_alone() -> None:
+    model = short_sequences.stateful_model()
+    stateless = keras.Sequential([keras.Input((None, 1)), keras.layers.LSTM(128, return_sequences=True), keras.layers.Dense(1)])
+    stateless.set_weights(model.get_weights())
+    expected = short_sequences.sequence_by_sequence(model)
+    assert expected.shape == (20, 5, 1)
+    assert difference(expected, stateless.predict(short_sequences.SEQUENCES, verbose=0)) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [Outcome("a prediction is missing", 5, 4, 0.0), Outcome("one came twice", 5, 6, 0.0), Outcome("another number", 5, 5, 1.1e-5)],
+    ids=lambda outcome: outcome.what,
+)
+def test_an_outcome_that_is_not_equal_says_so(outcome: Outcome) -> None:
+    assert not outcome.good
+    assert str(outcome).endswith("NOT EQUAL")
+
+
+def test_predictions_of_another_shape_are_infinitely_different() -> None:
+    assert difference([[1.0], [2.0]], [[1.0]]) == float("inf")
+
+
+def test_what_is_not_refused_has_no_refusal() -> None:
+    assert refusal(one_sensor.stateful_model) == ""
