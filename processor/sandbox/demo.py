@@ -199,10 +199,10 @@ class ServiceProcess:
             raise self._died(f"the service was asked to stop and ended with exit code {code}")
 
     def close(self) -> None:
-        """The end of a demo that failed or was interrupted: the exit code no longer matters."""
+        """The end of a demo that failed or was interrupted: what it would still write is thrown away, so it is not waited for."""
         self._probe.end()
         if self._process is not None:
-            process.stop(self._process, STOP_PATIENCE_S)
+            process.kill(self._process)
             self._process = None
 
     def _died(self, found: str) -> SlotstreamError:
@@ -412,17 +412,19 @@ def parse(arguments: list[str] | None) -> Options:
 
 
 def _positive(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number < float("inf"):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
     return number
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number, 1 or more")
+    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
