@@ -126,17 +126,21 @@ def test_reading_to_the_end_twice_counts_once_and_takes_in_what_came_between(top
     watch.close()
 
 
+def poll_until_predictions(watch: Watch, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while watch.tally.predictions < count:
+        assert time.monotonic() < deadline
+        watch.poll(0.1)
+
+
 def test_polling_measures_rates_and_latency(topics: Topics, residuals: Residuals) -> None:
     watch = topics.watch(residuals)
     assert watch.recent() == Recent(0.0, 0.0, None, None)
     topics.feed([b"{}"] * 2)
-    with topics.transaction():
-        topics.predict(0)
-        topics.predict(1)
-    deadline = time.monotonic() + 30
-    while watch.tally.predictions < 2:
-        assert time.monotonic() < deadline
-        watch.poll(0.1)
+    for offset in range(2):
+        with topics.transaction():
+            topics.predict(offset)
+        poll_until_predictions(watch, offset + 1)
     recent = watch.recent()
     assert recent.predictions_per_s > 0
     assert recent.p50_ms is not None

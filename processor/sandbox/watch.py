@@ -109,10 +109,12 @@ class Watch:
         now_s = time.monotonic()
         while self._recent and self._recent[0][0] < now_s - RECENT_S:
             self._recent.popleft()
+        # What the first batch brought came before its time, so it only begins the span.
         span_s = max(1.0, now_s - self._recent[0][0]) if self._recent else 1.0
+        counted = list(self._recent)[1:]
         latencies = [latency for entry in self._recent for latency in entry[3]]
         p50_ms, p99_ms = np.percentile(latencies, (50, 99)).tolist() if latencies else (None, None)
-        return Recent(sum(e[1] for e in self._recent) / span_s, sum(e[2] for e in self._recent) / span_s, p50_ms, p99_ms)
+        return Recent(sum(e[1] for e in counted) / span_s, sum(e[2] for e in counted) / span_s, p50_ms, p99_ms)
 
     def _partitions(self, topic: str) -> list[int]:
         found = self._consumer.list_topics(topic, timeout=20).topics[topic]
