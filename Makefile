@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3.13 python3,$(if 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: help setup lint test clean
+.PHONY: help demo test lint bench recipes kafka demo-model setup clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
 
@@ -21,15 +21,30 @@ $(BIN)/python:
 	@$(PIP) -e '.[sandbox,test]'
 	@touch $@ .venv/.run
 
-setup: .venv/.test ## everything into .venv, nothing run
+demo: .venv/.run ## a whole plant on this machine; SECONDS=20 ends it by itself, CRASH=5 kills the service every 5 s
+	@$(BIN)/python -m processor.sandbox.demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CRASH),--crash $(CRASH))
+
+test: lint ## all tests, on a real Kafka
+	$(BIN)/python -m pytest
 
 lint: .venv/.test ## style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint ## all tests, on a real Kafka
-	$(BIN)/python -m pytest
+bench: .venv/.run ## the service against the same loop without a model
+	$(BIN)/python -m bench
+
+recipes: .venv/.run ## the recipes of docs/recipes.md, with their numbers
+	$(BIN)/python -m recipes
+
+kafka: .venv/.run ## an embedded Kafka in the foreground, for trying things
+	$(BIN)/python -m processor.sandbox.kafka
+
+demo-model: .venv/.run ## trains the demo's model again
+	$(BIN)/python scripts/train_demo_model.py
+
+setup: .venv/.test ## everything into .venv, nothing run
 
 clean: ## removes what make made
-	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

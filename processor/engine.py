@@ -32,6 +32,7 @@ class Stepper(Protocol):
 
     @property
     def shapes(self) -> Sequence[Shape]: ...
+    def buffers(self, rung: int, /) -> tuple[Floats, NDArray[np.int32], Floats]: ...
     def run(
         self, rung: int, x: Floats, counts: NDArray[np.int32], steps: int, state: Floats, /
     ) -> tuple[Floats, Floats, NDArray[np.bool_]]: ...
@@ -89,9 +90,8 @@ class Engine:
         self.tile_readings = 0
         self._stepper = stepper
         self._shapes = shapes
-        # Scratch tiles, one a rung: zeroed once; what an earlier call left in the unused cells is masked by the counts.
-        self._x = [np.zeros((s.steps_max, s.rows, shapes.features), np.float32) for s in stepper.shapes]
-        self._state = [np.zeros((s.rows, shapes.width), np.float32) for s in stepper.shapes]
+        # One set a rung, filled again and again: what an earlier call left in unused cells is masked by the counts.
+        self._buffers = [stepper.buffers(rung) for rung in range(len(stepper.shapes))]
 
     def apply(self, batch: Batch, *, replay: bool = False) -> Applied:
         """Advances the batch's sensors by its readings and resets, in order.
@@ -192,8 +192,7 @@ class Engine:
     def _write(self, of: _Sorted, outcome: _Outcome, replay: bool) -> None:
         exists = of.location != ABSENT
         if not replay:
-            there = np.flatnonzero(exists)
-            self.undo.save([of.sensors[i] for i in there.tolist()], of.location[there], of.stored.take(there))
+            self.undo.save(of.sensors, of.location, of.stored, exists)
             self.undo.created([of.sensors[i] for i in np.flatnonzero(~exists & outcome.keep).tolist()])
             outcome.rows.saved_in[:] = self.undo.transaction
         self.table.forget([of.sensors[i] for i in np.flatnonzero(exists & ~outcome.keep).tolist()])
@@ -265,12 +264,11 @@ class Engine:
             left = sorted_counts[tile.first : tile.last] - tile.step_from
             at = start[tile.first : tile.last] + np.arange(tile.step_from, tile.step_to)[:, None]
             alive = np.arange(steps)[:, None] < left
-            tile_x, tile_state = self._x[tile.rung], self._state[tile.rung]
+            tile_x, tile_counts, tile_state = self._buffers[tile.rung]
             # Cells past a sequence's end read some other reading; the counts keep it out of every result.
             tile_x[:steps, :rows] = x[np.minimum(at, len(x) - 1)]
             tile_state[:rows] = current[tile.first : tile.last]
-            tile_counts = np.zeros(len(tile_state), np.int32)
-            tile_counts[:rows] = left
+            tile_counts[:rows], tile_counts[rows:] = left, 0
             out, states, good = self._stepper.run(tile.rung, tile_x, tile_counts, steps, tile_state)
             current[tile.first : tile.last] = states[:rows]
             if alive.all():

@@ -152,6 +152,12 @@ class Metrics:
                 return float(sum(self._histograms[name][key].counts))
             return self._numbers[name][key]
 
+    def total(self, name: str, **labels: object) -> float:
+        """The sum of what a histogram has seen."""
+        key = self._key(name, labels, "histogram")
+        with self._lock:
+            return self._histograms[name][key].sum
+
     def render(self) -> bytes:
         """All series as Prometheus text."""
         return generate_latest(self._registry)

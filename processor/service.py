@@ -19,7 +19,7 @@ from processor.checkpoint.directory import Directory
 from processor.checkpoint.restore import Present, Restore
 from processor.checkpoint.writer import Writer
 from processor.codec.json_records import JsonRecords, output_bytes_max
-from processor.engine import Engine, Shapes
+from processor.engine import Engine, Shapes, Stepper
 from processor.errors import ConfigurationError
 from processor.instance_lock import InstanceLock
 from processor.metrics import Metrics
@@ -113,7 +113,7 @@ class Service:
         slots = _slots(settings, shapes)
         fingerprint = _fingerprint(settings, model.digest, model.mode, model.window)
         self._announce(fingerprint, model.mode, model.why, shapes, slots)
-        engine = Engine(Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX)), shapes, slots=slots)
+        engine = self._engine(Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX)), shapes, slots=slots)
         codec = JsonRecords(
             features=model.features,
             per_step=model.per_step,
@@ -141,6 +141,9 @@ class Service:
         )
         self.probes.watch(worker)
         return worker, lock
+
+    def _engine(self, stepper: Stepper, shapes: Shapes, *, slots: int) -> Engine:
+        return Engine(stepper, shapes, slots=slots)  # a method of its own, so that the bench can put an echo in its place
 
     def _store(self) -> Directory:
         checkpoint = self._settings.checkpoint

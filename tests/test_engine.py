@@ -30,6 +30,10 @@ class Recurrence:
 
     shapes = (Rung(2, 4), Rung(4, 3), Rung(8, 2))
 
+    def buffers(self, rung):
+        rows, steps_max = self.shapes[rung].rows, self.shapes[rung].steps_max
+        return np.zeros((steps_max, rows, F), np.float32), np.zeros(rows, np.int32), np.zeros((rows, F), np.float32)
+
     def run(self, rung, x, counts, steps, state):
         rows, steps_max = self.shapes[rung].rows, self.shapes[rung].steps_max
         assert x.shape == (steps_max, rows, F)
@@ -129,7 +133,7 @@ def check(engine, plain, records):
         first += int(batch.steps[i])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(turns=st.lists(turn, max_size=12), slots=st.sampled_from([1, 2, 3, 5, 64]))
 def test_any_interleaving_equals_a_plain_dict_of_states(turns, slots):
     engine, plain, offset = Engine(Recurrence(), residual_shapes(), slots=slots), Plain(), 0
@@ -155,7 +159,7 @@ def test_any_interleaving_equals_a_plain_dict_of_states(turns, slots):
             assert steps == expected_steps
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(records=st.lists(record, max_size=30), cuts=st.sets(st.integers(1, 29)), data=st.data(), slots=st.sampled_from([1, 3, 64]))
 def test_a_copy_of_a_partition_goes_on_where_it_was_taken(records, cuts, data, slots):
     """A copy taken after any record, loaded elsewhere and replayed in any cuts, gives the rows of the whole."""

@@ -4,6 +4,7 @@ Kept by sensor, not by slot: by the time a transaction aborts its sensors may be
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from processor.slots.rows import Indices, Rows
 from processor.slots.table import Sensor, Table
@@ -20,9 +21,9 @@ class Undo:
     def empty(self) -> bool:
         return not self._saved and not self._created
 
-    def save(self, sensors: list[Sensor], locations: Indices, rows: Rows) -> None:
-        """Keeps the rows of existing sensors that this transaction has not touched before."""
-        first = np.flatnonzero(rows.saved_in != self.transaction)
+    def save(self, sensors: list[Sensor], locations: Indices, rows: Rows, exists: NDArray[np.bool_]) -> None:
+        """Keeps the rows of the sensors that exist and that this transaction has not touched before."""
+        first = np.flatnonzero(exists & (rows.saved_in != self.transaction))
         if not len(first):
             return
         self._saved.append(([sensors[i] for i in first.tolist()], rows.take(first)))

@@ -1,0 +1,86 @@
+"""One measured run of the service, or of the echo, over a topic that is full already: prints one JSON line.
+
+Echo is the same loop, codec and transactions with no model and no state: what of the time is Kafka's, JSON's and Python's.
+"""
+
+import argparse
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from processor import logs
+from processor.metrics import Metrics
+from processor.records import Applied, Batch
+from processor.service import Service
+from processor.settings import load_settings
+
+# The start of a run is left out: the first fetches, the first calls of each rung.
+WARM_SHARE = 0.15
+
+
+class Echo:
+    """An engine that gives every reading the same prediction."""
+
+    def __init__(self, engine, outputs):
+        self.table, self.undo, self.tile_rows, self.tile_readings = engine.table, engine.undo, 0, 0
+        self._outputs = outputs
+
+    def apply(self, batch: Batch, *, replay: bool = False) -> Applied:  # noqa: ARG002
+        n = len(batch)
+        return Applied(
+            y=np.full((len(batch.x), self._outputs), 0.12345678, np.float32),
+            last=np.cumsum(batch.steps) - 1,
+            steps=np.ones(n, np.int64),
+            residual=np.full(n, np.nan, np.float32),
+            warming=np.zeros(n, np.bool_),
+            filling=np.zeros(n, np.bool_),
+            finite=np.ones(n, np.bool_),
+        )
+
+    def commit(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+    def drop(self, partition: int) -> None:
+        pass
+
+
+class EchoService(Service):
+    def _engine(self, stepper, shapes, *, slots):
+        return Echo(super()._engine(stepper, shapes, slots=slots), shapes.outputs)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--echo", action="store_true")
+    parser.add_argument("--records", type=int, required=True)
+    arguments, rest = parser.parse_known_args(argv)
+    logs.configure("warning", "json")
+    metrics = Metrics()
+    service = (EchoService if arguments.echo else Service)(load_settings(None, rest, {}), metrics)
+    seen: list[tuple[float, float]] = []
+
+    def watch() -> None:
+        while not seen or seen[-1][1] < arguments.records:
+            seen.append((time.perf_counter(), metrics.value("readings_total")))
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+    service.run()
+    first = next(s for s in seen if s[1] >= arguments.records * WARM_SHARE)
+    last = next(s for s in seen if s[1] >= arguments.records)
+    stages = {stage: round(metrics.total("stage_seconds", stage=stage), 3) for stage in ("decode", "apply", "encode", "publish", "commit")}
+    rate = (last[1] - first[1]) / (last[0] - first[0])
+    print(json.dumps({"readings_per_s": round(rate), "stages_s": stages}))
+
+
+if __name__ == "__main__":
+    main()
