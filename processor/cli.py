@@ -61,9 +61,9 @@ def _check(arguments: argparse.Namespace, rest: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from processor.stream import admin
+    from processor.tools.check import check
 
-    findings = admin.check(settings)
+    findings = check(settings)
     table = Table("", "what", "found", "to do")
     for finding in findings:
         table.add_row("ok" if finding.good else "BAD", finding.what, finding.found, finding.do)

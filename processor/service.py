@@ -9,9 +9,11 @@ import json
 import os
 import platform
 import signal
+import threading
 import time
 from importlib.metadata import version
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -30,12 +32,16 @@ from processor.stream.consumer import Reader
 from processor.stream.transaction import Transaction
 from processor.worker import Worker
 
+if TYPE_CHECKING:
+    from processor.model.load import ServableModel
+
 _log = structlog.get_logger(__name__)
 
 SLOTS_AUTO_BYTES = 256_000_000
 SLOTS_AUTO_MAX = 65_536
 TILE_ROWS_MAX = 4096
 HUNG_S = 60.0
+RESTORES_AT_ONCE = 8
 
 
 class Probes:
@@ -70,12 +76,13 @@ class Service:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
         self.probes = Probes()
-        self._stopping = False
+        self._joined = self._stopping = False
 
     def run(self) -> int:
         """Runs until stopped; returns the exit code. Raises SlotstreamError for whatever ends it otherwise."""
         self._catch_signals()
         worker, lock = self._build()
+        self._joined = True
         try:
             while not self._stopping:
                 worker.turn()
@@ -93,23 +100,15 @@ class Service:
         settings = self._settings
         topics = admin.describe(settings)
         lock = InstanceLock(topics.cluster, settings.transactional_id)
-        store = self._store()
+        store = open_store(settings)
 
         # TensorFlow takes seconds to import: only now that the rest is known to be in order.
-        from processor.model.load import load
         from processor.model.machine import made_by
         from processor.model.tiles import Tiles
 
-        model = load(settings.model.path, mode=settings.model.mode, window=settings.model.window, output=settings.model.output)
-        shapes = Shapes(
-            features=model.features,
-            outputs=model.outputs,
-            width=model.width,
-            window=model.window if model.mode == "windowed" else None,
-            residual=settings.output.residual,
-            warmup_steps=settings.model.warmup_steps,
-        )
-        self._check_sizes(topics, shapes, per_step=model.per_step)
+        model = load_model(settings)
+        shapes = shapes_of(model, settings)
+        check_shapes(settings, topics, shapes, per_step=model.per_step)
         slots = _slots(settings, shapes)
         fingerprint = _fingerprint(settings, model.digest, model.mode, model.window)
         self._announce(fingerprint, model.mode, model.why, shapes, slots)
@@ -123,6 +122,7 @@ class Service:
             ahead_max_s=settings.input.ahead_max,
             each_record=settings.reset.each_record,
         )
+        gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
         present = Present(fingerprint, topics.input.id, topics.input.partitions)
         worker = Worker(
             settings,
@@ -133,7 +133,7 @@ class Service:
             codec=codec,
             transaction=Transaction(lambda: transactional_producer(settings, topics.written_bytes_max), self.probes.beat),
             start_reader=lambda listener: Reader(settings, listener),
-            restore=lambda partition: Restore(settings, store, present, partition),
+            restore=lambda partition: Restore(settings, store, present, partition, gate),
             writer=Writer(store),
             member_of=lambda: admin.member_of(settings),
             metrics=self._metrics,
@@ -144,35 +144,6 @@ class Service:
 
     def _engine(self, stepper: Stepper, shapes: Shapes, *, slots: int) -> Engine:
         return Engine(stepper, shapes, slots=slots)  # a method of its own, so that the bench can put an echo in its place
-
-    def _store(self) -> Directory:
-        checkpoint = self._settings.checkpoint
-        store = Directory(checkpoint.path, self._settings.group_id, self._settings.input.topic, keep=checkpoint.keep)
-        try:
-            store.prepare()
-        except OSError as error:
-            raise ConfigurationError(
-                f"checkpoints cannot be written below {checkpoint.path} ({error.strerror})",
-                expected="a folder with room that this process may write to (checkpoint.path)",
-                do="create it, make room, or correct its owner",
-            ) from error
-        return store
-
-    def _check_sizes(self, topics: admin.Topics, shapes: Shapes, *, per_step: bool) -> None:
-        """An output that the topic refuses would end the service at some record: so it is ruled out before the first."""
-        if shapes.residual and shapes.outputs != shapes.features:
-            raise ConfigurationError(
-                f"output.residual is true, but the model takes {shapes.features} features and gives {shapes.outputs} outputs",
-                expected="as many outputs as features: a model that forecasts its input",
-                do="set output.residual to false",
-            )
-        largest = output_bytes_max(shapes.outputs, self._settings.input.record_steps_max if per_step else 1)
-        if largest > topics.output.bytes_max:
-            raise ConfigurationError(
-                f"an output may take {largest:,} bytes, and {topics.output.name} takes records up to {topics.output.bytes_max:,}",
-                expected="a topic that takes the largest output",
-                do="raise its max.message.bytes, or lower input.record_steps_max",
-            )
 
     def _announce(self, fingerprint: str, mode: str, why: str, shapes: Shapes, slots: int) -> None:
         settings = self._settings
@@ -217,10 +188,63 @@ class Service:
         def stop(number: int, _frame: FrameType | None) -> None:
             if self._stopping:
                 os._exit(128 + number)  # asked twice: at once, as if killed; the next start finds everything
+            if not self._joined:
+                os._exit(0)  # nothing was consumed, and compiling a model does not listen
             self._stopping = True
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
+
+
+def load_model(settings: Settings) -> "ServableModel":
+    """The settings' model. Raises ModelRefused."""
+    from processor.model.load import load
+
+    wanted = settings.model
+    return load(wanted.path, mode=wanted.mode, window=wanted.window, output=wanted.output)
+
+
+def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
+    return Shapes(
+        features=model.features,
+        outputs=model.outputs,
+        width=model.width,
+        window=model.window if model.mode == "windowed" else None,
+        residual=settings.output.residual,
+        warmup_steps=settings.model.warmup_steps,
+    )
+
+
+def open_store(settings: Settings) -> Directory:
+    """The checkpoint folder, proved to be writable. Raises ConfigurationError."""
+    checkpoint = settings.checkpoint
+    store = Directory(checkpoint.path, settings.group_id, settings.input.topic, keep=checkpoint.keep)
+    try:
+        store.prepare()
+    except OSError as error:
+        raise ConfigurationError(
+            f"checkpoints cannot be written below {checkpoint.path} ({error.strerror})",
+            expected="a folder with room that this process may write to (checkpoint.path)",
+            do="create it, make room, or correct its owner",
+        ) from error
+    return store
+
+
+def check_shapes(settings: Settings, topics: admin.Topics, shapes: Shapes, *, per_step: bool) -> None:
+    """What model, settings and topics must agree on. An output too large for its topic is ruled out before the first record."""
+    if shapes.residual and shapes.outputs != shapes.features:
+        raise ConfigurationError(
+            f"output.residual is true, but the model takes {shapes.features} features and gives {shapes.outputs} outputs",
+            expected="as many outputs as features: a model that forecasts its input",
+            do="set output.residual to false",
+        )
+    largest = output_bytes_max(shapes.outputs, settings.input.record_steps_max if per_step else 1)
+    if largest > topics.output.bytes_max:
+        raise ConfigurationError(
+            f"an output may take {largest:,} bytes, and {topics.output.name} takes records up to {topics.output.bytes_max:,}",
+            expected="a topic that takes the largest output",
+            do="raise its max.message.bytes, or lower input.record_steps_max",
+        )
 
 
 def _slots(settings: Settings, shapes: Shapes) -> int:

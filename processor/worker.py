@@ -292,8 +292,6 @@ class Worker:
         self._engine.commit()
         for partition in positions:
             partition.commit()
-            if partition.state is State.JOINING:
-                self._go_live(partition)
         self._aborts = ("", 0)
         self._count_committed()
         # The commit has proved that the partitions are still ours: what their newer checkpoints replaced may go.
@@ -420,7 +418,10 @@ class Worker:
     # -- restoring ----------------------------------------------------------------------------------------------------------
 
     def _take_restored(self) -> None:
-        """One thing of each restore: replays take turns with live batches."""
+        """One thing of each restore: replays take turns with live batches. Fetching begins here, never in a callback."""
+        for partition in self.partitions.values():
+            if partition.state is State.JOINING and partition.begun:
+                self._go_live(partition)
         for number, restore in list(self._restores.items()):
             item = restore.take()
             if isinstance(item, BaseException):
@@ -449,7 +450,7 @@ class Worker:
         self._engine.apply(decoded.batch, replay=True)
         self._move(messages)
         self._move_time(decoded)
-        partition.commit()
+        partition.committed = partition.applied  # it was committed before: an abort does not go back behind it
         self._metrics.add("replayed_readings_total", len(decoded.batch.x))
 
     def _restored(self, partition: Partition, done: Done) -> None:

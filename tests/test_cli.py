@@ -158,7 +158,7 @@ class Finding:
 def test_check_prints_what_it_finds(
     findings: list[bool], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module(monkeypatch, "processor.stream.admin", check=lambda settings: [Finding(good) for good in findings])
+    module(monkeypatch, "processor.tools.check", check=lambda settings: [Finding(good) for good in findings])
     assert cli.main(["check"]) == code
     printed = capsys.readouterr().out
     assert printed.count("8 partitions") == len(findings)
@@ -166,7 +166,7 @@ def test_check_prints_what_it_finds(
 
 
 def test_check_prints_marks_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    module(monkeypatch, "processor.stream.admin", check=lambda settings: [Finding(False, found="found [/x] [red]", do="set [bold]")])
+    module(monkeypatch, "processor.tools.check", check=lambda settings: [Finding(False, found="found [/x] [red]", do="set [bold]")])
     assert cli.main(["check"]) == 1
     assert "found [/x] [red]" in capsys.readouterr().out
 

@@ -185,8 +185,9 @@ Item = Decision | list[Any] | Done | BaseException
 class Restore:
     """The restoring of one partition, on a thread of its own. The loop takes what it has by take(), and may cancel it."""
 
-    def __init__(self, settings: Settings, store: Directory, present: Present, partition: int) -> None:
-        self._settings, self._store, self._present, self._partition = settings, store, present, partition
+    def __init__(self, settings: Settings, store: Directory, present: Present, partition: int, gate: threading.Semaphore) -> None:
+        """gate: how many partitions are restored at once; each has a client and a snapshot in memory."""
+        self._settings, self._store, self._present, self._partition, self._gate = settings, store, present, partition, gate
         self._items: queue.Queue[Item] = queue.Queue(REPLAY_BATCHES_AHEAD)
         self._cancelled = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"restore-{partition}", daemon=True)
@@ -205,6 +206,10 @@ class Restore:
 
     def _run(self) -> None:
         try:
+            self._wait_for_turn()
+        except CancelledError:
+            return
+        try:
             history = History(self._settings, self._partition, self._cancelled.is_set)
             try:
                 self._restore(history)
@@ -215,6 +220,13 @@ class Restore:
         except Exception as error:  # noqa: BLE001 - raised again by the loop, which takes it
             with contextlib.suppress(CancelledError):
                 self._put(error)
+        finally:
+            self._gate.release()
+
+    def _wait_for_turn(self) -> None:
+        while not self._gate.acquire(timeout=0.1):
+            if self._cancelled.is_set():
+                raise CancelledError
 
     def _restore(self, history: History) -> None:
         found = self._find(history)

@@ -86,6 +86,7 @@ class Partition:
     assigned_at_s: float
     state: State = State.RESTORING
     beginning: Beginning | None = None
+    begun: bool = False  # the beginning is in the committed metadata
     applied: Mark = field(default_factory=lambda: Mark(0, None))
     committed: Mark = field(default_factory=lambda: Mark(0, None))
     end_seen: int = 0
@@ -106,7 +107,7 @@ class Partition:
     @property
     def moved(self) -> bool:
         """Something is to be committed: a beginning, or records applied."""
-        return self.state is State.JOINING or (self.live and self.applied.position != self.committed.position)
+        return (self.state is State.JOINING and not self.begun) or (self.live and self.applied.position != self.committed.position)
 
     def end_at(self, position: int) -> None:
         """The log ended at this offset: nothing but control records lies between what was applied and it."""
@@ -114,6 +115,7 @@ class Partition:
 
     def commit(self) -> None:
         self.committed = self.applied
+        self.begun = True
         if self.committed.position >= self.end_seen:
             self.caught_up = True
 

@@ -65,6 +65,12 @@ def transactional_producer(settings: Settings, bytes_max: int) -> Producer:
     return Producer(_merged(settings, defaults, fixed))
 
 
+def check_producer(settings: Settings) -> Producer:
+    """A transactional producer that fences nobody."""
+    fixed = {"transactional.id": f"{settings.transactional_id}.check", "transaction.timeout.ms": round(TRANSACTION_TIMEOUT_S * 1000)}
+    return Producer(_merged(settings, {}, fixed))
+
+
 def _group(settings: Settings) -> dict[str, Any]:
     return {
         "group.id": settings.group_id,

@@ -13,11 +13,13 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from processor.errors import SlotstreamError
 from processor.records import Out
-from processor.settings import TRANSACTION_TIMEOUT_S
+from processor.settings import TRANSACTION_TIMEOUT_S, Settings
+from processor.stream.clients import check_producer
 
 _log = structlog.get_logger(__name__)
 
 CALL_S = 2.0  # a call that waits for the broker comes back this often, so that the loop can show that it lives
+TRY_S = 15.0
 PATIENCE_S = 10.0  # between two messages about a broker that does not answer
 
 
@@ -146,6 +148,24 @@ class Transaction:
         except KafkaException as error:
             return error.args[0].code() in _FENCED
         return False
+
+
+def try_transaction(settings: Settings) -> None:
+    """Begins and aborts a transaction under a name beside the instance's. Raises SlotstreamError if the broker takes none."""
+    producer = check_producer(settings)
+    try:
+        producer.init_transactions(TRY_S)
+        producer.begin_transaction()
+        producer.abort_transaction(TRY_S)
+    except KafkaException as error:
+        reason = error.args[0]
+        raise SlotstreamError(
+            f"the broker takes no transaction ({reason.name()}: {reason.str()})",
+            expected="transactions: the outputs and offsets are committed in them",
+            do="look at the permissions of the transactional id, and at the broker's transaction.state.log settings",
+        ) from error
+    finally:
+        producer.close()
 
 
 _FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}

@@ -1,0 +1,46 @@
+"""`slotstream check`: everything that would keep `run` from working, found before it runs, each with what to do.
+
+Changes nothing: a transaction is begun and aborted under a name of its own, so that no running instance is fenced.
+"""
+
+from collections.abc import Callable, Iterator
+
+from processor.errors import SlotstreamError
+from processor.service import check_shapes, load_model, open_store, shapes_of
+from processor.settings import Settings
+from processor.stream import admin
+from processor.stream.admin import Finding
+from processor.stream.transaction import try_transaction
+
+
+def check(settings: Settings) -> list[Finding]:
+    findings = [_tried("checkpoints", f"{settings.checkpoint.path} can be written to", lambda: open_store(settings))]
+    findings += _model(settings)
+    on_broker = admin.check(settings)
+    findings += on_broker
+    if on_broker[0].good:
+        findings.append(_tried("transactions", "the broker takes them", lambda: try_transaction(settings)))
+    return findings
+
+
+def _model(settings: Settings) -> Iterator[Finding]:
+    try:
+        model = load_model(settings)
+    except SlotstreamError as error:
+        yield Finding(False, "model", error.found, error.do)
+        return
+    yield Finding(True, "model", f"{model.path}: {model.mode}, {model.features} features, {model.outputs} outputs; {model.why}")
+    try:
+        topics = admin.describe(settings)
+    except SlotstreamError:
+        return  # the broker's findings say so
+    shapes = shapes_of(model, settings)
+    yield _tried("sizes", "settings, model and topics agree", lambda: check_shapes(settings, topics, shapes, per_step=model.per_step))
+
+
+def _tried(what: str, good: str, run: Callable[[], object]) -> Finding:
+    try:
+        run()
+    except SlotstreamError as error:
+        return Finding(False, what, error.found, error.do)
+    return Finding(True, what, good)
