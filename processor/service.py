@@ -23,6 +23,7 @@ from processor.checkpoint.writer import Writer
 from processor.codec.json_records import JsonRecords, output_bytes_max
 from processor.engine import Engine, Shapes, Stepper
 from processor.errors import ConfigurationError
+from processor.figures import Figures
 from processor.instance_lock import InstanceLock
 from processor.metrics import Metrics
 from processor.settings import Settings
@@ -136,7 +137,7 @@ class Service:
             restore=lambda partition: Restore(settings, store, present, partition, gate),
             writer=Writer(store),
             member_of=lambda: admin.member_of(settings),
-            metrics=self._metrics,
+            figures=Figures(self._metrics),
             beat=self.probes.beat,
         )
         self.probes.watch(worker)

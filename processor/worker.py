@@ -8,10 +8,8 @@ between two batches, never within one. Why each step stands where it does: docs/
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import structlog
@@ -19,11 +17,11 @@ import structlog
 from processor.checkpoint.restore import Decision, Done, Present, Restore
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.writer import Writer, Written
-from processor.codec.dead_letters import dead_letter
+from processor.codec.dead_letters import BadShare, dead_letter
 from processor.codec.json_records import Decoded, JsonRecords, Message
 from processor.engine import Engine
-from processor.errors import DeadLetterLimit, Fenced, RepeatedAbort, SlotstreamError
-from processor.metrics import Metrics
+from processor.errors import Fenced, RepeatedAbort, SlotstreamError
+from processor.figures import Figures
 from processor.records import Applied, Out, Rejected
 from processor.settings import Settings
 from processor.stream.admin import Topics
@@ -35,35 +33,12 @@ _log = structlog.get_logger(__name__)
 
 IDLE_S = 0.1
 ABORTS_MAX = 5
-BAD_WINDOW = 10_000
-BAD_RECORDS_MIN = 100
-LAG_EVERY_S = 1.0
-PROGRESS_EVERY_S = 5.0
 # The final checkpoint on a revoke must leave time for the others to take the partition over.
 REVOKE_CHECKPOINT_S = 5.0
 
 
 class StartReader(Protocol):
     def __call__(self, listener: "Worker") -> Reader: ...
-
-
-@dataclass(slots=True)
-class _Pending:
-    """What the open transaction holds, for the metrics and the dead-letter limit: counted when it is committed."""
-
-    predictions: int = 0
-    readings: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    resets: Counter[str] = field(default_factory=Counter)
-    record_ms: list[Any] = field(default_factory=list)
-    bad: list[Any] = field(default_factory=list)  # bool arrays, in order
-
-
-@dataclass(slots=True)
-class _Progress:
-    over: bool = False
-    at_s: float = 0.0
-    backlog: int = 0
 
 
 class Worker:
@@ -83,24 +58,20 @@ class Worker:
         restore: Callable[[int], Restore],
         writer: Writer,
         member_of: Callable[[], str | None],
-        metrics: Metrics,
+        figures: Figures,
         beat: Callable[[], None],
     ) -> None:
         self._settings, self._topics, self._present, self._made_by = settings, topics, present, made_by
         self._engine, self._codec, self._transaction, self._writer = engine, codec, transaction, writer
-        self._restore, self._member_of, self._metrics, self._beat = restore, member_of, metrics, beat
+        self._restore, self._member_of, self._figures, self._beat = restore, member_of, figures, beat
         self.partitions: dict[int, Partition] = {}
         self._restores: dict[int, Restore] = {}
         self._decisions: dict[int, Decision] = {}
         self._prunable: list[Written] = []
-        self._pending = _Pending()
-        self._recent_bad = np.zeros(0, np.bool_)
+        self._bad_share = BadShare(settings.dead_letter.max_ratio, topics.dead_letter.name)
         self._aborts: tuple[str, int] = ("", 0)
         self._rewind_due = False
         self._busy = False
-        self._lag_due_s = 0.0
-        self._progress = _Progress()
-        self._evictions_seen = 0
         self._reader = start_reader(self)
 
     # -- a turn -----------------------------------------------------------------------------------------------------------
@@ -109,7 +80,7 @@ class Worker:
         """Consumes once, applies and publishes what came, and commits and checkpoints what is due."""
         self._beat()
         self._take_restored()
-        with self._timed("consume"):
+        with self._figures.timed("consume"):
             polled = self._reader.consume(*self._wait())
         if self._rewind_due:
             # A callback aborted: what this call returned may lie past where we go back to.
@@ -124,7 +95,9 @@ class Worker:
         if self._commit_due():
             self._commit()
         self._checkpoint()
-        self._observe()
+        self._figures.turned(
+            self._engine, self.partitions.values(), self._reader.known_end, joined=self._reader.joined, ready=self.ready
+        )
 
     def stop(self, *, leave: bool) -> None:
         """The last commit, the last checkpoints, and out of the group."""
@@ -168,18 +141,19 @@ class Worker:
 
     def _process(self, messages: list[Message]) -> None:
         # One call may return more than the first record of an idle wait: all of it is applied now or never seen again.
-        with self._timed("decode"):
+        with self._figures.timed("decode"):
             decoded = self._codec.decode(messages)
-        with self._timed("apply"):
+        with self._figures.timed("apply"):
             applied = self._engine.apply(decoded.batch)
-        with self._timed("encode"):
+        with self._figures.timed("encode"):
             values = self._codec.encode(decoded.batch, applied)
         rejected = self._with_broken(decoded, applied)
         self._move(messages)
         self._move_time(decoded)
-        self._count(decoded, applied, rejected, len(messages))
+        self._figures.applied(decoded.batch, applied, decoded.resets, rejected)
+        self._bad_share.add(len(messages), [(i, reason.error) for i, reason in rejected])
         try:
-            with self._timed("publish"):
+            with self._figures.timed("publish"):
                 self._transaction.publish(self._outputs(decoded, values))
                 self._transaction.publish(self._dead_letters(messages, rejected))
         except AbortedError as error:
@@ -228,31 +202,6 @@ class Worker:
                 messages[i], reason, source_topic=source.name, topic=topic.name, partition=partition, bytes_max=topic.bytes_max
             )
 
-    def _count(self, decoded: Decoded, applied: Applied, rejected: list[tuple[int, Rejected]], records: int) -> None:
-        batch, pending = decoded.batch, self._pending
-        pending.predictions += int((applied.finite & (batch.steps > 0)).sum())
-        pending.readings += len(batch.x)
-        pending.errors.update(reason.error for _, reason in rejected)
-        pending.resets.update(decoded.resets)
-        pending.record_ms.append(batch.record_ms[batch.steps > 0])
-        bad = np.zeros(records, np.bool_)
-        bad[[i for i, _ in rejected]] = True
-        pending.bad.append(bad)
-        self._metrics.observe("batch_readings", len(batch.x))
-        self._check_dead_letters()
-
-    def _check_dead_letters(self) -> None:
-        """A wrong deployment must not drain a topic into the dead letters."""
-        recent = np.concatenate([self._recent_bad, *self._pending.bad])[-BAD_WINDOW:]
-        limit = self._settings.dead_letter.max_ratio
-        if len(recent) >= BAD_RECORDS_MIN and recent.mean() > limit:
-            worst, count = self._pending.errors.most_common(1)[0] if self._pending.errors else ("", 0)
-            raise DeadLetterLimit(
-                f"{int(recent.sum())} of the last {len(recent)} records are bad (most now: {worst}, {count})",
-                expected=f"at most {limit:.0%} (dead_letter.max_ratio)",
-                do=f"look at the headers of {self._topics.dead_letter.name}; the records since the last commit are still in the input",
-            )
-
     def _note_ends(self, polled: Polled) -> None:
         for number, end in polled.ends.items():
             partition = self.partitions.get(number)
@@ -275,7 +224,7 @@ class Worker:
         if not positions and self._transaction.age_s is None:
             return
         try:
-            with self._timed("commit"):
+            with self._figures.timed("commit"):
                 self._transaction.commit(self._topics.input.name, [self._offset(p) for p in positions], self._reader.group_metadata())
         except AbortedError as error:
             self._undo(str(error))
@@ -293,26 +242,13 @@ class Worker:
         for partition in positions:
             partition.commit()
         self._aborts = ("", 0)
-        self._count_committed()
+        self._figures.committed()
+        self._bad_share.commit()
         # The commit has proved that the partitions are still ours: what their newer checkpoints replaced may go.
         for written in self._prunable:
             if written.partition in self.partitions:
                 self._writer.prune(written.prunable)
         self._prunable.clear()
-
-    def _count_committed(self) -> None:
-        pending, metrics = self._pending, self._metrics
-        self._recent_bad = np.concatenate([self._recent_bad, *pending.bad])[-BAD_WINDOW:]
-        metrics.add("transactions_total", result="committed")
-        metrics.add("predictions_total", pending.predictions)
-        metrics.add("readings_total", pending.readings)
-        for error, count in pending.errors.items():
-            metrics.add("dead_letters_total", count, error=error)
-        for reason, count in pending.resets.items():
-            metrics.add("resets_total", count, reason=reason)
-        if pending.record_ms:
-            metrics.observe("end_to_end_seconds", time.time() - np.concatenate(pending.record_ms) / 1000)
-        self._pending = _Pending()
 
     def _undo(self, reason: str) -> None:
         """Back to the last commit, and once more from there; for the same reason not for ever."""
@@ -336,9 +272,9 @@ class Worker:
         self._engine.abort()
         for partition in self.partitions.values():
             partition.abort()
-        self._pending = _Pending()
         self._rewind_due = True
-        self._metrics.add("transactions_total", result="aborted")
+        self._figures.aborted()
+        self._bad_share.abort()
 
     def _rewind(self) -> None:
         self._rewind_due = False
@@ -351,7 +287,7 @@ class Worker:
 
     def _renew(self, fenced: ProducerFencedError) -> None:
         """The broker refuses the producer: because another process has the name, or because it timed the transaction out."""
-        self._metrics.add("transactions_total", result="fenced")
+        self._figures.fenced()
         holder = self._member_of()
         if holder not in (None, self._reader.member_id) or not fenced.timed_out:
             raise Fenced(
@@ -365,7 +301,7 @@ class Worker:
     # -- partitions come and go (called from inside consume) -------------------------------------------------------------------
 
     def assigned(self, partitions: list[int]) -> None:
-        self._metrics.add("rebalances_total", kind="assigned")
+        self._figures.rebalanced("assigned")
         now_s = time.monotonic()
         for i, number in enumerate(sorted(partitions)):
             # Checkpoints are spread over the interval, so that no commit boundary copies them all.
@@ -375,12 +311,12 @@ class Worker:
         _log.info("partitions assigned", partitions=sorted(partitions), owned=len(self.partitions))
 
     def revoked(self, partitions: list[int]) -> None:
-        self._metrics.add("rebalances_total", kind="revoked")
+        self._figures.rebalanced("revoked")
         _log.info("partitions revoked", partitions=sorted(partitions))
         self._give_up(partitions, min(self._settings.drain_timeout, REVOKE_CHECKPOINT_S))
 
     def lost(self, partitions: list[int]) -> None:
-        self._metrics.add("rebalances_total", kind="lost")
+        self._figures.rebalanced("lost")
         _log.warning("partitions lost: the group went on without this instance", partitions=sorted(partitions))
         self._go_back()
         for number in partitions:
@@ -412,8 +348,7 @@ class Worker:
         self._decisions.pop(number, None)
         self._prunable = [written for written in self._prunable if written.partition != number]
         self._engine.drop(number)
-        self._metrics.forget("lag_records", partition=number)
-        self._metrics.forget("checkpoint_age_seconds", partition=number)
+        self._figures.dropped(number)
 
     # -- restoring ----------------------------------------------------------------------------------------------------------
 
@@ -451,7 +386,7 @@ class Worker:
         self._move(messages)
         self._move_time(decoded)
         partition.committed = partition.applied  # it was committed before: an abort does not go back behind it
-        self._metrics.add("replayed_readings_total", len(decoded.batch.x))
+        self._figures.replayed(len(decoded.batch.x))
 
     def _restored(self, partition: Partition, done: Done) -> None:
         del self._restores[partition.number]
@@ -463,7 +398,7 @@ class Worker:
         if partition.checkpoint_position is None:
             partition.checkpoint_due_s = 0.0  # the first is made at once: a crash in the first seconds finds one
         seconds = time.monotonic() - partition.assigned_at_s
-        self._metrics.observe("restore_seconds", seconds)
+        self._figures.restored(seconds)
         _log.info(
             "partition restored",
             partition=partition.number,
@@ -492,7 +427,7 @@ class Worker:
         now_s = time.monotonic()
         for partition in self.partitions.values():
             if now_s >= partition.checkpoint_due_s and self._worth_checkpointing(partition) and not self._writer.busy(partition.number):
-                with self._timed("checkpoint"):
+                with self._figures.timed("checkpoint"):
                     self._writer.write(self._snapshot(partition))
                 partition.checkpoint_due_s = now_s + self._settings.checkpoint.interval
                 return
@@ -517,65 +452,9 @@ class Worker:
                     to_do="make room or mend the disk; the next checkpoint is tried after the interval",
                 )
                 continue
-            self._metrics.observe("checkpoint_seconds", written.seconds)
-            self._metrics.set("checkpoint_bytes", written.bytes)
+            self._figures.checkpointed(written.seconds, written.bytes)
             partition = self.partitions.get(written.partition)
             if partition is not None:
                 partition.checkpoint_position = written.position
                 partition.checkpoint_at_s = time.monotonic()
                 self._prunable.append(written)
-
-    # -- figures --------------------------------------------------------------------------------------------------------------
-
-    def _observe(self) -> None:
-        engine, metrics = self._engine, self._metrics
-        if engine.tile_rows:
-            metrics.observe("tile_fill_ratio", min(1.0, engine.tile_readings / engine.tile_rows))
-            engine.tile_rows = engine.tile_readings = 0
-        now_s = time.monotonic()
-        if now_s < self._lag_due_s:
-            return
-        self._lag_due_s = now_s + LAG_EVERY_S
-        metrics.set("slots_used", engine.table.resident)
-        metrics.set("sensors_parked", len(engine.table.parking))
-        metrics.add("evictions_total", engine.table.evictions - self._evictions_seen)
-        self._evictions_seen = engine.table.evictions
-        metrics.set("ready", float(self.ready))
-        self._report(now_s)
-        for partition in self.partitions.values():
-            since_s = partition.checkpoint_at_s if partition.checkpoint_at_s is not None else partition.assigned_at_s
-            metrics.set("checkpoint_age_seconds", now_s - since_s, partition=partition.number)
-            if partition.live:
-                end = self._reader.known_end(partition.number)
-                metrics.set("lag_records", max(0, end - partition.committed.position), partition=partition.number)
-
-    def _report(self, now_s: float) -> None:
-        """Says how far the start has come: at first, every PROGRESS_EVERY_S, and once when it is over."""
-        progress, live = self._progress, [p for p in self.partitions.values() if p.live]
-        if progress.over or not self._reader.joined:
-            return
-        backlog = sum(max(0, p.end_seen - p.committed.position) for p in live)
-        if self.ready:
-            progress.over = True
-            _log.info("ready", partitions=len(live), replayed_readings=int(self._metrics.value("replayed_readings_total")))
-        elif now_s - progress.at_s >= PROGRESS_EVERY_S:
-            rate = (progress.backlog - backlog) / (now_s - progress.at_s) if progress.backlog else 0.0
-            minutes = round(backlog / rate / 60, 1) if rate > 0 else None
-            _log.info("catching up", live=len(live), restoring=len(self._restores), backlog=backlog, minutes_left=minutes)
-            progress.at_s, progress.backlog = now_s, backlog
-
-    def _timed(self, stage: str) -> "_Timed":
-        return _Timed(self._metrics, stage)
-
-
-class _Timed:
-    def __init__(self, metrics: Metrics, stage: str) -> None:
-        self._metrics, self._stage = metrics, stage
-
-    def __enter__(self) -> None:
-        self._begun_s = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._metrics.observe("stage_seconds", time.perf_counter() - self._begun_s, stage=self._stage)
-
-

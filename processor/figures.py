@@ -1,0 +1,150 @@
+"""What the loop tells of itself: metrics, and the lines about how far the start has come.
+
+Counts of a transaction become metrics when it is committed, and are forgotten when it is undone: what is counted was
+published. Decides nothing.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from processor.engine import Engine
+from processor.metrics import Metrics
+from processor.records import Applied, Batch, Rejected
+from processor.stream.assignment import Partition
+
+_log = structlog.get_logger(__name__)
+
+OBSERVE_EVERY_S = 1.0
+PROGRESS_EVERY_S = 5.0
+
+
+@dataclass(slots=True)
+class _Open:
+    """Counts of the open transaction."""
+
+    predictions: int = 0
+    readings: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    resets: Counter[str] = field(default_factory=Counter)
+    record_ms: list[NDArray[np.int64]] = field(default_factory=list)
+
+
+class Figures:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._open = _Open()
+        self._observe_due_s = 0.0
+        self._evictions = 0
+        self._started = False
+        self._progress: tuple[float, int] = (0.0, 0)  # when it was last told, and the backlog then
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        begun_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._metrics.observe("stage_seconds", time.perf_counter() - begun_s, stage=stage)
+
+    def applied(self, batch: Batch, applied: Applied, resets: Counter[str], rejected: list[tuple[int, Rejected]]) -> None:
+        counts = self._open
+        counts.predictions += int((applied.finite & (batch.steps > 0)).sum())
+        counts.readings += len(batch.x)
+        counts.errors.update(reason.error for _, reason in rejected)
+        counts.resets.update(resets)
+        counts.record_ms.append(batch.record_ms[batch.steps > 0])
+        self._metrics.observe("batch_readings", len(batch.x))
+
+    def committed(self) -> None:
+        counts, metrics = self._open, self._metrics
+        metrics.add("transactions_total", result="committed")
+        metrics.add("predictions_total", counts.predictions)
+        metrics.add("readings_total", counts.readings)
+        for error, count in counts.errors.items():
+            metrics.add("dead_letters_total", count, error=error)
+        for reason, count in counts.resets.items():
+            metrics.add("resets_total", count, reason=reason)
+        if counts.record_ms:
+            metrics.observe("end_to_end_seconds", time.time() - np.concatenate(counts.record_ms) / 1000)
+        self._open = _Open()
+
+    def aborted(self) -> None:
+        self._metrics.add("transactions_total", result="aborted")
+        self._open = _Open()
+
+    def fenced(self) -> None:
+        self._metrics.add("transactions_total", result="fenced")
+
+    def rebalanced(self, kind: str) -> None:
+        self._metrics.add("rebalances_total", kind=kind)
+
+    def dropped(self, partition: int) -> None:
+        self._metrics.forget("lag_records", partition=partition)
+        self._metrics.forget("checkpoint_age_seconds", partition=partition)
+
+    def replayed(self, readings: int) -> None:
+        self._metrics.add("replayed_readings_total", readings)
+
+    def restored(self, seconds: float) -> None:
+        self._metrics.observe("restore_seconds", seconds)
+
+    def checkpointed(self, seconds: float, size_bytes: int) -> None:
+        self._metrics.observe("checkpoint_seconds", seconds)
+        self._metrics.set("checkpoint_bytes", size_bytes)
+
+    def turned(self, engine: Engine, partitions: Collection[Partition], known_end: Any, *, joined: bool, ready: bool) -> None:
+        """Once a turn; most of it once a second. known_end(partition) is the log's end as it was last seen."""
+        if engine.tile_rows:
+            self._metrics.observe("tile_fill_ratio", min(1.0, engine.tile_readings / engine.tile_rows))
+            engine.tile_rows = engine.tile_readings = 0
+        now_s = time.monotonic()
+        if now_s < self._observe_due_s:
+            return
+        self._observe_due_s = now_s + OBSERVE_EVERY_S
+        self._observe(engine, partitions, known_end, now_s)
+        self._metrics.set("ready", float(ready))
+        if joined and not self._started:
+            self._report(partitions, now_s, ready=ready)
+
+    def _observe(self, engine: Engine, partitions: Collection[Partition], known_end: Any, now_s: float) -> None:
+        table, metrics = engine.table, self._metrics
+        metrics.set("slots_used", table.resident)
+        metrics.set("sensors_parked", len(table.parking))
+        metrics.add("evictions_total", table.evictions - self._evictions)
+        self._evictions = table.evictions
+        for partition in partitions:
+            since_s = partition.assigned_at_s if partition.checkpoint_at_s is None else partition.checkpoint_at_s
+            metrics.set("checkpoint_age_seconds", now_s - since_s, partition=partition.number)
+            if partition.live:
+                lag = max(0, known_end(partition.number) - partition.committed.position)
+                metrics.set("lag_records", lag, partition=partition.number)
+
+    def _report(self, partitions: Collection[Partition], now_s: float, *, ready: bool) -> None:
+        """How far the start has come: at first, every PROGRESS_EVERY_S, and once when it is over."""
+        live = [p for p in partitions if p.live]
+        backlog = sum(max(0, p.end_seen - p.committed.position) for p in live)
+        replayed = int(self._metrics.value("replayed_readings_total"))
+        told_s, before = self._progress
+        if ready:
+            self._started = True
+            _log.info("ready", partitions=len(live), replayed_readings=replayed)
+        elif now_s - told_s >= PROGRESS_EVERY_S:
+            rate = (before - backlog) / (now_s - told_s)
+            minutes = round(backlog / rate / 60, 1) if before and rate > 0 else None
+            _log.info(
+                "catching up",
+                partitions_live=len(live),
+                partitions_restoring=len(partitions) - len(live),
+                replayed_readings=replayed,
+                backlog_records=backlog,
+                minutes_left=minutes,
+            )
+            self._progress = (now_s, backlog)
