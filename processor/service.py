@@ -4,6 +4,7 @@ Composition stands here and nowhere else. What is quick to find wrong is looked 
 the model is compiled, and the group is joined last, when the first record could be answered.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -123,6 +124,10 @@ class Service:
             ahead_max_s=settings.input.ahead_max,
             each_record=settings.reset.each_record,
         )
+        limits = (topics.output.bytes_max, topics.dead_letter.bytes_max)
+        producer = functools.partial(
+            transactional_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits)
+        )
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
         present = Present(fingerprint, topics.input.id, topics.input.partitions)
         worker = Worker(
@@ -132,7 +137,7 @@ class Service:
             made_by=made_by(),
             engine=engine,
             codec=codec,
-            transaction=Transaction(lambda: transactional_producer(settings, topics.written_bytes_max), self.probes.beat),
+            transaction=Transaction(producer, self.probes.beat),
             start_reader=lambda listener: Reader(settings, listener),
             restore=lambda partition: Restore(settings, store, present, partition, gate),
             writer=Writer(store),

@@ -37,11 +37,6 @@ class Topics:
     output: Topic
     dead_letter: Topic
 
-    @property
-    def written_bytes_max(self) -> int:
-        """The largest record that both topics written to will take."""
-        return min(self.output.bytes_max, self.dead_letter.bytes_max)
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:

@@ -15,6 +15,7 @@ from processor.settings import TRANSACTION_TIMEOUT_S, Settings
 # The largest message.max.bytes and batch.size that librdkafka takes.
 BYTES_MAX = 1_000_000_000
 BATCH_BYTES = 1_000_000
+BATCH_OVERHEAD_BYTES = 512
 
 
 def librdkafka_version() -> str:
@@ -48,18 +49,19 @@ def restore_consumer(settings: Settings) -> Consumer:
     return Consumer(_merged(settings, {"fetch.queue.backoff.ms": 5}, _group(settings)))
 
 
-def transactional_producer(settings: Settings, bytes_max: int) -> Producer:
-    """bytes_max: the smallest max.message.bytes of the topics written to.
+def transactional_producer(settings: Settings, *, record_bytes_max: int, batch_bytes_max: int) -> Producer:
+    """The largest and the smallest max.message.bytes of the topics written to.
 
-    A topic's limit holds for a whole batch, and librdkafka does not split one that is refused: so no batch may pass it.
+    A topic's limit holds for a whole batch, and librdkafka does not split one that is refused: so no batch of several records
+    may pass the smallest.
     """
-    batch_bytes = min(bytes_max, int(settings.kafka_config().get("batch.size", BATCH_BYTES)))
+    batch_bytes = min(batch_bytes_max - BATCH_OVERHEAD_BYTES, int(settings.kafka_config().get("batch.size", BATCH_BYTES)))
     defaults = {"linger.ms": 5, "queue.buffering.max.messages": 500_000}
     fixed = {
         "transactional.id": settings.transactional_id,
         "transaction.timeout.ms": round(TRANSACTION_TIMEOUT_S * 1000),
         "partitioner": "murmur2_random",
-        "message.max.bytes": max(1000, min(bytes_max, BYTES_MAX)),
+        "message.max.bytes": max(1000, min(record_bytes_max, BYTES_MAX)),
         "batch.size": max(1, batch_bytes),
     }
     return Producer(_merged(settings, defaults, fixed))
