@@ -1,5 +1,6 @@
 """A service as a process, its topics, and what it must have published: shared by the tests that run the whole thing."""
 
+import copy
 import json
 import os
 import re
@@ -17,8 +18,9 @@ import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from processor.model.load import load
 from processor.settings import load_settings
-from processor.tools.oracle import InputRecord, as_published
+from processor.tools.oracle import InputRecord, Reference, as_published
 
 L = keras.layers
 
@@ -44,14 +46,30 @@ def save_model(path: Path, *layers, steps=None, features=3, seed=1, **options) -
 class Topics:
     """An input topic and its two outputs, on one broker."""
 
-    def __init__(self, bootstrap: str, name: str, partitions: int = 3, output_partitions: int | None = None):
+    def __init__(
+        self, bootstrap: str, name: str, partitions: int = 3, output_partitions: int | None = None, *, dead_letter_bytes: int | None = None
+    ):
         self.bootstrap, self.input, self.output = bootstrap, name, f"{name}.predictions"
         self.dead_letter, self.partitions = f"{name}.dead-letter", partitions
-        admin = AdminClient({"bootstrap.servers": bootstrap})
-        counts = {self.input: partitions, self.output: output_partitions or partitions, self.dead_letter: partitions}
-        for future in admin.create_topics([NewTopic(t, n, 1) for t, n in counts.items()]).values():
-            future.result(30)
+        config = {"max.message.bytes": str(dead_letter_bytes)} if dead_letter_bytes else {}
+        self._create(
+            NewTopic(self.input, partitions, 1),
+            NewTopic(self.output, output_partitions or partitions, 1),
+            NewTopic(self.dead_letter, partitions, 1, config=config),
+        )
         self.producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 2})
+
+    def answered_to(self, name: str) -> "Topics":
+        """The same input, with outputs of its own."""
+        other = copy.copy(self)
+        other.output, other.dead_letter = f"{name}.predictions", f"{name}.dead-letter"
+        other._create(NewTopic(other.output, self.partitions, 1), NewTopic(other.dead_letter, self.partitions, 1))
+        return other
+
+    def _create(self, *topics):
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        for future in admin.create_topics(list(topics)).values():
+            future.result(30)
 
     def produce(self, records):
         """records: (partition, key, value bytes or None, record_ms, headers)"""
@@ -124,7 +142,8 @@ class Topics:
 class Service:
     """`slotstream run` as a process. Starting it again continues the same group, instance and checkpoints."""
 
-    def __init__(self, topics: Topics, model: Path, folder: Path, *options: str, instance: str = "one"):
+    def __init__(self, topics: Topics, model: Path, folder: Path, *options: str, instance: str = "one", environment=None):
+        self.environment = environment or {}
         self.topics, self.model, self.folder, self.instance = topics, model, folder, instance
         self.options = [
             f"--kafka=bootstrap.servers={topics.bootstrap}",
@@ -147,7 +166,7 @@ class Service:
         return load_settings(None, self.options, {})
 
     def start(self):
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **self.environment}
         with self.log.open("ab") as log:
             self._log_from = log.tell()
             self.process = subprocess.Popen(
@@ -197,7 +216,8 @@ class Service:
         return self
 
     def wait_answered(self, count: int, timeout_s=90.0):
-        """Until predictions and dead letters together are this many (of this process)."""
+        """Until predictions and dead letters together are this many, whoever wrote them."""
+        self.wait_ready(timeout_s)
 
         def answered():
             assert self.process.poll() is None, f"the service ended with {self.process.returncode}:\n{self.said()[-3000:]}"
@@ -223,6 +243,32 @@ class Service:
     def __exit__(self, *_):
         if self.process is not None and self.process.poll() is None:
             self.kill()
+
+
+def served(service: Service, topics: Topics):
+    """The service's model, and its step as the reference oracle runs it: what each input record must be answered with."""
+    model = load(service.model)
+    model_id = json.loads(topics.read(topics.output)[0].value())["model"]
+    return model, Reference(model, service.settings, model_id)
+
+
+def assert_same(got, want):
+    missing, foreign = sorted(want.keys() - got.keys()), sorted(got.keys() - want.keys())
+    assert not missing, f"{len(missing)} records were lost: {missing[:5]}"
+    assert not foreign, f"{len(foreign)} answers to nothing: {foreign[:5]}"
+    for at, answer in want.items():
+        assert got[at] == answer, f"differs at {at}"
+
+
+def assert_exact(service: Service, topics: Topics):
+    """Every record of the input was answered once, as the reference oracle would."""
+    _, reference = served(service, topics)
+    assert_same(topics.answers(), reference.expect(topics.inputs()))
+
+
+def answers_due(records) -> int:
+    """How many of these records must be answered: all but the null values, which only reset."""
+    return sum(1 for _, key, value, _, _ in records if value is not None or key is None)
 
 
 def readings(rng, count, *, features, sensors, partitions, bad=0.02, resets=0.03, several=0.05):

@@ -4,10 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from harness import Service, Topics, keras, readings, save_model
+from harness import Service, Topics, answers_due, assert_same, keras, readings, save_model, served
 
-from processor.model.load import load
-from processor.tools.oracle import Reference, keras_last
+from processor.tools.oracle import keras_last
 
 L = keras.layers
 
@@ -15,21 +14,6 @@ MODELS = {
     "lstm": lambda: [L.LSTM(16), L.Dense(3)],
     "stacked": lambda: [L.GRU(8, return_sequences=True), L.LayerNormalization(), L.LSTM(12, return_sequences=True), L.Dense(3)],
 }
-
-
-def expected(service, topics):
-    model = load(service.model)
-    outputs = topics.read(topics.output)
-    model_id = json.loads(outputs[0].value())["model"]
-    return model, Reference(model, service.settings, model_id).expect(topics.inputs())
-
-
-def assert_same(got, want):
-    missing, foreign = sorted(want.keys() - got.keys()), sorted(got.keys() - want.keys())
-    assert not missing, f"{len(missing)} records were lost: {missing[:5]}"
-    assert not foreign, f"{len(foreign)} answers to nothing: {foreign[:5]}"
-    for at, answer in want.items():
-        assert got[at] == answer, f"differs at {at}"
 
 
 @pytest.mark.parametrize(("name", "slots", "residual"), [("lstm", 5, "true"), ("stacked", 4096, "false")])
@@ -53,13 +37,13 @@ def test_every_prediction_comes_once_and_bit_for_bit_through_kills(kafka, unique
             service.kill()
             assert answered >= 0
     with service:
-        total = sum(1 for r in records if r[2] is not None or r[1] is None)
-        service.wait_answered(total)
+        service.wait_answered(answers_due(records))
         assert service.stop() == 0
-    served, want = expected(service, topics)
+    model, reference = served(service, topics)
+    want = reference.expect(topics.inputs())
     assert_same(topics.answers(), want)
     assert sum(isinstance(answer, str) for answer in want.values()) > 10, "the stream held bad records"
-    check_with_keras(served, topics, want)
+    check_with_keras(model, topics, want)
 
 
 def check_with_keras(model, topics, want):
