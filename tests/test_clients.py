@@ -46,7 +46,7 @@ def _nothing_is_connected(monkeypatch) -> None:
 MAKE = {
     "member": lambda of: clients.member_consumer(of),
     "restore": lambda of: clients.restore_consumer(of),
-    "producer": lambda of: clients.transactional_producer(of, 1_048_588),
+    "producer": lambda of: clients.transactional_producer(of, batch_bytes_max=1_048_588, record_bytes_max=1_048_588),
     "admin": lambda of: clients.admin_client(of),
 }
 
@@ -93,21 +93,40 @@ def test_every_client_logs_where_the_service_does(kind):
     assert isinstance(MAKE[kind](settings())["logger"], logging.Logger)
 
 
-@pytest.mark.parametrize(("bytes_max", "batch"), [(20_000, 20_000), (1_000_000, 1_000_000), (5_000_000, 1_000_000)])
-def test_a_batch_is_never_larger_than_the_topic_takes(bytes_max, batch):
-    assert clients.transactional_producer(settings(), bytes_max)["batch.size"] == batch
+def producer(of: Settings, batch_bytes_max: int, record_bytes_max: int = 1_048_588) -> dict[str, object]:
+    return clients.transactional_producer(of, batch_bytes_max=batch_bytes_max, record_bytes_max=record_bytes_max)
 
 
-@pytest.mark.parametrize(("asked", "batch"), [("5000", 5000), ("900000", 20_000)])
-def test_a_users_batch_size_may_be_smaller_but_never_larger_than_the_topic_takes(asked, batch):
-    assert clients.transactional_producer(settings(batch_size=asked), 20_000)["batch.size"] == batch
+@pytest.mark.parametrize("limit", [20_000, 1_000_000])
+@pytest.mark.parametrize("asked", [{}, {"batch_size": "900000000"}])
+def test_a_batch_with_all_around_it_fits_the_smallest_topic_limit(limit, asked):
+    batch = producer(settings(**asked), limit)["batch.size"]
+    assert limit * 0.9 < batch <= limit - 61, "61 bytes are a batch's header"
 
 
-@pytest.mark.parametrize(("bytes_max", "message"), [(5, 1000), (20_000, 20_000), (2**31, 1_000_000_000)])
-def test_the_clients_own_limit_is_the_topics_within_what_librdkafka_takes(bytes_max, message):
-    config = clients.transactional_producer(settings(), bytes_max)
+def test_a_batch_is_no_larger_for_topics_that_take_more():
+    assert producer(settings(), 5_000_000)["batch.size"] == producer(settings(), 50_000_000)["batch.size"] == 1_000_000
+
+
+def test_a_users_batch_size_may_be_smaller():
+    assert producer(settings(batch_size="5000"), 20_000)["batch.size"] == 5000
+
+
+def test_a_record_may_be_as_large_as_the_topic_that_takes_the_most():
+    config = producer(settings(), 20_000, 5_000_000)
+    assert config["message.max.bytes"] == 5_000_000
+    assert config["batch.size"] < 20_000
+
+
+def test_a_check_fences_nobody():
+    assert clients.check_producer(settings())["transactional.id"] != MAKE["producer"](settings())["transactional.id"]
+
+
+@pytest.mark.parametrize(("limit", "message"), [(5, 1000), (20_000, 20_000), (2**31, 1_000_000_000)])
+def test_the_clients_own_limit_is_the_topics_within_what_librdkafka_takes(limit, message):
+    config = producer(settings(), limit, limit)
     assert config["message.max.bytes"] == message
-    assert 1 <= config["batch.size"] <= max(bytes_max, 1)
+    assert 1 <= config["batch.size"] <= limit
 
 
 @pytest.mark.parametrize("bytes_max", [1, 1000, 20_000, 1_048_588, 2**31 - 1])
@@ -116,5 +135,5 @@ def test_librdkafka_takes_the_configurations(monkeypatch, bytes_max):
     quiet = settings(bootstrap_servers="127.0.0.1:9", log_level="0")
     for kind in ("member", "restore"):
         MAKE[kind](quiet).close()
-    clients.transactional_producer(quiet, bytes_max)
+    producer(quiet, bytes_max, bytes_max)
     MAKE["admin"](quiet)

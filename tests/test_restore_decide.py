@@ -313,7 +313,7 @@ policies = st.fixed_dictionaries(
 )
 
 
-@hypothesis_settings(max_examples=800, deadline=None, derandomize=True)
+@hypothesis_settings(max_examples=400, deadline=None, derandomize=True)
 @given(of=situations(), settings=policies)
 def test_whatever_is_found_a_decision_can_be_carried_out_and_loads_only_its_own_past(of, settings):
     try:

@@ -1,5 +1,6 @@
 """Slots: a ragged batch as tiles, and where every sensor's row is, in a slot or parked."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +63,15 @@ def test_no_tile_is_larger_than_its_rung(counts, shapes):
 def test_a_tile_takes_the_smallest_rung_that_holds_its_rows(counts, shapes):
     for tile in tiles(counts, shapes):
         assert tile.rung == 0 or tile.last - tile.first > shapes[tile.rung - 1].rows
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(counts=counts, shapes=ladder)
+def test_a_tile_goes_as_far_as_its_rung_allows_or_until_a_smaller_one_will_do(counts, shapes):
+    found = tiles(counts, shapes)
+    for tile, after in itertools.pairwise(found):
+        if after.first == tile.first:
+            assert tile.step_to - tile.step_from == shapes[tile.rung].steps_max or after.rung < tile.rung
 
 
 def test_nothing_to_step_is_no_tile():
