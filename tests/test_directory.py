@@ -133,6 +133,16 @@ def test_a_file_with_any_byte_of_its_data_changed_is_passed_over(written):
         assert newest(of) is None, f"byte {at}"
 
 
+@pytest.mark.parametrize(
+    ("text", "other"), [(b'"F32"', b'"I32"'), (b'"I64"', b'"U64"'), (b'"shape":[3,3]', b'"shape":[1,9]'), (b'"applied"', b'"aqqlied"')]
+)
+def test_a_file_whose_header_reads_the_same_bytes_as_something_else_is_passed_over(written, text, other):
+    of, path, whole, _ = written
+    assert whole.count(text) >= 1
+    path.write_bytes(whole.replace(text, other, 1))
+    assert newest(of) is None
+
+
 def test_a_file_cut_off_anywhere_is_passed_over(written):
     of, path, whole, _ = written
     for length in range(len(whole)):
