@@ -58,6 +58,7 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _check(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = _settings(arguments, rest)
+    _quiet_clients()
     from rich.console import Console
     from rich.table import Table
 
@@ -74,11 +75,19 @@ def _check(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _init(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = _settings(arguments, rest)
+    _quiet_clients()
     from processor.stream import admin
 
     for line in admin.init(settings, arguments.partitions, arguments.replication_factor):
         sys.stdout.write(f"{line}\n")
     return 0
+
+
+def _quiet_clients() -> None:
+    """What the Kafka client says on its way is no result; what fails comes as an error."""
+    from processor import logs
+
+    logs.configure("error", "console")
 
 
 def _demo(_arguments: argparse.Namespace, rest: list[str]) -> int:

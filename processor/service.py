@@ -23,7 +23,7 @@ from processor.checkpoint.restore import Present, Restore
 from processor.checkpoint.writer import Writer
 from processor.codec.json_records import JsonRecords, output_bytes_max
 from processor.engine import Engine, Shapes, Stepper
-from processor.errors import ConfigurationError
+from processor.errors import ConfigurationError, Fenced
 from processor.figures import Figures
 from processor.instance_lock import InstanceLock
 from processor.metrics import Metrics
@@ -90,8 +90,11 @@ class Service:
                 worker.turn()
             _log.info("stopping: last commit, last checkpoint")
             worker.stop(leave=self._settings.leave_on_stop)
+        except Fenced:
+            worker.abandon(leave=False)  # the name is another process's now
+            raise
         except BaseException:
-            worker.abandon()
+            worker.abandon(leave=self._settings.leave_on_stop)
             raise
         finally:
             lock.release()
@@ -125,9 +128,7 @@ class Service:
             each_record=settings.reset.each_record,
         )
         limits = (topics.output.bytes_max, topics.dead_letter.bytes_max)
-        producer = functools.partial(
-            transactional_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits)
-        )
+        producer = functools.partial(transactional_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
         present = Present(fingerprint, topics.input.id, topics.input.partitions)
         worker = Worker(

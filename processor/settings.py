@@ -286,10 +286,8 @@ class Model(Section):
 
 
 class Parking(Section):
-    path: Annotated[Path | None, _or_null(_text("a folder"))] = Field(
-        default=None,
-        description="where the rows of sensors without a slot are kept; null: in memory; a folder when they do not fit "
-        "(only own files are cleared at start)",
+    path: Annotated[None, _only_null()] = Field(
+        default=None, description="where the rows of sensors without a slot are kept; null: in memory"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import structlog
 
-from processor.checkpoint.restore import Decision, Done, Present, Restore
+from processor.checkpoint.restore import Decision, Done, Present, Restore, partitions_added
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.writer import Writer, Written
 from processor.codec.dead_letters import BadShare, dead_letter
@@ -71,6 +71,7 @@ class Worker:
         self._bad_share = BadShare(settings.dead_letter.max_ratio, topics.dead_letter.name)
         self._aborts: tuple[str, int] = ("", 0)
         self._rewind_due = False
+        self._abandoned = False
         self._busy = False
         self._reader = start_reader(self)
 
@@ -104,21 +105,31 @@ class Worker:
         if leave:
             self._reader.leave()
             until_s = time.monotonic() + self._settings.drain_timeout + REVOKE_CHECKPOINT_S
-            while (self.partitions or not self._reader.assignment_empty) and time.monotonic() < until_s:
+            while not self._reader.left and time.monotonic() < until_s:
                 self._reader.consume(1, IDLE_S)
         self._give_up(list(self.partitions), self._settings.drain_timeout)
         self._reader.close()
         self._transaction.close()
         self._writer.close()
 
-    def abandon(self) -> None:
-        """After a failure: nothing more is committed, and nobody waits for what was open."""
+    def abandon(self, *, leave: bool) -> None:
+        """After a failure: nothing more is committed, and nobody waits for what was open.
+
+        Leaving the group lets others go on at once, and an operator change its offsets.
+        """
+        self._abandoned = True
         for restore in self._restores.values():
             restore.cancel()
         try:
             self._transaction.abort()
+            if leave:
+                self._reader.leave()
+                until_s = time.monotonic() + REVOKE_CHECKPOINT_S
+                while not self._reader.left and time.monotonic() < until_s:
+                    self._reader.consume(1, IDLE_S)
+                self._reader.close()
         except (ProducerFencedError, SlotstreamError) as error:
-            _log.debug("the open transaction is left to the broker's timeout", reason=str(error))
+            _log.debug("left to the broker's timeouts", reason=str(error))
 
     @property
     def ready(self) -> bool:
@@ -301,6 +312,10 @@ class Worker:
     # -- partitions come and go (called from inside consume) -------------------------------------------------------------------
 
     def assigned(self, partitions: list[int]) -> None:
+        if self._abandoned:
+            return
+        if any(number >= self._present.partitions for number in partitions):
+            raise partitions_added(self._settings.input.topic, self._present.partitions, max(partitions) + 1)
         self._figures.rebalanced("assigned")
         now_s = time.monotonic()
         for i, number in enumerate(sorted(partitions)):
@@ -313,6 +328,8 @@ class Worker:
     def revoked(self, partitions: list[int]) -> None:
         self._figures.rebalanced("revoked")
         _log.info("partitions revoked", partitions=sorted(partitions))
+        if self._abandoned:
+            return
         self._give_up(partitions, min(self._settings.drain_timeout, REVOKE_CHECKPOINT_S))
 
     def lost(self, partitions: list[int]) -> None:

@@ -235,7 +235,7 @@ def test_files_of_other_names_are_neither_read_nor_deleted(tmp_path):
         (of.folder(2) / text).write_bytes(b"mine")
     for position in (1, 2, 3):
         of.write(snapshot_of([b"a"], position))
-    of.prune(of.prunable(2, BEGINNING))
+    of.prune(of.prunable(2, BEGINNING, 10**9))
     assert newest(of).mark.position == 3
     assert {path.name for path in of.folder(2).iterdir()} >= set(NOT_OURS)
 
@@ -245,7 +245,7 @@ def test_files_of_other_names_are_neither_read_nor_deleted(tmp_path):
 
 def test_nothing_was_ever_written(tmp_path):
     assert newest(store(tmp_path)) is None
-    assert store(tmp_path).prunable(2, BEGINNING) == []
+    assert store(tmp_path).prunable(2, BEGINNING, 10**9) == []
 
 
 def test_the_newest_is_the_one_of_the_greatest_position_whenever_it_was_written(tmp_path):
@@ -285,22 +285,22 @@ def test_what_the_newest_keep_replace_may_go(tmp_path, keep, prunable):
     of = store(tmp_path, keep)
     for position in (1, 2, 3, 4):
         of.write(snapshot_of(KEYS, position))
-    assert named(of.prunable(2, BEGINNING)) == prunable
+    assert named(of.prunable(2, BEGINNING, 10**9)) == prunable
 
 
 def test_a_damaged_newer_one_replaces_nothing(tmp_path):
     of = store(tmp_path)
     paths = {position: of.write(snapshot_of(KEYS, position))[0] for position in (1, 2, 3, 4)}
     paths[4].write_bytes(paths[4].read_bytes()[:-1])
-    assert named(of.prunable(2, BEGINNING)) == [1]
+    assert named(of.prunable(2, BEGINNING, 10**9)) == [1]
 
 
 def test_a_newer_one_of_another_beginning_replaces_nothing(tmp_path):
     of = store(tmp_path)
     for position, beginning in ((1, BEGINNING), (2, BEGINNING), (3, OTHER), (4, BEGINNING)):
         of.write(snapshot_of(KEYS, position, beginning=beginning))
-    assert named(of.prunable(2, BEGINNING)) == [1]
-    assert of.prunable(2, OTHER) == []
+    assert named(of.prunable(2, BEGINNING, 10**9)) == [1]
+    assert of.prunable(2, OTHER, 10**9) == []
 
 
 def test_old_ones_go_whatever_they_hold(tmp_path):
@@ -308,14 +308,14 @@ def test_old_ones_go_whatever_they_hold(tmp_path):
     for position, beginning in ((1, OTHER), (2, BEGINNING), (3, BEGINNING), (4, BEGINNING)):
         of.write(snapshot_of(KEYS, position, beginning=beginning))
     (of.folder(2) / str(Name(0, 0, "cafe"))).write_bytes(b"damaged")
-    assert named(of.prunable(2, BEGINNING)) == [0, 1, 2]
+    assert named(of.prunable(2, BEGINNING, 10**9)) == [0, 1, 2]
 
 
 def test_prunable_deletes_nothing_itself(tmp_path):
     of = store(tmp_path)
     for position in (1, 2, 3):
         of.write(snapshot_of(KEYS, position))
-    of.prunable(2, BEGINNING)
+    of.prunable(2, BEGINNING, 10**9)
     assert positions(of) == [1, 2, 3]
 
 
@@ -323,7 +323,7 @@ def test_pruning_deletes_what_was_named_and_no_more(tmp_path):
     of = store(tmp_path)
     for position in (1, 2, 3):
         of.write(snapshot_of(KEYS, position))
-    paths = of.prunable(2, BEGINNING)
+    paths = of.prunable(2, BEGINNING, 10**9)
     of.write(snapshot_of(KEYS, 4))
     of.prune(paths)
     assert positions(of) == [2, 3, 4]
@@ -333,8 +333,8 @@ def test_pruning_what_another_has_pruned_is_no_error(tmp_path):
     of, other = store(tmp_path), store(tmp_path)
     for position in (1, 2, 3):
         of.write(snapshot_of(KEYS, position))
-    paths = of.prunable(2, BEGINNING)
-    other.prune(other.prunable(2, BEGINNING))
+    paths = of.prunable(2, BEGINNING, 10**9)
+    other.prune(other.prunable(2, BEGINNING, 10**9))
     of.prune(paths)
     assert positions(of) == [2, 3]
 
@@ -363,12 +363,12 @@ def test_a_zombie_that_writes_and_prunes_late_never_takes_the_successors_newest_
             zombie_at = min(zombie_at + step, handed_over)
             there[zombie.write(snapshot_of([b"a"], zombie_at))[0]] = zombie_at, BEGINNING
         elif what == "zombie prunes late":
-            zombie.prune(zombie.prunable(2, BEGINNING))
+            zombie.prune(zombie.prunable(2, BEGINNING, 10**9))
         elif what == "successor writes":
             successor_at += step
             there[successor.write(snapshot_of([b"a"], successor_at, beginning=beginning))[0]] = successor_at, beginning
         elif what == "successor prunes":
-            successor.prune(successor.prunable(2, beginning))
+            successor.prune(successor.prunable(2, beginning, 10**9))
         elif successor.folder(2).exists():
             (successor.folder(2) / str(Name(successor_at + step, 0, "torn"))).write_bytes(b"torn")
         ever, left = (
@@ -390,7 +390,7 @@ def test_temporaries_of_the_dead_go_when_they_are_old_and_others_stay(tmp_path):
         path = of.folder(2) / f"{TEMPORARY}{name}"
         path.write_bytes(b"")
         os.utime(path, (now_s[0] - age_s, now_s[0] - age_s))
-    of.prune(of.prunable(2, BEGINNING))
+    of.prune(of.prunable(2, BEGINNING, 10**9))
     assert sorted(path.name for path in of.folder(2).glob(f"{TEMPORARY}*")) == [f"{TEMPORARY}new"]
 
 

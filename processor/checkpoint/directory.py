@@ -57,6 +57,7 @@ class Directory:
         self._keep = keep
         self._now_s = now_s
         self._verified: dict[Path, Beginning] = {}  # files read whole and found intact
+        self._damaged: set[Path] = set()  # told of once
 
     def prepare(self) -> None:
         """Makes the folder and proves that it can be written to. Raises OSError."""
@@ -99,10 +100,15 @@ class Directory:
             _log.warning("checkpoint passed over: it is of another model, group history or topic", file=str(path))
         return None
 
-    def prunable(self, partition: int, beginning: Beginning) -> list[Path]:
-        """What may be deleted once a later commit has succeeded: all that the newest `keep` verified snapshots replace."""
+    def prunable(self, partition: int, beginning: Beginning, position: int) -> list[Path]:
+        """What may be deleted once a later commit has succeeded: all that the newest `keep` verified snapshots replace.
+
+        Those past `position` lie past the committed offset, after that was moved back: they replace nothing, and stay.
+        """
         kept, old = 0, list[Path]()
-        for _, path in self._listed(partition):
+        for name, path in self._listed(partition):
+            if name.position > position:
+                continue
             if kept == self._keep:
                 old.append(path)
             elif (path in self._verified or self._read(path, partition)) and self._verified[path] == beginning:
@@ -126,7 +132,9 @@ class Directory:
         except FileNotFoundError:
             return None  # another instance pruned it meanwhile
         except (UnusableError, safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("checkpoint passed over: it is damaged or no checkpoint", file=str(path), error=str(error))
+            if path not in self._damaged:
+                _log.warning("checkpoint passed over: it is damaged or no checkpoint", file=str(path), error=str(error))
+            self._damaged.add(path)
             return None
         self._verified[path] = snapshot.beginning
         return snapshot

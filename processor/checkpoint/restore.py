@@ -82,10 +82,10 @@ def decide(found: Found, present: Present, settings: Settings) -> Decision:
     if said is not None and said.fingerprint != present.fingerprint:
         if settings.on_model_change == "fail":
             raise _another_model(found, said, present)
+        _check_bounds(found, committed, settings)
         _log.warning("another model: every sensor starts anew", partition=found.partition, position=committed)
         return Decision(committed, present.begin(committed), new=True)
-    if committed < found.low or committed > found.end:
-        raise _lost_input(found, settings)
+    _check_bounds(found, committed, settings)
     if said is None:
         said = present.begin(found.low)
     elif said.origin > committed:
@@ -103,8 +103,19 @@ def decide(found: Found, present: Present, settings: Settings) -> Decision:
     return Decision(committed, said, new=new, snapshot=snapshot, replay_from=start)
 
 
+def _check_bounds(found: Found, committed: int, settings: Settings) -> None:
+    if committed < found.low or committed > found.end:
+        raise _lost_input(found, settings)
+
+
 def _first_start(found: Found, present: Present, settings: Settings) -> Decision:
     if found.newest is not None:
+        if found.newest.beginning.topic_id != present.topic_id:
+            raise PolicyStop(
+                f"partition {found.partition}: a checkpoint of another topic named {settings.input.topic}, and no committed offset",
+                expected="checkpoints of this topic, or none: it was created anew",
+                do=f"remove the folder of {settings.input.topic} below {settings.checkpoint.path}, or take another `group`",
+            )
         position = found.newest.mark.position
         group, topic = settings.group_id, settings.input.topic
         raise PolicyStop(
@@ -134,15 +145,20 @@ def _missing_state(found: Found, committed: int, said: Beginning, present: Prese
 
 
 def _another_topic(found: Found, said: Beginning, present: Present, settings: Settings) -> PolicyStop:
-    change = (
-        f"had {said.partitions} partitions and has {present.partitions}: keys went to other partitions"
-        if said.topic_id == present.topic_id
-        else "is another topic of the same name"
-    )
+    if said.topic_id == present.topic_id:
+        return partitions_added(settings.input.topic, said.partitions, present.partitions)
     return PolicyStop(
-        f"{settings.input.topic} {change} (seen at partition {found.partition})",
+        f"{settings.input.topic} is another topic of the same name (seen at partition {found.partition})",
         expected="the topic that the state was made from (on_partitions_added: fail)",
         do="start afresh under another `group`",
+    )
+
+
+def partitions_added(topic: str, before: int, now: int) -> PolicyStop:
+    return PolicyStop(
+        f"{topic} had {before} partitions and has {now}: keys went to other partitions",
+        expected="the partitions that the state was made from (on_partitions_added: fail)",
+        do="start afresh under another `group`, with an output topic of as many partitions",
     )
 
 
@@ -158,7 +174,9 @@ def _lost_input(found: Found, settings: Settings) -> PolicyStop:
     return PolicyStop(
         f"partition {found.partition}: committed offset {found.committed}, but the log holds {found.low} to {found.end}",
         expected="the next record to be there (on_lost_input: fail)",
-        do=f"raise retention of {settings.input.topic}; to go on without what is lost, set the group's offset to {found.low}",
+        do=f"raise retention of {settings.input.topic}; to go on without what is lost, with every sensor of the partition anew, remove the "
+        f"checkpoints of partition {found.partition} below {settings.checkpoint.path}, set the group's offset to {found.low} "
+        "(kafka-consumer-groups.sh --reset-offsets), and start with on_missing_state: cold",
     )
 
 

@@ -88,9 +88,9 @@ class Writer:
         partition, position = snapshot.partition, snapshot.mark.position
         try:
             _, size = self._store.write(snapshot)
-            prunable = self._store.prunable(partition, snapshot.beginning)
-        except OSError as error:
-            return Written(partition, position, time.monotonic() - begun_s, error=str(error))
+            prunable = self._store.prunable(partition, snapshot.beginning, position)
+        except Exception as error:  # noqa: BLE001 - the loop tells it and goes on; a dead thread would say nothing
+            return Written(partition, position, time.monotonic() - begun_s, error=str(error) or type(error).__name__)
         return Written(partition, position, time.monotonic() - begun_s, size, tuple(prunable))
 
     def _delete(self, paths: list[Path]) -> None:

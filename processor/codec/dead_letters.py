@@ -39,7 +39,7 @@ def dead_letter(message: Message, rejected: Rejected, *, source_topic: str, topi
 
 
 def _size(key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]) -> int:
-    return OVERHEAD_BYTES + len(key or b"") + len(value or b"") + sum(len(name) + len(text) + 10 for name, text in headers)
+    return OVERHEAD_BYTES + len(key or b"") + len(value or b"") + sum(len(name.encode()) + len(text) + 10 for name, text in headers)
 
 
 class BadShare:
@@ -62,8 +62,8 @@ class BadShare:
             raise DeadLetterLimit(
                 f"{int(self._recent.sum())} of the last {len(self._recent)} records are bad (most often {worst}, {count} times)",
                 expected=f"at most {self._max_ratio:.0%} (dead_letter.max_ratio)",
-                do=f"look at the headers of the records in {self._topic}; mend the sender, the model or the settings; "
-                "what was not committed is still to be read",
+                do="mend the sender, the model or the settings: these records are not committed and come again; "
+                f"to have them all as dead letters in {self._topic}, start with dead_letter.max_ratio: 1",
             )
 
     def commit(self) -> None:

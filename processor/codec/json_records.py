@@ -5,6 +5,9 @@ batch it came in. Knows nothing of states, topics or transactions.
 """
 
 import datetime
+import json
+import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,8 +22,11 @@ from processor.records import Applied, Batch, Rejected
 KEY_BYTES_MAX = 1024
 # Times that milliseconds in a double hold exactly; more than any clock will say.
 TIMESTAMP_MS_MAX = 2**53
-# -1.17549435e-38, and the comma after it.
-NUMBER_BYTES_MAX = 16
+# A float32's shortest decimals with or without an exponent, and the comma after it.
+NUMBER_BYTES_MAX = 24
+DETAIL_MAX = 300
+# How deep a decoder gets depends on the calls around it: this limit does not, and lies well below.
+DEPTH_MAX = 100
 # Everything in an output but its numbers: names, five integers, and the key escaped at six bytes for one.
 ENVELOPE_BYTES_MAX = 512 + 6 * KEY_BYTES_MAX
 
@@ -66,7 +72,7 @@ class Decoded:
 
 class _RejectError(Exception):
     def __init__(self, error: str, detail: str) -> None:
-        self.error, self.detail = error, detail
+        self.error, self.detail = error, detail[:DETAIL_MAX]
 
 
 @dataclass(slots=True)
@@ -122,15 +128,15 @@ class JsonRecords:
 
     def decode(self, messages: Sequence[Message]) -> Decoded:
         """Every message ends in the batch or among the rejected."""
-        columns, rejected, resets = _Columns(), list[tuple[int, Rejected]](), Counter[str]()
+        columns, rejected = _Columns(), list[tuple[int, Rejected]]()
         for i, message in enumerate(messages):
             try:
-                self._decode_one(i, message, columns, resets)
+                self._decode_one(i, message, columns)
             except _RejectError as error:
                 rejected.append((i, Rejected(message.partition(), message.offset(), error.error, error.detail)))
-        return self._finish(columns, rejected, resets)
+        return self._finish(columns, rejected)
 
-    def _decode_one(self, i: int, message: Message, columns: _Columns, resets: Counter[str]) -> None:
+    def _decode_one(self, i: int, message: Message, columns: _Columns) -> None:
         key = message.key()
         if key is None:
             raise _RejectError("no_key", "the record has no key; expected the sensor's name")
@@ -139,17 +145,13 @@ class JsonRecords:
         value, (kind, record_ms) = message.value(), message.timestamp()
         before = after = self._each_record
         event_ms, steps = record_ms, 0
-        if value is None:
-            resets["null"] += 1
-        else:
+        if value is not None:
             headers = message.headers()
             if headers:
-                before, after = self._sequence(headers, resets)
+                before, after = self._sequence(headers)
             reading = self._parse(value)
             event_ms = self._event_ms(reading.timestamp, record_ms if kind else None)
             steps = self._take(reading, columns.numbers)
-            if self._each_record:
-                resets["each_record"] += 1
         columns.source.append(i)
         columns.partition.append(message.partition())
         columns.key.append(key)
@@ -160,48 +162,58 @@ class JsonRecords:
         columns.before.append(before)
         columns.after.append(after)
 
-    def _sequence(self, headers: list[tuple[str, bytes | None]], resets: Counter[str]) -> tuple[bool, bool]:
+    def _sequence(self, headers: list[tuple[str, bytes | None]]) -> tuple[bool, bool]:
         before = after = self._each_record
         for name, text in headers:
             if name == "sequence":
                 marks = SEQUENCE.get(text or b"")
                 if marks is None:
-                    raise _RejectError("bad_schema", f"header sequence is {text!r}; expected start, end or single")
+                    raise _RejectError("bad_schema", f"header sequence is {(text or b'')[:40]!r}; expected start, end or single")
                 before, after = before or marks[0], after or marks[1]
-                if not self._each_record:
-                    resets.update(start=marks[0], end=marks[1])
         return before, after
 
     def _parse(self, value: bytes) -> _Single | _Several:
+        if value.count(b"[") + value.count(b"{") > DEPTH_MAX and _depth(value) > DEPTH_MAX:
+            raise _RejectError("bad_encoding", f"the value nests deeper than {DEPTH_MAX} levels")
         try:
             if not value.isascii():
                 value.decode()  # the decoder does not look into fields that it passes over
-            return self._decoders[0].decode(value)
-        except msgspec.ValidationError as first:
+        except UnicodeDecodeError as error:
+            raise _RejectError("bad_encoding", f"the value is not UTF-8: {error}") from None
+        for decoder in self._decoders:
             try:
-                reading = self._decoders[1].decode(value)
-            except (msgspec.DecodeError, RecursionError) as second:
-                lists = "Expected `float`, got `array` - at `$.values[0]`"
-                raise self._reason(value, second if str(first) == lists or str(second).startswith("Expected `float`") else first) from None
-            self._decoders.reverse()
-            return reading
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self._reason(value, error) from None
+                reading = decoder.decode(value)
+            except msgspec.DecodeError:
+                continue
+            if reading.values:
+                if decoder is not self._decoders[0]:
+                    self._decoders.reverse()
+                return reading
+        return self._parse_slowly(value)
 
-    def _reason(self, value: bytes, error: Exception) -> _RejectError:
-        """Why a value is no reading. The decoder stops at the first fault; whether the rest is JSON at all is asked here."""
-        if not isinstance(error, msgspec.ValidationError):
-            return _RejectError("bad_encoding", f"the value is not JSON in UTF-8: {error}")
-        detail = str(error)
-        if detail.startswith("Number out of range"):
-            return _RejectError("bad_timestamp" if "$.timestamp" in detail else "not_finite", f"{detail}; expected finite numbers")
+    def _parse_slowly(self, value: bytes) -> _Single | _Several:
+        """What the decoders refuse: they stop at the first fault, and which one to name must not depend on where that is."""
         try:
-            msgspec.json.decode(value, type=msgspec.Raw)
-        except (msgspec.DecodeError, RecursionError) as broken:
-            return _RejectError("bad_encoding", f"the value is not JSON: {broken}")
-        if detail.endswith("`$.timestamp`"):
-            return _RejectError("bad_timestamp", f"{detail}; expected Unix milliseconds or ISO 8601")
-        return _RejectError("bad_schema", f'{detail}; expected {{"timestamp": ms, "values": [{self._features} numbers]}}')
+            found = json.loads(value.decode(), parse_constant=_no_constant, parse_int=lambda digits: float(digits) + 0.0)
+            json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no UTF-8
+        except (ValueError, RecursionError) as error:
+            raise _RejectError("bad_encoding", f"the value is not JSON: {error}") from None
+        values = found.get("values") if isinstance(found, dict) else None
+        if not isinstance(values, list):
+            raise _RejectError("bad_schema", f"there is no list `values`; {self._expected()}")
+        several = bool(values) and isinstance(values[0], list)
+        for step in values if several else [values]:
+            if not isinstance(step, list) or not all(type(number) is float for number in step):
+                raise _RejectError("bad_schema", f"`values` holds something else than numbers; {self._expected()}")
+            if not all(map(math.isfinite, step)):
+                raise _RejectError("not_finite", "a value is past what a double holds; expected finite numbers")
+        timestamp = found.get("timestamp")
+        if isinstance(timestamp, bool) or not isinstance(timestamp, float | str | None):
+            raise _RejectError("bad_timestamp", "`timestamp` is neither a number nor text; expected Unix milliseconds or ISO 8601")
+        return _Several(values, timestamp) if several else _Single(values, timestamp)
+
+    def _expected(self) -> str:
+        return f'expected {{"timestamp": ms, "values": [{self._features} numbers]}}'
 
     def _take(self, reading: _Single | _Several, numbers: list[float]) -> int:
         """Appends a record's numbers, all or none of them; returns its steps."""
@@ -234,7 +246,7 @@ class JsonRecords:
             raise _RejectError("bad_timestamp", f"{found}; expected at most {self._ahead_ms / 1000:.0f} s (input.ahead_max)")
         return event_ms
 
-    def _finish(self, columns: _Columns, rejected: list[tuple[int, Rejected]], resets: Counter[str]) -> Decoded:
+    def _finish(self, columns: _Columns, rejected: list[tuple[int, Rejected]]) -> Decoded:
         with np.errstate(over="ignore"):  # past float32 is infinite, and found below
             x = np.array(columns.numbers, np.float64).astype(np.float32).reshape(-1, self._features)
         batch = Batch(
@@ -250,7 +262,7 @@ class JsonRecords:
         )
         finite = np.isfinite(x).all(1)
         if finite.all():
-            return Decoded(batch, columns.source, rejected, resets)
+            return Decoded(batch, columns.source, rejected, self._resets(batch))
         record = np.repeat(np.arange(len(batch)), batch.steps)
         bad = np.unique(record[~finite])
         for i in bad.tolist():
@@ -258,7 +270,15 @@ class JsonRecords:
             rejected.append((columns.source[i], Rejected(batch.partition[i], int(batch.offset[i]), "not_finite", detail)))
         rejected.sort(key=lambda pair: pair[0])
         good = np.setdiff1d(np.arange(len(batch)), bad)
-        return Decoded(select(batch, good), [columns.source[i] for i in good.tolist()], rejected, resets)
+        batch = select(batch, good)
+        return Decoded(batch, [columns.source[i] for i in good.tolist()], rejected, self._resets(batch))
+
+    def _resets(self, batch: Batch) -> Counter[str]:
+        reading = batch.steps > 0
+        null, records = int((~reading).sum()), int(reading.sum())
+        if self._each_record:
+            return Counter(null=null, each_record=records)
+        return Counter(null=null, start=int((batch.reset_before & reading).sum()), end=int((batch.reset_after & reading).sum()))
 
     # -- predictions to bytes ---------------------------------------------------------------------------------------------
 
@@ -306,6 +326,21 @@ class JsonRecords:
         return out
 
 
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+
+
+def _depth(value: bytes) -> int:
+    """How deep brackets nest, those in strings aside."""
+    text = np.frombuffer(_STRING.sub(b"", value), np.uint8)
+    opened = ((text == ord("[")) | (text == ord("{"))).astype(np.int64)
+    closed = ((text == ord("]")) | (text == ord("}"))).astype(np.int64)
+    return int(np.cumsum(opened - closed).max(initial=0))
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
 def output_bytes_max(outputs: int, steps: int) -> int:
     """The largest value that encode() can write for a record of this many steps, each with a prediction."""
     return ENVELOPE_BYTES_MAX + steps * (outputs * NUMBER_BYTES_MAX + 3)
@@ -351,5 +386,5 @@ def _iso_ms(text: str) -> int:
 
 def _number_ms(number: float) -> int:
     if not -TIMESTAMP_MS_MAX <= number <= TIMESTAMP_MS_MAX:
-        raise _RejectError("bad_timestamp", f"timestamp is {number}; expected Unix milliseconds")
+        raise _RejectError("bad_timestamp", f"timestamp is {str(number)[:40]}; expected Unix milliseconds")
     return int(number // 1)

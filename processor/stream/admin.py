@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.settings import Settings
-from processor.stream.clients import admin_client
+from processor.stream.clients import admin_client, restore_consumer
 
 BROKER_TIMEOUT_S = 15.0
 # Outputs bear their input's timestamps, and what the input topic took the others must take too.
@@ -112,7 +112,10 @@ def check(settings: Settings) -> list[Finding]:
             findings.append(Finding(False, key, f"there is no topic {name}", "slotstream init"))
         else:
             findings.append(Finding(True, key, f"{name}: {topic.partitions} partitions, records up to {topic.bytes_max:,} bytes"))
-    return findings + list(_check_together(topics)) + [_check_group(client, settings)]
+    source = topics["input.topic"]
+    if source is not None:
+        findings += [*_check_together(source, topics), _check_group(settings, source.partitions)]
+    return findings
 
 
 def _names(settings: Settings) -> list[tuple[str, str]]:
@@ -123,10 +126,7 @@ def _names(settings: Settings) -> list[tuple[str, str]]:
     ]
 
 
-def _check_together(topics: dict[str, Topic | None]) -> Iterator[Finding]:
-    source = topics["input.topic"]
-    if source is None:
-        return
+def _check_together(source: Topic, topics: dict[str, Topic | None]) -> Iterator[Finding]:
     if "compact" in source.cleanup:
         yield Finding(False, "input cleanup", f"cleanup.policy is {source.cleanup}", "set it to delete: a replay needs every reading")
     for key in ("output.topic", "dead_letter.topic"):
@@ -136,19 +136,17 @@ def _check_together(topics: dict[str, Topic | None]) -> Iterator[Finding]:
             yield Finding(True, f"{key} partitions", found)
 
 
-def _check_group(client: AdminClient, settings: Settings) -> Finding:
-    name, until_s = settings.group_id, time.monotonic() + BROKER_TIMEOUT_S
-    while True:
-        try:
-            offsets = client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(name)])[name].result(BROKER_TIMEOUT_S)
-            break
-        except (KafkaException, TimeoutError) as error:
-            loading = isinstance(error, KafkaException) and error.args[0].code() == KafkaError.COORDINATOR_LOAD_IN_PROGRESS
-            if not loading or time.monotonic() > until_s:
-                return Finding(False, "group", f"{name}: {error}", "look at the broker's log")
-            time.sleep(0.2)
-    of_input = [tp for tp in offsets.topic_partitions or [] if tp.topic == settings.input.topic and tp.offset >= 0]
-    said = f"{name} has offsets in {len(of_input)} partitions" if of_input else f"{name} is new: it begins at {settings.input.start}"
+def _check_group(settings: Settings, partitions: int) -> Finding:
+    name = settings.group_id
+    consumer = restore_consumer(settings)
+    try:
+        wanted = [TopicPartition(settings.input.topic, partition) for partition in range(partitions)]
+        offsets = [tp.offset for tp in consumer.committed(wanted, BROKER_TIMEOUT_S) if tp.offset >= 0]
+    except KafkaException as error:
+        return Finding(False, "group", f"{name}: {error.args[0].str()}", "look at the permissions on the group, and at the broker's log")
+    finally:
+        consumer.close()
+    said = f"{name} has offsets in {len(offsets)} partitions" if offsets else f"{name} is new: it begins at {settings.input.start}"
     return Finding(True, "group", said)
 
 

@@ -62,7 +62,7 @@ class Beginning:
             return cls(
                 int(found["origin"]), str(found["lineage"]), str(found["fingerprint"]), str(found["topic_id"]), int(found["partitions"])
             )
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
 
 

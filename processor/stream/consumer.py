@@ -44,7 +44,8 @@ class Reader:
         self._consumer: Consumer = member_consumer(settings)
         self._started: set[int] = set()
         self._failure: BaseException | None = None
-        self._assigned = False
+        self._assigned = self._leaving = False
+        self._held: set[int] = set()  # assigned by the group, started or not
         self._consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     @property
@@ -107,11 +108,13 @@ class Reader:
 
     def leave(self) -> None:
         """Gives every partition back, by the revoke callback in the next calls of consume(). close() alone does not leave."""
+        self._leaving = True
         self._consumer.unsubscribe()
 
     @property
-    def assignment_empty(self) -> bool:
-        return not self._consumer.assignment()
+    def left(self) -> bool:
+        """After leave(): every partition was given back."""
+        return self._leaving and not self._held
 
     def close(self) -> None:
         self._consumer.close()
@@ -119,6 +122,7 @@ class Reader:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign([])  # the assignment is accepted; what of it is fetched, start() decides
         self._assigned = True
+        self._held.update(tp.partition for tp in partitions)
         self._call(self._listener.assigned, partitions)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -134,6 +138,7 @@ class Reader:
         stopped = [tp for tp in partitions if tp.partition in self._started]
         consumer.incremental_unassign(stopped)
         self._started -= {tp.partition for tp in stopped}
+        self._held -= {tp.partition for tp in partitions}
 
     def _call(self, listener: Any, partitions: list[TopicPartition]) -> None:
         """An exception must not unwind through the client's C code: it is raised when consume() is back."""

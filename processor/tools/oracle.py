@@ -23,6 +23,7 @@ from processor.settings import Settings
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 KEY_BYTES_MAX = 1024
+NESTING_MAX = 100
 REFERENCE = next(shape for shape in LADDER if shape.rows == REFERENCE_ROWS)
 
 
@@ -151,8 +152,14 @@ class Reference:
         def constant(_: str) -> None:
             raise _BadError("bad_encoding")
 
+        def integer(digits: str) -> int | float:
+            return int(digits) if len(digits) <= 300 else float(digits)
+
         try:
-            found = json.loads((record.value or b"").decode(), parse_constant=constant)
+            found = json.loads((record.value or b"").decode(), parse_constant=constant, parse_int=integer)
+            json.dumps(found, ensure_ascii=False).encode()
+            if _levels(found) > NESTING_MAX:
+                raise ValueError
         except (ValueError, RecursionError):
             raise _BadError("bad_encoding") from None
         if not isinstance(found, dict) or not isinstance(found.get("values"), list):
@@ -183,7 +190,7 @@ class Reference:
             except ValueError:
                 raise _BadError("bad_timestamp") from None
             when = when if when.tzinfo else when.replace(tzinfo=datetime.UTC)
-            event_ms = math.floor((when - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)).total_seconds() * 1000 + 1e-6)
+            event_ms = (when - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(milliseconds=1)
         elif isinstance(timestamp, int | float) and not isinstance(timestamp, bool) and abs(timestamp) <= 2**53:
             event_ms = math.floor(timestamp)
         else:
@@ -218,3 +225,8 @@ def _float32(numbers: Any) -> Any:
     if isinstance(numbers, list):
         return [_float32(number) for number in numbers]
     return None if numbers is None else float(np.float32(numbers))
+
+
+def _levels(found: Any) -> int:
+    inner = found.values() if isinstance(found, dict) else found if isinstance(found, list) else None
+    return 0 if inner is None else 1 + max(map(_levels, inner), default=0)
