@@ -16,13 +16,13 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize(("name", "slots", "residual"), [("lstm", 5, "true"), ("stacked", 4096, "false")])
+@pytest.mark.parametrize(("name", "slots", "residual"), [("lstm", 5, "true"), ("stacked", 64, "false")])
 def test_every_prediction_comes_once_and_bit_for_bit_through_kills(kafka, unique, tmp_path, name, slots, residual):
     rng = np.random.default_rng(7)
     topics = Topics(kafka.bootstrap, unique("readings"))
     model = save_model(tmp_path / "model.keras", *MODELS[name]())
     service = Service(topics, model, tmp_path, f"--slots={slots}", f"--output.residual={residual}", "--dead_letter.max_ratio=1")
-    records = readings(rng, 2400, features=3, sensors=40, partitions=3)
+    records = readings(rng, 1500, features=3, sensors=40, partitions=3)
     for part in np.array_split(np.arange(len(records)), 3):
         with service:
             service.wait_ready()

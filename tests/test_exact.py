@@ -1,0 +1,156 @@
+"""Codec, engine and ladder together against the reference oracle, bit for bit: any model, any cuts, any slots, any aborts.
+
+The same promise as test_oracle.py's, without Kafka, so that many more ways of cutting a stream are tried.
+"""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from harness import keras, readings, save_model
+
+from processor.codec.json_records import JsonRecords
+from processor.engine import Engine
+from processor.model.load import load
+from processor.model.tiles import Tiles
+from processor.service import shapes_of
+from processor.settings import load_settings
+from processor.tools.oracle import InputRecord, Reference, as_published
+
+L = keras.layers
+
+MODELS = {
+    "lstm": ([L.LSTM(16), L.Dense(3)], {}, ["--output.residual=true"]),
+    "gru a step": ([L.GRU(100, return_sequences=True), L.Dense(2)], {}, []),
+    "stacked": ([L.SimpleRNN(5, return_sequences=True), L.Dropout(0.3), L.LSTM(9, return_sequences=True), L.Dense(3)], {}, []),
+    "each record": ([L.LSTM(8), L.Dense(1)], {}, ["--reset.each_record=true"]),
+    "windowed": ([L.Bidirectional(L.LSTM(6)), L.Dense(3)], {"steps": 7}, ["--output.residual=true"]),
+}
+
+
+@dataclass
+class Message:
+    record: InputRecord
+
+    def key(self):
+        return self.record.key
+
+    def value(self):
+        return self.record.value
+
+    def headers(self):
+        return list(self.record.headers) or None
+
+    def partition(self):
+        return self.record.partition
+
+    def offset(self):
+        return self.record.offset
+
+    def timestamp(self):
+        return 1, self.record.record_ms
+
+
+def stream(rng, count, sensors):
+    made, offsets = readings(rng, count, features=3, sensors=sensors, partitions=2), [0, 0]
+    records = []
+    for partition, key, value, record_ms, headers in made:
+        records.append(InputRecord(partition, offsets[partition], key, value, record_ms, headers))
+        offsets[partition] += 1
+    return records
+
+
+def built(tmp_path, layers, options, settings):
+    model = load(save_model(tmp_path / "model.keras", *layers, **options))
+    settings = load_settings(None, settings, {})
+    codec = JsonRecords(
+        features=model.features,
+        per_step=model.per_step,
+        residual=settings.output.residual,
+        model_id="test",
+        record_steps_max=settings.input.record_steps_max,
+        ahead_max_s=settings.input.ahead_max,
+        each_record=settings.reset.each_record,
+    )
+    return model, settings, codec
+
+
+def answers(engine, codec, records):
+    """What a batch of records is answered with, by partition and offset."""
+    decoded = codec.decode([Message(r) for r in records])
+    applied = engine.apply(decoded.batch)
+    found = {(r.partition, r.offset): r.error for _, r in decoded.rejected}
+    for i, value in enumerate(codec.encode(decoded.batch, applied)):
+        at = (decoded.batch.partition[i], int(decoded.batch.offset[i]))
+        if value is not None:
+            found[at] = as_published(value)
+        elif not applied.finite[i]:
+            found[at] = "non_finite_state"
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_any_cuts_slots_and_aborts_give_the_references_bits(name, tmp_path):
+    layers, options, settings = MODELS[name]
+    model, settings, codec = built(tmp_path, layers, options, settings)
+    rng = np.random.default_rng(11)
+    records = stream(rng, 500, sensors=25)
+    want = Reference(model, settings, "test").expect(records)
+    assert sum(isinstance(answer, dict) for answer in want.values()) > 400
+    tiles = Tiles(model, rows_max=64)
+    for slots in (1, 7, 64):
+        engine, at, got = Engine(tiles, shapes_of(model, settings), slots=slots), 0, {}
+        committed = (0, {})
+        while at < len(records):
+            batch = records[at : at + int(rng.choice([1, 2, 17, 90]))]
+            got = {**got, **answers(engine, codec, batch)}
+            at += len(batch)
+            end = rng.random()
+            if end < 0.3:
+                engine.commit()
+                committed = (at, dict(got))
+            elif end < 0.5:
+                engine.abort()
+                at, got = committed[0], dict(committed[1])
+        assert got == want, f"{slots} slots"
+
+
+def test_64_slots_give_5000_sensors_the_bits_of_65536(tmp_path):
+    model, settings, _ = built(tmp_path, [L.LSTM(16), L.Dense(3)], {}, [])
+    rng = np.random.default_rng(3)
+    sensors, x = rng.integers(0, 5000, 15_000), rng.normal(size=(15_000, 3)).astype(np.float32)
+    records = [
+        InputRecord(0, i, b"sensor-%d" % s, json.dumps({"values": x[i].tolist()}).encode(), 1) for i, s in enumerate(sensors.tolist())
+    ]
+    codec = JsonRecords(
+        features=3, per_step=False, residual=False, model_id="test", record_steps_max=8, ahead_max_s=1.0, each_record=False
+    )
+    tiles, outputs = Tiles(model, rows_max=1024), []
+    for slots in (64, 65_536):
+        engine, got = Engine(tiles, shapes_of(model, settings), slots=slots), []
+        for first in range(0, len(records), 4096):
+            decoded = codec.decode([Message(r) for r in records[first : first + 4096]])
+            got += codec.encode(decoded.batch, engine.apply(decoded.batch))
+            engine.commit()
+        outputs.append(got)
+        assert (engine.table.evictions > 0) == (slots == 64)
+    assert outputs[0] == outputs[1]
+
+
+def test_a_record_that_breaks_its_sensor_is_left_out_and_no_neighbour_sees_it(tmp_path):
+    loud = keras.initializers.Constant(3e19)
+    model, settings, codec = built(tmp_path, [L.SimpleRNN(4, activation="relu", recurrent_initializer=loud), L.Dense(2)], {}, [])
+    rng, records = np.random.default_rng(5), []
+    for i in range(300):
+        value = {"values": (rng.normal(size=3) * rng.choice([0.0, 1.0, 1e19])).tolist()}
+        records.append(InputRecord(0, i, b"sensor-%d" % rng.integers(6), json.dumps(value).encode(), 1))
+    want = Reference(model, settings, "test").expect(records)
+    assert {"non_finite_state"} < {answer if isinstance(answer, str) else "output" for answer in want.values()}
+    tiles = Tiles(model, rows_max=8)
+    for size in (1, 13, 300):
+        engine, got = Engine(tiles, shapes_of(model, settings), slots=4), {}
+        for first in range(0, len(records), size):
+            got |= answers(engine, codec, records[first : first + size])
+            engine.commit()
+        assert got == want
