@@ -24,8 +24,9 @@ $(BIN)/python:
 demo: .venv/.run ## a whole plant on this machine; SECONDS=20 ends it by itself, CRASH=5 kills the service every 5 s
 	@$(BIN)/python -m processor.sandbox.demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CRASH),--crash $(CRASH))
 
+# Two files at a time, each with a Kafka of its own: most of a fault test's time is waiting.
 test: lint ## all tests, on a real Kafka
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.test ## style, types and the direction of imports
 	$(BIN)/ruff check .
