@@ -34,6 +34,7 @@ from processor.stream import admin
 from processor.stream.assignment import Beginning
 
 SMALL = ("--slots=8", "--dead_letter.max_ratio=1")
+SLOW_COMMITS = "--commit_interval=1s"  # so that what ends a transaction early finds one
 
 
 @pytest.fixture(scope="module")
@@ -131,17 +132,24 @@ def replayed(service: Service) -> float:
     return service.metric("replayed_readings_total")
 
 
+def feed_into_open_transaction(service: Service, stream: Stream, count: int) -> None:
+    """Produces records, and is back while a transaction with the first of them is open."""
+    before = service.metric("batch_readings_count")
+    stream.feed(count)
+    wait_for(lambda: service.metric("batch_readings_count") > before, "work under way", every_s=0.01)
+
+
 # -- stopping -----------------------------------------------------------------------------------------------------------------
 
 
 def test_a_stop_leaves_a_checkpoint_at_every_committed_offset_so_that_the_next_start_replays_nothing(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("stop"))
     stream = Stream(topics, 800)
-    service = Service(topics, model, tmp_path, *SMALL, "--checkpoint.interval=1h")
+    service = Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS, "--checkpoint.interval=1h")
     with service:
         service.wait_ready()
-        stream.feed(700)
-        wait_for(lambda: service.metric("readings_total") > 0, "work under way", every_s=0.01)
+        service.wait_answered(stream.feed(60))
+        feed_into_open_transaction(service, stream, 640)
         assert service.stop() == 0
         assert service.events("stopped")
     committed = group_of(service).positions()
@@ -166,18 +174,15 @@ def test_a_service_outlives_its_broker_and_ends_at_once_when_told_twice(tmp_path
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         topics = Topics(broker.bootstrap, "outage")
         stream = Stream(topics, 1200)
-        service = Service(topics, model, tmp_path, *SMALL)
+        service = Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS)
         with service:
             service.wait_ready()
-            stream.feed(200)
-            wait_for(lambda: service.metric("readings_total") > 0, "work under way", every_s=0.01)
+            feed_into_open_transaction(service, stream, 200)
             broker.kill()
             broker.start()
             service.wait_answered(stream.feed(200))
 
-            before = service.metric("readings_total")
-            stream.feed(400)
-            wait_for(lambda: service.metric("readings_total") > before, "work under way", every_s=0.01)
+            feed_into_open_transaction(service, stream, 400)
             broker.kill()
             # Longer than the transaction timeout, so that the broker may abort what was open.
             until_s = time.monotonic() + 13
@@ -209,7 +214,7 @@ def owned(service: Service) -> int:
 def test_partitions_move_between_instances_that_come_stop_and_are_killed(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("move"), partitions=4)
     stream = Stream(topics, 3000)
-    a, b = (Service(topics, model, tmp_path, *SMALL, instance=name) for name in "ab")
+    a, b = (Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS, instance=name) for name in "ab")
     with a:
         a.wait_ready()
         stream.feed(300)
@@ -218,9 +223,7 @@ def test_partitions_move_between_instances_that_come_stop_and_are_killed(kafka, 
             b.wait_ready()
             assert replayed(b) == 0, "a left final checkpoints"
 
-            before = b.metric("readings_total")
-            stream.feed(300)
-            wait_for(lambda: b.metric("readings_total") > before, "work under way", every_s=0.01)
+            feed_into_open_transaction(b, stream, 300)
             b.kill()
             b.start()
             stream.feed_until(lambda: owned(b) == 2, "b has its partitions back")
@@ -237,9 +240,8 @@ def test_partitions_move_between_instances_that_come_stop_and_are_killed(kafka, 
 
 def test_a_name_belongs_to_one_process_refused_on_its_host_and_fenced_elsewhere(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("name"))
-    stream = Stream(topics, 1500)
-    first = Service(topics, model, tmp_path, *SMALL)
-    second = Service(topics, model, tmp_path, *SMALL)
+    stream = Stream(topics, 1200)
+    first, second = (Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS) for _ in range(2))
     second.log = tmp_path / "second.log"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -249,9 +251,7 @@ def test_a_name_belongs_to_one_process_refused_on_its_host_and_fenced_elsewhere(
         assert second.start().wait_end() == 2
         assert f"already runs on this host, as pid {first.process.pid}" in second.said()
         assert "set `instance`" in second.said()
-        before = first.metric("readings_total")
-        stream.feed(500)
-        wait_for(lambda: first.metric("readings_total") > before, "work under way", every_s=0.01)
+        feed_into_open_transaction(first, stream, 500)
         first.process.send_signal(signal.SIGSTOP)
         try:
             second.environment = {"TMPDIR": str(elsewhere)}
