@@ -8,14 +8,18 @@ A message is an event and its figures: `structlog.get_logger().info("partition r
 """
 
 import logging
+import re
 import sys
+import time
 import warnings
+from collections.abc import Callable
 from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import Processor
 
 LIBRDKAFKA = "librdkafka"
+REPEAT_S = 10.0
 
 
 def configure(level: str, format: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:  # noqa: A002
@@ -58,11 +62,31 @@ def _route_standard_logging(level: str, stream: TextIO, shared: list[Processor],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
+    librdkafka = logging.getLogger(LIBRDKAFKA)
+    librdkafka.filters[:] = [_Repeats()]
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     warnings.simplefilter("default")
+
+
+class _Repeats(logging.Filter):
+    """Lets a message through once in REPEAT_S: while a broker is away each client says so many times a second."""
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._now_s = now_s
+        self._said_at_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        words = re.sub(r"\d+", "0", record.getMessage())
+        now_s = self._now_s()
+        self._said_at_s = {told: at_s for told, at_s in self._said_at_s.items() if now_s - at_s < REPEAT_S}
+        if words in self._said_at_s:
+            return False
+        self._said_at_s[words] = now_s
+        return True
 
 
 def _name_of_origin(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

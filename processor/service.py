@@ -142,7 +142,7 @@ class Service:
             start_reader=lambda listener: Reader(settings, listener),
             restore=lambda partition: Restore(settings, store, present, partition, gate),
             writer=Writer(store),
-            member_of=lambda: admin.member_of(settings),
+            member_of=lambda: admin.member_of(settings, self.probes.beat),
             figures=Figures(self._metrics),
             beat=self.probes.beat,
         )

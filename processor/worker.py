@@ -134,7 +134,7 @@ class Worker:
     @property
     def ready(self) -> bool:
         """Every assigned partition is restored and was once at the end seen at its assignment."""
-        return self._reader.joined and all(p.caught_up for p in list(self.partitions.values()))
+        return self._reader.joined and all(p.live and p.caught_up for p in list(self.partitions.values()))
 
     @property
     def restoring(self) -> int:

@@ -127,3 +127,16 @@ def test_messages_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> No
     captured = capsys.readouterr()
     assert json.loads(captured.err)["event"] == "hello"
     assert captured.out == ""
+
+
+def test_what_librdkafka_repeats_is_told_once_in_a_while():
+    now_s, lines = [0.0], logs._Repeats(lambda: now_s[0])
+
+    def told(text: str) -> bool:
+        return lines.filter(logging.LogRecord("librdkafka", logging.ERROR, "", 0, text, (), None))
+
+    assert told("FAIL broker 1: refused after 12 ms")
+    assert not told("FAIL broker 2: refused after 9 ms")
+    assert told("another thing")
+    now_s[0] = logs.REPEAT_S
+    assert told("FAIL broker 1: refused after 7 ms")

@@ -4,7 +4,7 @@ Asks and creates, never deletes. The service needs describe(); `slotstream init`
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -65,15 +65,19 @@ def describe(settings: Settings) -> Topics:
     return Topics(cluster, present["input.topic"], present["output.topic"], present["dead_letter.topic"])
 
 
-def member_of(settings: Settings, timeout_s: float = 60.0) -> str | None:
-    """The member id that the group's coordinator holds for this instance's name; None if it knows nobody of that name."""
-    client, until_s = admin_client(settings), time.monotonic() + timeout_s
+def member_of(settings: Settings, beat: Callable[[], None]) -> str | None:
+    """The member id that the group's coordinator holds for this instance's name; None if it knows nobody of that name.
+
+    Asks until it answers, with a beat a try: it is asked after an outage.
+    """
+    client = admin_client(settings)
     while True:
+        beat()
         try:
             group = client.describe_consumer_groups([settings.group_id], request_timeout=5)[settings.group_id].result(10)
         except (KafkaException, TimeoutError) as error:
-            if time.monotonic() > until_s:
-                raise _no_answer(settings, error) from error
+            if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                raise _refused(f"the broker does not describe the group {settings.group_id}", error) from error
             time.sleep(0.2)  # a coordinator that starts up answers soon
             continue
         return next((m.member_id for m in group.members if m.group_instance_id == settings.transactional_id), None)

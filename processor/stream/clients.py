@@ -89,6 +89,8 @@ def _merged(settings: Settings, defaults: dict[str, Any], fixed: dict[str, Any])
     return {
         "client.id": "slotstream",
         "log.connection.close": False,
+        # Rebuilding the broker list when all are down leaves calls waiting for a broker that is not in it any more (librdkafka 2.16).
+        "metadata.recovery.strategy": "none",
         **defaults,
         **settings.kafka_config(),
         **fixed,

@@ -5,6 +5,9 @@ transaction is raised as Aborted, and the caller goes back to the last commit; a
 and whether another process did that or the broker's own timeout only the group can say (admin.member_of).
 """
 
+import contextlib
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterable
 
@@ -20,6 +23,7 @@ _log = structlog.get_logger(__name__)
 
 CALL_S = 2.0  # a call that waits for the broker comes back this often, so that the loop can show that it lives
 TRY_S = 15.0
+ABANDON_S = 2 * TRANSACTION_TIMEOUT_S  # the broker has aborted the transaction by then, or does when it is back
 PATIENCE_S = 10.0  # between two messages about a broker that does not answer
 
 
@@ -45,6 +49,7 @@ class Transaction:
         self._make_producer = make_producer
         self._beat = beat
         self._begun_at_s: float | None = None
+        self._abandoned = False
         self._producer = make_producer()
         self._until_decided("init_transactions", lambda: self._producer.init_transactions(CALL_S))
 
@@ -82,13 +87,17 @@ class Transaction:
         """
         self._begin()
         offsets = [TopicPartition(topic, *position) for position in positions]
+        # Sending the offsets ignores its timeout while the coordinator is away (librdkafka 2.16): it is called when the broker
+        # has just taken everything else, and is given up if it does not come back all the same.
+        while self._producer.flush(CALL_S):
+            self._beat()
         send = self._producer.send_offsets_to_transaction
-        self._until_decided("send_offsets_to_transaction", lambda: send(offsets, group_metadata, CALL_S))
+        self._until_decided("send_offsets_to_transaction", lambda: self._bounded(lambda: send(offsets, group_metadata, CALL_S)))
         self._until_decided("commit_transaction", lambda: self._producer.commit_transaction(CALL_S))
         self._begun_at_s = None
 
     def abort(self) -> None:
-        if self._begun_at_s is None:
+        if self._begun_at_s is None or self._abandoned:
             return
         try:
             self._until_decided("abort_transaction", lambda: self._producer.abort_transaction(CALL_S))
@@ -99,12 +108,45 @@ class Transaction:
     def renew(self) -> None:
         """A new producer of the same name; whatever the old one left open is aborted by the broker."""
         self._begun_at_s = None
-        self._producer.close()
+        if not self._abandoned:
+            self._close()
+        self._abandoned = False
         self._producer = self._make_producer()
         self._until_decided("init_transactions", lambda: self._producer.init_transactions(CALL_S))
 
     def close(self) -> None:
-        self._producer.close()
+        self._close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(KafkaException):  # a fenced producer says once more that it is fenced
+            self._producer.close()
+
+    def _bounded(self, run: Callable[[], None]) -> None:
+        """Runs a call that may never return. Raises ProducerFencedError when its transaction must be over by then."""
+        done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+        def report() -> None:
+            try:
+                run()
+            except Exception as error:  # noqa: BLE001 - raised again below
+                done.put(error)
+            else:
+                done.put(None)
+
+        threading.Thread(target=report, name="send-offsets", daemon=True).start()
+        until_s = time.monotonic() + ABANDON_S
+        while True:
+            try:
+                error = done.get(timeout=CALL_S)
+            except queue.Empty:
+                self._beat()
+                if time.monotonic() > until_s:
+                    self._abandoned = True  # a thread is in it for good: it cannot be closed
+                    raise ProducerFencedError("the client did not return from a call", timed_out=True) from None
+                continue
+            if error is not None:
+                raise error
+            return
 
     def _begin(self) -> None:
         if self._begun_at_s is None:
