@@ -95,4 +95,10 @@ def _merged(settings: Settings, defaults: dict[str, Any], fixed: dict[str, Any])
         **settings.kafka_config(),
         **fixed,
         "logger": logging.getLogger(LIBRDKAFKA),
+        # Without one a fatal error is raised inside whatever call happens to be running; the next call tells it properly.
+        "error_cb": _told_by_the_log,
     }
+
+
+def _told_by_the_log(_error: object) -> None:
+    pass
