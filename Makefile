@@ -1,5 +1,7 @@
 # Every target sets itself up in .venv; nothing else is installed anywhere. `make` alone lists the targets.
-PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3.13 python3,$(if $(shell command -v $(p) 2>/dev/null),$(p))))
+# The first that runs and that TensorFlow has wheels for: a name on the path may be a shim that leads nowhere.
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do if $$p -c '$(FITS)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
@@ -8,7 +10,8 @@ help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"found Python {v[0]}.{v[1]} as $(PYTHON). Expected: 3.11, 3.12 or 3.13. To do: make PYTHON=/path/to/python3.12 ...")'
+	@test -n "$(PYTHON)" || { echo "found no Python 3.11, 3.12 or 3.13 on the path. To do: install one, or name it: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	@$(PYTHON) -c '$(FITS)' || { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13. To do: make PYTHON=/path/to/python3.12 ..."; exit 1; }
 	@$(PYTHON) -m venv .venv
 
 .venv/.run: pyproject.toml constraints.txt | $(BIN)/python
