@@ -121,8 +121,7 @@ class Figures:
         metrics.add("evictions_total", table.evictions - self._evictions)
         self._evictions = table.evictions
         for partition in partitions:
-            since_s = partition.assigned_at_s if partition.checkpoint_at_s is None else partition.checkpoint_at_s
-            metrics.set("checkpoint_age_seconds", now_s - since_s, partition=partition.number)
+            metrics.set("checkpoint_age_seconds", _checkpoint_age_s(partition, now_s), partition=partition.number)
             if partition.live:
                 lag = max(0, known_end(partition.number) - partition.committed.position)
                 metrics.set("lag_records", lag, partition=partition.number)
@@ -148,3 +147,10 @@ class Figures:
                 minutes_left=minutes,
             )
             self._progress = (now_s, backlog)
+
+
+def _checkpoint_age_s(partition: Partition, now_s: float) -> float:
+    """An idle partition's checkpoint does not age: it holds all there is."""
+    if partition.live and partition.checkpoint_position == partition.committed.position:
+        return 0.0
+    return now_s - (partition.assigned_at_s if partition.checkpoint_at_s is None else partition.checkpoint_at_s)
