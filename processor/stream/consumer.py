@@ -170,13 +170,14 @@ class Reader:
         return bool(topics) and self._topic not in topics
 
     def _raise(self, error: KafkaError) -> None:
-        if error.code() in FENCED_CODES:
+        # A fatal error arrives once as an event that wraps the reason in words: its code is only that it is fatal.
+        if error.code() in FENCED_CODES or (error.code() == KafkaError._FATAL and "fenced" in error.str().lower()):
             raise Fenced(
                 f"another process joined the group under this instance's name ({error.str()})",
                 expected="one process a name",
                 do="give each process its own `instance`",
             )
-        if error.fatal():
+        if error.fatal() or error.code() == KafkaError._FATAL:
             raise SlotstreamError(
                 f"the Kafka client cannot go on ({error.name()}: {error.str()})",
                 expected="a broker that this client can work with",

@@ -23,6 +23,7 @@ _log = structlog.get_logger(__name__)
 
 CALL_S = 2.0  # a call that waits for the broker comes back this often, so that the loop can show that it lives
 TRY_S = 15.0
+GARBLED_MAX = 3
 ABANDON_S = 2 * TRANSACTION_TIMEOUT_S  # the broker has aborted the transaction by then, or does when it is back
 PATIENCE_S = 10.0  # between two messages about a broker that does not answer
 
@@ -78,7 +79,8 @@ class Transaction:
                     self._beat()
                 except KafkaException as error:
                     raise self._sorted("produce", error.args[0]) from error
-        poll(0)
+        with contextlib.suppress(SystemError):
+            poll(0)
 
     def commit(self, topic: str, positions: list[tuple[int, int, str]], group_metadata: object) -> None:
         """Commits what was published together with (partition, offset, metadata) of each partition that it was written for.
@@ -89,8 +91,9 @@ class Transaction:
         offsets = [TopicPartition(topic, *position) for position in positions]
         # Sending the offsets ignores its timeout while the coordinator is away (librdkafka 2.16): it is called when the broker
         # has just taken everything else, and is given up if it does not come back all the same.
-        while self._producer.flush(CALL_S):
-            self._beat()
+        with contextlib.suppress(KafkaException, SystemError):  # what is fatal the next call tells properly
+            while self._producer.flush(CALL_S):
+                self._beat()
         send = self._producer.send_offsets_to_transaction
         self._until_decided("send_offsets_to_transaction", lambda: self._bounded(lambda: send(offsets, group_metadata, CALL_S)))
         self._until_decided("commit_transaction", lambda: self._producer.commit_transaction(CALL_S))
@@ -157,11 +160,17 @@ class Transaction:
             self._begun_at_s = time.monotonic()
 
     def _until_decided(self, call: str, run: Callable[[], None]) -> None:
-        said_at_s = time.monotonic()
+        said_at_s, garbled = time.monotonic(), 0
         while True:
             self._beat()
             try:
                 run()
+            except SystemError:
+                # An error that the client tells in a callback can come out of whatever call is running, without its words:
+                # the same call, made again, has them.
+                garbled += 1
+                if garbled == GARBLED_MAX:
+                    raise
             except KafkaException as error:
                 reason = error.args[0]
                 if not (reason.retriable() or reason.code() in _WAITING) or reason.fatal() or reason.txn_requires_abort():
