@@ -103,10 +103,7 @@ class Worker:
     def stop(self, *, leave: bool) -> None:
         """The last commit, the last checkpoints, and out of the group."""
         if leave:
-            self._reader.leave()
-            until_s = time.monotonic() + self._settings.drain_timeout + REVOKE_CHECKPOINT_S
-            while not self._reader.left and time.monotonic() < until_s:
-                self._reader.consume(1, IDLE_S)
+            self._leave(self._settings.drain_timeout + REVOKE_CHECKPOINT_S)
         self._give_up(list(self.partitions), self._settings.drain_timeout)
         self._reader.close()
         self._transaction.close()
@@ -123,13 +120,17 @@ class Worker:
         try:
             self._transaction.abort()
             if leave:
-                self._reader.leave()
-                until_s = time.monotonic() + REVOKE_CHECKPOINT_S
-                while not self._reader.left and time.monotonic() < until_s:
-                    self._reader.consume(1, IDLE_S)
+                self._leave(REVOKE_CHECKPOINT_S)
                 self._reader.close()
         except (ProducerFencedError, SlotstreamError) as error:
             _log.debug("left to the broker's timeouts", reason=str(error))
+
+    def _leave(self, timeout_s: float) -> None:
+        """Gives every partition back, in the revoke callback."""
+        self._reader.leave()
+        until_s = time.monotonic() + timeout_s
+        while not self._reader.left and time.monotonic() < until_s:
+            self._reader.consume(1, IDLE_S)
 
     @property
     def ready(self) -> bool:

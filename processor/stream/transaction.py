@@ -111,18 +111,15 @@ class Transaction:
     def renew(self) -> None:
         """A new producer of the same name; whatever the old one left open is aborted by the broker."""
         self._begun_at_s = None
-        if not self._abandoned:
-            self._close()
+        self.close()
         self._abandoned = False
         self._producer = self._make_producer()
         self._until_decided("init_transactions", lambda: self._producer.init_transactions(CALL_S))
 
     def close(self) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        with contextlib.suppress(KafkaException):  # a fenced producer says once more that it is fenced
-            self._producer.close()
+        if not self._abandoned:
+            with contextlib.suppress(KafkaException):  # a fenced producer says once more that it is fenced
+                self._producer.close()
 
     def _bounded(self, run: Callable[[], None]) -> None:
         """Runs a call that may never return. Raises ProducerFencedError when its transaction must be over by then."""
