@@ -7,6 +7,7 @@ the engine's rows, the partitions' positions, the consumer. Rebalance callbacks 
 between two batches, never within one. Why each step stands where it does: docs/architecture.md.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -26,7 +27,7 @@ from processor.records import Applied, Out, Rejected
 from processor.settings import Settings
 from processor.stream.admin import Topics
 from processor.stream.assignment import Partition, State
-from processor.stream.consumer import Polled, Reader
+from processor.stream.consumer import MemberFencedError, Polled, Reader
 from processor.stream.transaction import AbortedError, ProducerFencedError, Transaction
 
 _log = structlog.get_logger(__name__)
@@ -73,6 +74,7 @@ class Worker:
         self._rewind_due = False
         self._abandoned = False
         self._busy = False
+        self._start_reader = start_reader
         self._reader = start_reader(self)
 
     # -- a turn -----------------------------------------------------------------------------------------------------------
@@ -81,8 +83,12 @@ class Worker:
         """Consumes once, applies and publishes what came, and commits and checkpoints what is due."""
         self._beat()
         self._take_restored()
-        with self._figures.timed("consume"):
-            polled = self._reader.consume(*self._wait())
+        try:
+            with self._figures.timed("consume"):
+                polled = self._reader.consume(*self._wait())
+        except MemberFencedError as fenced:
+            self._join_again(fenced)
+            return
         if self._rewind_due:
             # A callback aborted: what this call returned may lie past where we go back to.
             self._rewind()
@@ -129,8 +135,9 @@ class Worker:
         """Gives every partition back, in the revoke callback."""
         self._reader.leave()
         until_s = time.monotonic() + timeout_s
-        while not self._reader.left and time.monotonic() < until_s:
-            self._reader.consume(1, IDLE_S)
+        with contextlib.suppress(MemberFencedError):  # whoever has no place in the group need not leave it
+            while not self._reader.left and time.monotonic() < until_s:
+                self._reader.consume(1, IDLE_S)
 
     @property
     def ready(self) -> bool:
@@ -300,15 +307,30 @@ class Worker:
     def _renew(self, fenced: ProducerFencedError) -> None:
         """The broker refuses the producer: because another process has the name, or because it timed the transaction out."""
         self._figures.fenced()
+        self._prove_name(str(fenced), possible=fenced.timed_out)
+        _log.warning("the broker timed the transaction out; going on with a new producer", reason=str(fenced))
+        self._transaction.renew()
+
+    def _join_again(self, fenced: MemberFencedError) -> None:
+        """The group refuses this member: because another process has the name, or because the client outlived its session."""
+        self._prove_name(str(fenced))
+        _log.warning("the client lost its place in the group in an outage; joining again", reason=str(fenced))
+        self._go_back()
+        for number in list(self.partitions):
+            self._drop(number)
+        self._rewind_due = False
+        self._reader.close()
+        self._reader = self._start_reader(self)
+
+    def _prove_name(self, reason: str, *, possible: bool = True) -> None:
+        """Raises Fenced if the group holds another process under this instance's name, or if nothing else can be (not possible)."""
         holder = self._member_of()
-        if holder not in (None, self._reader.member_id) or not fenced.timed_out:
+        if holder not in (None, self._reader.member_id) or not possible:
             raise Fenced(
-                f"another process runs as {self._settings.transactional_id} ({fenced})",
+                f"another process runs as {self._settings.transactional_id} ({reason})",
                 expected="one process a name",
                 do="nothing, if this one was replaced; else give each process its own `instance`",
             )
-        _log.warning("the broker timed the transaction out; going on with a new producer", reason=str(fenced))
-        self._transaction.renew()
 
     # -- partitions come and go (called from inside consume) -------------------------------------------------------------------
 
@@ -336,6 +358,10 @@ class Worker:
     def lost(self, partitions: list[int]) -> None:
         self._figures.rebalanced("lost")
         _log.warning("partitions lost: the group went on without this instance", partitions=sorted(partitions))
+        if self._abandoned:
+            return
+        # The client joins again when this returns: a process that was asleep would take the name back from its successor.
+        self._prove_name("its session was over")
         self._go_back()
         for number in partitions:
             self._drop(number)

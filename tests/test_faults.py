@@ -203,6 +203,26 @@ def test_a_service_outlives_its_broker_and_ends_at_once_when_told_twice(tmp_path
         assert_exact(service, topics)
 
 
+def test_a_session_that_ends_in_an_outage_costs_nothing_but_time(tmp_path, model):
+    """The loop waits for the broker's word on its transaction: the client finds the session over before the loop asks it anything."""
+    with EmbeddedKafka(tmp_path / "kafka") as broker:
+        topics = Topics(broker.bootstrap, "session")
+        stream = Stream(topics, 600)
+        service = Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS, "--kafka=session.timeout.ms=6000")
+        with service:
+            service.wait_ready()
+            for outage_s in (8, 10):
+                feed_into_open_transaction(service, stream, 200)
+                broker.kill()
+                until_s = time.monotonic() + outage_s
+                wait_for(lambda until_s=until_s: time.monotonic() > until_s, "the outage")
+                broker.start()
+                service.wait_answered(stream.feed(100))
+            assert service.events("partitions lost: the group went on without this instance")
+            assert service.stop() == 0
+        assert_exact(service, topics)
+
+
 # -- processes ----------------------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +287,33 @@ def test_a_name_belongs_to_one_process_refused_on_its_host_and_fenced_elsewhere(
                 first.process.send_signal(signal.SIGCONT)
     assert_exact(second, topics)
     assert newest(second) == group_of(second).positions()
+
+
+def test_a_process_that_slept_past_its_session_with_nothing_in_hand_does_not_take_its_name_back(kafka, unique, tmp_path, model):
+    topics = Topics(kafka.bootstrap, unique("asleep"))
+    stream = Stream(topics, 600)
+    first, second = (Service(topics, model, tmp_path, *SMALL, "--kafka=session.timeout.ms=6000") for _ in range(2))
+    second.log = tmp_path / "second.log"
+    second.environment = {"TMPDIR": str(tmp_path)}  # as on another host: the lock of the name is found in another folder
+    with first:
+        first.wait_ready()
+        first.wait_answered(stream.feed(200))
+        first.process.send_signal(signal.SIGSTOP)
+        asleep_until_s = time.monotonic() + 7
+        try:
+            with second:
+                second.wait_answered(stream.feed(200))
+                wait_for(lambda: time.monotonic() > asleep_until_s, "the session to be over")
+                first.process.send_signal(signal.SIGCONT)
+                assert first.wait_end() == 3, first.said()
+                assert "Expected: one process a name" in first.said()
+                second.wait_answered(stream.feed())
+                assert not second.events("partitions lost: the group went on without this instance")
+                assert second.stop() == 0
+        finally:
+            if first.process.poll() is None:
+                first.process.send_signal(signal.SIGCONT)
+    assert_exact(second, topics)
 
 
 # -- bad records --------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from processor.errors import ConfigurationError, Fenced, PolicyStop, SlotstreamError
+from processor.errors import ConfigurationError, PolicyStop, SlotstreamError
 from processor.settings import Settings
 from processor.stream.clients import member_consumer
 
@@ -21,8 +21,17 @@ _log = structlog.get_logger(__name__)
 FENCED_CODES = {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError.UNRELEASED_INSTANCE_ID}
 
 
+class MemberFencedError(Exception):
+    """The group refuses this member, and the client is at its end.
+
+    Either another process has joined under the name, or the client has fenced itself: when its session times out it forgets
+    its member id, and until the callback of that was run, it goes on sending heartbeats without one (librdkafka 2.16). Only
+    the group can say which (admin.member_of).
+    """
+
+
 class Listener(Protocol):
-    """Called from inside consume(), with partition numbers."""
+    """Called from inside consume(), with partition numbers. What lost() raises keeps the client from joining again."""
 
     def assigned(self, partitions: list[int]) -> None: ...
     def revoked(self, partitions: list[int]) -> None: ...
@@ -44,14 +53,15 @@ class Reader:
         self._consumer: Consumer = member_consumer(settings)
         self._started: set[int] = set()
         self._failure: BaseException | None = None
-        self._assigned = self._leaving = False
+        self._assigned = self._leaving = self._closed = False
+        self._member_id: str | None = None
         self._held: set[int] = set()  # assigned by the group, started or not
         self._consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     @property
     def member_id(self) -> str | None:
-        found = self._consumer.memberid()
-        return str(found) if found else None
+        """The id under which the group last gave us an assignment, None before: the client forgets it with its session."""
+        return self._member_id
 
     @property
     def joined(self) -> bool:
@@ -62,7 +72,7 @@ class Reader:
         return self._consumer.consumer_group_metadata()
 
     def consume(self, records_max: int, timeout_s: float) -> Polled:
-        """Raises what a callback raised, and any error of the client that time does not mend."""
+        """Raises what a callback raised, MemberFencedError, and any error of the client that time does not mend."""
         try:
             messages = self._consumer.consume(records_max, timeout_s)
         except KafkaException as raised:
@@ -117,11 +127,14 @@ class Reader:
         return self._leaving and not self._held
 
     def close(self) -> None:
+        """The listener hears no more: what it still holds it gives up by itself."""
+        self._closed = True
         self._consumer.close()
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign([])  # the assignment is accepted; what of it is fetched, start() decides
         self._assigned = True
+        self._member_id = consumer.memberid() or self._member_id
         self._held.update(tp.partition for tp in partitions)
         self._call(self._listener.assigned, partitions)
 
@@ -132,7 +145,11 @@ class Reader:
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._assigned = False
         self._call(self._listener.lost, partitions)
-        self._unassign(consumer, partitions)
+        if self._failure is None:
+            self._unassign(consumer, partitions)
+        else:
+            # Once the partitions are taken off, the client joins again at once and takes the name from whoever has it now.
+            consumer.incremental_assign([])
 
     def _unassign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         stopped = [tp for tp in partitions if tp.partition in self._started]
@@ -142,6 +159,8 @@ class Reader:
 
     def _call(self, listener: Any, partitions: list[TopicPartition]) -> None:
         """An exception must not unwind through the client's C code: it is raised when consume() is back."""
+        if self._closed:
+            return
         try:
             listener([tp.partition for tp in partitions])
         except Exception as failure:  # noqa: BLE001
@@ -172,11 +191,7 @@ class Reader:
     def _raise(self, error: KafkaError) -> None:
         # A fatal error arrives once as an event that wraps the reason in words: its code is only that it is fatal.
         if error.code() in FENCED_CODES or (error.code() == KafkaError._FATAL and "fenced" in error.str().lower()):
-            raise Fenced(
-                f"another process joined the group under this instance's name ({error.str()})",
-                expected="one process a name",
-                do="give each process its own `instance`",
-            )
+            raise MemberFencedError(error.str())
         if error.fatal() or error.code() == KafkaError._FATAL:
             raise SlotstreamError(
                 f"the Kafka client cannot go on ({error.name()}: {error.str()})",
