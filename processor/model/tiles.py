@@ -5,7 +5,7 @@ how readings are batched cannot be seen in the output. Not responsible for which
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
@@ -177,22 +177,30 @@ def _probe(model: ServableModel, shape: RungShape, run: Run) -> bytes | None:
 
     The bytes for each of them, or None where two rows differ: then bits depend on the row.
     """
-    rng = np.random.default_rng(0)
-    readings = rng.normal(size=(PROBE_STEPS, PROBE_ROWS, model.features)).astype(np.float32)
-    states = rng.uniform(-1, 1, size=(PROBE_ROWS, model.width)).astype(np.float32)
     found: set[bytes] = set()
     for shift in (0, 3):
         at = (np.arange(shape.rows) + shift) % PROBE_ROWS
-        x = np.zeros((shape.steps_max, shape.rows, model.features), np.float32)
-        x[:PROBE_STEPS] = readings[:, at]
-        seen = np.concatenate([_outcome(run, x, steps, states[at]) for steps in (1, PROBE_STEPS)], axis=1)
+        seen = np.concatenate([_outcome(run, shape, x[:, at], state[at]) for x, state in _probes(model)], axis=1)
         copies = seen[np.argsort(at, kind="stable")].reshape(PROBE_ROWS, -1, seen.shape[1])
         found.update(copies[:, i].tobytes() for i in range(copies.shape[1]))
     return found.pop() if len(found) == 1 else None
 
 
-def _outcome(run: Run, x: Float32, steps: int, state: Float32) -> Float32:
-    """float32 [rows, n]: a row's outputs and its state after so many steps."""
-    rows = len(state)
+def _probes(model: ServableModel) -> Iterator[tuple[Float32, Float32]]:
+    """Readings and states to compare rungs by, float32 [steps, PROBE_ROWS, F] and [PROBE_ROWS, W].
+
+    Of several scales, and states of zero, as a sensor begins: what is large hides in the sum how what is small was added.
+    """
+    rng = np.random.default_rng(0)
+    for steps, reading, state in ((1, 1, 1), (PROBE_STEPS, 1, 1), (1, 1, 0), (1, 1, 0), (1, 100, 0.1), (1, 0.01, 0.01)):
+        readings = reading * rng.normal(size=(steps, PROBE_ROWS, model.features))
+        yield readings.astype(np.float32), (state * rng.uniform(-1, 1, size=(PROBE_ROWS, model.width))).astype(np.float32)
+
+
+def _outcome(run: Run, shape: RungShape, readings: Float32, state: Float32) -> Float32:
+    """float32 [rows, n]: each row's outputs for these readings, [steps, rows, F], and its state after them."""
+    steps, rows = readings.shape[:2]
+    x = np.zeros((shape.steps_max, rows, readings.shape[2]), np.float32)
+    x[:steps] = readings
     y, after, _ = run(x, np.full(rows, steps, np.int32), steps, state)
     return np.concatenate([y[:steps].swapaxes(0, 1).reshape(rows, -1), after], axis=1)
