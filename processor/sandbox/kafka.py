@@ -382,7 +382,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="default: 9092, or a free one if that is taken")
     parser.add_argument("--heap-mb", type=int, default=512)
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell starts what it puts in the background deaf to Ctrl-C
+        signal.signal(number, _interrupt)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="slotstream-kafka-"))
     port = options.port or (9092 if _is_free(9092) else None)
     try:
