@@ -114,19 +114,11 @@ class Service:
         model = load_model(settings)
         shapes = shapes_of(model, settings)
         check_shapes(settings, topics, shapes, per_step=model.per_step)
-        slots = _slots(settings, shapes)
-        fingerprint = _fingerprint(settings, model.digest, model.mode, model.window)
+        slots = slots_of(settings, shapes)
+        fingerprint = fingerprint_of(settings, model)
         self._announce(fingerprint, model.mode, model.why, shapes, slots)
         engine = self._engine(Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX)), shapes, slots=slots)
-        codec = JsonRecords(
-            features=model.features,
-            per_step=model.per_step,
-            residual=settings.output.residual,
-            model_id=fingerprint[:8],
-            record_steps_max=settings.input.record_steps_max,
-            ahead_max_s=settings.input.ahead_max,
-            each_record=settings.reset.each_record,
-        )
+        codec = codec_of(settings, model, fingerprint)
         limits = (topics.output.bytes_max, topics.dead_letter.bytes_max)
         producer = functools.partial(transactional_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
@@ -254,13 +246,27 @@ def check_shapes(settings: Settings, topics: admin.Topics, shapes: Shapes, *, pe
         )
 
 
-def _slots(settings: Settings, shapes: Shapes) -> int:
+def slots_of(settings: Settings, shapes: Shapes) -> int:
+    """S, rows of state kept ready for a step."""
     if settings.slots != "auto":
         return int(settings.slots)
     return max(1, min(SLOTS_AUTO_MAX, SLOTS_AUTO_BYTES // max(1, 4 * shapes.row_width)))
 
 
-def _fingerprint(settings: Settings, digest: str, mode: str, window: int | None) -> str:
+def fingerprint_of(settings: Settings, model: "ServableModel") -> str:
     """Hex. Of the model and the settings that decide, the mode as it was chosen rather than as it was asked for."""
-    deciding = {**settings.deciding(), "model.mode": mode, "model.window": window}
-    return hashlib.sha256(f"{digest} {json.dumps(deciding, sort_keys=True)}".encode()).hexdigest()
+    deciding = {**settings.deciding(), "model.mode": model.mode, "model.window": model.window}
+    return hashlib.sha256(f"{model.digest} {json.dumps(deciding, sort_keys=True)}".encode()).hexdigest()
+
+
+def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> JsonRecords:
+    """Bytes to batches and back, as the settings say. Needs no broker."""
+    return JsonRecords(
+        features=model.features,
+        per_step=model.per_step,
+        residual=settings.output.residual,
+        model_id=fingerprint[:8],
+        record_steps_max=settings.input.record_steps_max,
+        ahead_max_s=settings.input.ahead_max,
+        each_record=settings.reset.each_record,
+    )

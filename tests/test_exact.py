@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from harness import keras, readings, save_model
 
-from processor.codec.json_records import JsonRecords
 from processor.engine import Engine
 from processor.model.load import load
 from processor.model.tiles import Tiles
-from processor.service import shapes_of
+from processor.service import codec_of, shapes_of
 from processor.settings import load_settings
 from processor.tools.oracle import InputRecord, Reference, as_published
 
@@ -64,15 +63,7 @@ def stream(rng, count, sensors):
 def built(tmp_path, layers, options, settings):
     model = load(save_model(tmp_path / "model.keras", *layers, **options))
     settings = load_settings(None, settings, {})
-    codec = JsonRecords(
-        features=model.features,
-        per_step=model.per_step,
-        residual=settings.output.residual,
-        model_id="test",
-        record_steps_max=settings.input.record_steps_max,
-        ahead_max_s=settings.input.ahead_max,
-        each_record=settings.reset.each_record,
-    )
+    codec = codec_of(settings, model, "test")
     return model, settings, codec
 
 
@@ -117,15 +108,12 @@ def test_any_cuts_slots_and_aborts_give_the_references_bits(name, tmp_path):
 
 
 def test_64_slots_give_5000_sensors_the_bits_of_65536(tmp_path):
-    model, settings, _ = built(tmp_path, [L.LSTM(16), L.Dense(3)], {}, [])
+    model, settings, codec = built(tmp_path, [L.LSTM(16), L.Dense(3)], {}, [])
     rng = np.random.default_rng(3)
     sensors, x = rng.integers(0, 5000, 15_000), rng.normal(size=(15_000, 3)).astype(np.float32)
     records = [
         InputRecord(0, i, b"sensor-%d" % s, json.dumps({"values": x[i].tolist()}).encode(), 1) for i, s in enumerate(sensors.tolist())
     ]
-    codec = JsonRecords(
-        features=3, per_step=False, residual=False, model_id="test", record_steps_max=8, ahead_max_s=1.0, each_record=False
-    )
     tiles, outputs = Tiles(model, rows_max=1024), []
     for slots in (64, 65_536):
         engine, got = Engine(tiles, shapes_of(model, settings), slots=slots), []
