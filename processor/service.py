@@ -21,12 +21,17 @@ import structlog
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.restore import Present, Restore
 from processor.checkpoint.writer import Writer
-from processor.codec.json_records import JsonRecords, output_bytes_max
+from processor.codec.codec import Codec
+from processor.codec.decode import Decoder, Format
+from processor.codec.encode import Encoder, output_bytes_max
+from processor.codec.float32_records import Float32Format
+from processor.codec.json_records import JsonFormat
 from processor.engine import Engine, Shapes, Stepper
 from processor.errors import ConfigurationError, Fenced
 from processor.figures import Figures
 from processor.instance_lock import InstanceLock
 from processor.metrics import Metrics
+from processor.rules import Rules
 from processor.settings import Settings
 from processor.stream import admin
 from processor.stream.clients import librdkafka_version, transactional_producer
@@ -113,7 +118,7 @@ class Service:
 
         model = load_model(settings)
         shapes = shapes_of(model, settings)
-        check_shapes(settings, topics, shapes, per_step=model.per_step)
+        check_sizes(settings, topics, shapes, per_step=model.per_step)
         slots = slots_of(settings, shapes)
         fingerprint = fingerprint_of(settings, model)
         self._announce(fingerprint, model.mode, model.why, shapes, slots)
@@ -142,7 +147,8 @@ class Service:
         return worker, lock
 
     def _engine(self, stepper: Stepper, shapes: Shapes, *, slots: int) -> Engine:
-        return Engine(stepper, shapes, slots=slots)  # a method of its own, so that the bench can put an echo in its place
+        # A method of its own, so that the bench can put an echo in its place.
+        return Engine(stepper, shapes, rules_of(self._settings), slots=slots)
 
     def _announce(self, fingerprint: str, mode: str, why: str, shapes: Shapes, slots: int) -> None:
         settings = self._settings
@@ -204,12 +210,14 @@ def load_model(settings: Settings) -> "ServableModel":
 
 
 def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
+    """Raises ConfigurationError where features, scales or residuals do not fit the model."""
+    _check_columns(model, settings)
     return Shapes(
         features=model.features,
         outputs=model.outputs,
         width=model.width,
         window=model.window if model.mode == "windowed" else None,
-        residual=settings.output.residual,
+        residual=_residual(settings, model.features, model.outputs),
         warmup_steps=settings.model.warmup_steps,
     )
 
@@ -229,14 +237,55 @@ def open_store(settings: Settings) -> Directory:
     return store
 
 
-def check_shapes(settings: Settings, topics: admin.Topics, shapes: Shapes, *, per_step: bool) -> None:
-    """What model, settings and topics must agree on. An output too large for its topic is ruled out before the first record."""
-    if shapes.residual and shapes.outputs != shapes.features:
+def _check_columns(model: "ServableModel", settings: Settings) -> None:
+    """Names and scales are one a feature of the model, or one an output."""
+    outputs = model.outputs // (model.output_steps or 1)
+    features, given = settings.input.features, settings.input.scale
+    wanted = settings.output.scale
+    for key, found, expected, of in (
+        ("input.features", len(features) if features else None, (model.features,), "features"),
+        ("input.scale", len(given.offset) if given else None, (1, model.features), "features"),
+        ("output.scale", len(wanted.offset) if wanted else None, (1, outputs), "outputs"),
+    ):
+        if found is not None and found not in expected:
+            raise ConfigurationError(
+                f"{key} is for {found}, and the model has {expected[-1]} {of}",
+                expected=f"one for each of the model's {of}" + (", or one number for all" if len(expected) > 1 else ""),
+                do=f"correct {key}, or model.path",
+            )
+
+
+def _residual(settings: Settings, features: int, outputs: int) -> tuple[int, ...]:
+    """The features that the outputs forecast, in the outputs' order. Raises ConfigurationError."""
+    wanted = settings.output.residual
+    if wanted is False:
+        return ()
+    if wanted is True:
+        found: tuple[int, ...] = tuple(range(features))
+    else:
+        names = settings.input.features or ()
+        unknown = [w for w in wanted if (w not in names if isinstance(w, str) else not 0 <= w < features)]
+        if unknown:
+            known = f"the names {', '.join(names)}, or " if names else ""
+            raise ConfigurationError(
+                f"output.residual names {', '.join(map(str, unknown))}, which is no feature",
+                expected=f"{known}numbers from 0 to {features - 1}",
+                do="correct output.residual, or name the features in input.features",
+            )
+        found = tuple(names.index(w) if isinstance(w, str) else w for w in wanted)
+        if len(set(found)) < len(found):
+            raise ConfigurationError("output.residual names a feature twice", expected="each once", do="correct output.residual")
+    if len(found) != outputs:
         raise ConfigurationError(
-            f"output.residual is true, but the model takes {shapes.features} features and gives {shapes.outputs} outputs",
-            expected="as many outputs as features: a model that forecasts its input",
-            do="set output.residual to false",
+            f"output.residual is for {len(found)} features, and the model gives {outputs} outputs",
+            expected="as many: each output is the forecast of a feature",
+            do="list the features that the outputs forecast, in their order (output.residual: [0, 3]), or set it to false",
         )
+    return found
+
+
+def check_sizes(settings: Settings, topics: admin.Topics, shapes: Shapes, *, per_step: bool) -> None:
+    """What model, settings and topics must agree on. An output too large for its topic is ruled out before the first record."""
     largest = output_bytes_max(shapes.outputs, settings.input.record_steps_max if per_step else 1)
     if largest > topics.output.bytes_max:
         raise ConfigurationError(
@@ -259,14 +308,26 @@ def fingerprint_of(settings: Settings, model: "ServableModel") -> str:
     return hashlib.sha256(f"{model.digest} {json.dumps(deciding, sort_keys=True)}".encode()).hexdigest()
 
 
-def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> JsonRecords:
+def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Codec:
     """Bytes to batches and back, as the settings say. Needs no broker."""
-    return JsonRecords(
-        features=model.features,
-        per_step=model.per_step,
-        residual=settings.output.residual,
+    source = settings.input
+    sizes = {"features": model.features, "record_steps_max": source.record_steps_max}
+    float32 = source.format == "float32"
+    values: Format = Float32Format(**sizes) if float32 else JsonFormat(**sizes, names=source.features)
+    decoder = Decoder(values, scale=source.scale, ahead_max_s=source.ahead_max, each_record=settings.reset.each_record)
+    encoder = Encoder(
         model_id=fingerprint[:8],
-        record_steps_max=settings.input.record_steps_max,
-        ahead_max_s=settings.input.ahead_max,
-        each_record=settings.reset.each_record,
+        per_step=model.per_step,
+        residual=bool(settings.output.residual),
+        output_steps=model.output_steps,
+        scale=settings.output.scale,
+        trained_window=model.trained_window,
+    )
+    return Codec(decoder.decode, encoder.encode)
+
+
+def rules_of(settings: Settings) -> Rules:
+    gap_s = settings.reset.after_gap
+    return Rules(
+        gap_ms=None if gap_s is None else round(gap_s * 1000), steps=settings.reset.after_steps, late=settings.late == "dead_letter"
     )

@@ -18,8 +18,9 @@ import structlog
 from processor.checkpoint.restore import Decision, Done, Present, Restore, partitions_added
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.writer import Writer, Written
+from processor.codec.codec import Codec
 from processor.codec.dead_letters import BadShare, dead_letter
-from processor.codec.json_records import Decoded, JsonRecords, Message
+from processor.codec.decode import Decoded, Message
 from processor.engine import Engine
 from processor.errors import Fenced, RepeatedAbort, SlotstreamError
 from processor.figures import Figures
@@ -36,6 +37,10 @@ IDLE_S = 0.1
 ABORTS_MAX = 5
 # The final checkpoint on a revoke must leave time for the others to take the partition over.
 REVOKE_CHECKPOINT_S = 5.0
+LEFT_OUT = {
+    "non_finite_state": "the record turns the sensor's state or prediction NaN or infinite; it was left out",
+    "late": "the record's timestamp lies before the sensor's latest one (late: dead_letter); it was left out",
+}
 
 
 class StartReader(Protocol):
@@ -53,7 +58,7 @@ class Worker:
         present: Present,
         made_by: dict[str, str],
         engine: Engine,
-        codec: JsonRecords,
+        codec: Codec,
         transaction: Transaction,
         start_reader: StartReader,
         restore: Callable[[int], Restore],
@@ -166,7 +171,7 @@ class Worker:
             applied = self._engine.apply(decoded.batch)
         with self._figures.timed("encode"):
             values = self._codec.encode(decoded.batch, applied)
-        rejected = self._with_broken(decoded, applied)
+        rejected = self._with_left_out(decoded, applied)
         self._move(messages)
         self._move_time(decoded)
         self._figures.applied(decoded.batch, applied, decoded.resets, rejected)
@@ -196,13 +201,13 @@ class Worker:
             partition = self.partitions[number]
             partition.applied = partition.applied.passed(partition.applied.position, time_ms)
 
-    def _with_broken(self, decoded: Decoded, applied: Applied) -> list[tuple[int, Rejected]]:
-        """The codec's dead letters, and those of records that turned a state NaN or infinite, by message."""
+    def _with_left_out(self, decoded: Decoded, applied: Applied) -> list[tuple[int, Rejected]]:
+        """The codec's dead letters, and those of records that the engine left out, by message."""
         rejected = list(decoded.rejected)
-        detail = "the record turns the sensor's state or prediction NaN or infinite; it was left out"
-        for i in np.flatnonzero(~applied.finite).tolist():
-            reason = Rejected(decoded.batch.partition[i], int(decoded.batch.offset[i]), "non_finite_state", detail)
-            rejected.append((decoded.source[i], reason))
+        for error, left_out in (("non_finite_state", ~applied.finite), ("late", applied.late)):
+            for i in np.flatnonzero(left_out).tolist():
+                reason = Rejected(decoded.batch.partition[i], int(decoded.batch.offset[i]), error, LEFT_OUT[error])
+                rejected.append((decoded.source[i], reason))
         return sorted(rejected, key=lambda pair: pair[0])
 
     def _outputs(self, decoded: Decoded, values: list[bytes | None]) -> Iterable[Out]:

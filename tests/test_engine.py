@@ -109,7 +109,7 @@ turn = st.tuples(st.lists(record, max_size=12), st.sampled_from(["commit", "abor
 
 
 def residual_shapes():
-    return Shapes(features=F, outputs=F, width=F, residual=True)
+    return Shapes(features=F, outputs=F, width=F, residual=(0, 1))
 
 
 def check(engine, plain, records):
@@ -215,7 +215,7 @@ def test_a_reference_to_a_slot_that_changed_hands_is_an_error():
 
 
 def test_a_window_has_no_prediction_and_no_residual_until_it_is_full():
-    engine = Engine(Recurrence(), Shapes(features=F, outputs=F, width=F, window=3, residual=True), slots=4)
+    engine = Engine(Recurrence(), Shapes(features=F, outputs=F, width=F, window=3, residual=(0, 1)), slots=4)
     applied = engine.apply(batch_of([(0, b"a", i, [(1.0, 2.0)], False, False) for i in range(5)]))
     assert applied.filling.tolist() == [True, True, False, False, False]
     assert applied.warming.tolist() == applied.filling.tolist()

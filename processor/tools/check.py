@@ -6,7 +6,7 @@ Changes nothing: a transaction is begun and aborted under a name of its own, so 
 from collections.abc import Callable, Iterator
 
 from processor.errors import SlotstreamError
-from processor.service import check_shapes, load_model, open_store, shapes_of
+from processor.service import check_sizes, load_model, open_store, shapes_of
 from processor.settings import Settings
 from processor.stream import admin
 from processor.stream.admin import Finding
@@ -31,11 +31,15 @@ def _model(settings: Settings) -> Iterator[Finding]:
         return
     yield Finding(True, "model", f"{model.path}: {model.mode}, {model.features} features, {model.outputs} outputs; {model.why}")
     try:
+        shapes = shapes_of(model, settings)
+    except SlotstreamError as error:
+        yield Finding(False, "columns", error.found, error.do)
+        return
+    try:
         topics = admin.describe(settings)
     except SlotstreamError:
         return  # the broker's findings say so
-    shapes = shapes_of(model, settings)
-    yield _tried("sizes", "settings, model and topics agree", lambda: check_shapes(settings, topics, shapes, per_step=model.per_step))
+    yield _tried("sizes", "settings, model and topics agree", lambda: check_sizes(settings, topics, shapes, per_step=model.per_step))
 
 
 def _tried(what: str, good: str, run: Callable[[], object]) -> Finding:
