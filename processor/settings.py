@@ -175,7 +175,8 @@ def _features() -> Allowed:
             raise ValueError  # twice the same, or a field that holds another one
         return tuple(names)
 
-    return Allowed("a list of different field names ([temperature, motor.current]: dots descend), none of them timestamp, no quotes or backslashes in them", parse)
+    words = "a list of different field names ([temperature, motor.current]: dots descend), none of them timestamp, without quotes in them"
+    return Allowed(words, parse)
 
 
 def _is_path(name: str) -> bool:

@@ -271,7 +271,7 @@ def answers_due(records) -> int:
     return sum(1 for _, key, value, _, _ in records if value is not None or key is None)
 
 
-def readings(rng, count, *, features, sensors, partitions, bad=0.02, resets=0.03, several=0.05):
+def readings(rng, count, *, features, sensors, partitions, bad=0.02, resets=0.03, several=0.05, jitter_ms=0):
     """Seeded records of every kind: readings, several steps, resets of each form, null values, and records that are none."""
     out, now_ms = [], int(time.time() * 1000) - 3_600_000  # a topic keeps a week of record time
     for i in range(count):
@@ -280,7 +280,8 @@ def readings(rng, count, *, features, sensors, partitions, bad=0.02, resets=0.03
         draw, headers = rng.random(), ()
         steps = int(rng.integers(2, 6)) if rng.random() < several else 1
         values = rng.normal(size=(steps, features)).round(3).tolist()
-        value = json.dumps({"timestamp": record_ms - 5, "values": values if steps > 1 else values[0]}).encode()
+        event_ms = record_ms - 5 - (int(rng.integers(jitter_ms)) if jitter_ms else 0)
+        value = json.dumps({"timestamp": event_ms, "values": values if steps > 1 else values[0]}).encode()
         if draw < resets:
             kind = rng.choice(["null", "start", "end", "single"])
             value = None if kind == "null" else value
