@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from harness import keras, readings, save_model
+from harness import keras, readings, rewritten, save_model
 
 from processor.engine import Engine
 from processor.model.load import load
@@ -40,22 +40,6 @@ MODELS = {
     "float32": ([L.LSTM(8), L.Dense(1)], {}, ["--input.format=float32", "--reset.after_steps=5"]),
     "windowed": ([L.Bidirectional(L.LSTM(6)), L.Dense(3)], {"steps": 7}, ["--output.residual=true"]),
 }
-
-
-def rewritten(value, settings):
-    """A record of the harness as the settings' format has it. What is no reading stays as it is."""
-    try:
-        found = json.loads(value)
-        first = np.atleast_2d(np.array(found["values"], np.float64))
-    except (TypeError, ValueError, KeyError):
-        return value
-    if settings.input.format == "float32":
-        with np.errstate(over="ignore"):
-            return first.astype("<f4").tobytes()
-    if settings.input.features and first.shape[1] == 3:
-        a, c, d = first[0].tolist()
-        return json.dumps({"timestamp": found.get("timestamp"), "a": a, "b": {"d": d, "c": c}}).encode()
-    return value
 
 
 @dataclass
