@@ -20,9 +20,10 @@ import structlog
 
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.restore import Present, Restore
-from processor.checkpoint.writer import Writer
+from processor.checkpoint.topic import TopicStore, TopicWriter, row_bytes_max
+from processor.checkpoint.writer import CheckpointWriter, Writer
 from processor.codec.codec import Codec
-from processor.codec.decode import Decoder, Format
+from processor.codec.decode import KEY_BYTES_MAX, Decoder, Format
 from processor.codec.encode import Encoder, output_bytes_max
 from processor.codec.float32_records import Float32Format
 from processor.codec.json_records import JsonFormat
@@ -34,7 +35,8 @@ from processor.metrics import Metrics
 from processor.rules import Rules
 from processor.settings import Settings
 from processor.stream import admin
-from processor.stream.clients import librdkafka_version, transactional_producer
+from processor.stream.at_least_once import AtLeastOnce
+from processor.stream.clients import librdkafka_version, output_producer
 from processor.stream.consumer import Reader
 from processor.stream.transaction import Transaction
 from processor.worker import Worker
@@ -110,8 +112,7 @@ class Service:
         settings = self._settings
         topics = admin.describe(settings)
         lock = InstanceLock(topics.cluster, settings.transactional_id)
-        store = open_store(settings)
-
+        folder = open_folder(settings) if topics.checkpoint is None else None
         # TensorFlow takes seconds to import: only now that the rest is known to be in order.
         from processor.model.machine import made_by
         from processor.model.tiles import Tiles
@@ -119,13 +120,15 @@ class Service:
         model = load_model(settings)
         shapes = shapes_of(model, settings)
         check_sizes(settings, topics, shapes, per_step=model.per_step)
+        store, writer = _checkpoints(folder, settings, topics, shapes)
         slots = slots_of(settings, shapes)
         fingerprint = fingerprint_of(settings, model)
         self._announce(fingerprint, model.mode, model.why, shapes, slots)
         engine = self._engine(Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX)), shapes, slots=slots)
         codec = codec_of(settings, model, fingerprint)
-        limits = (topics.output.bytes_max, topics.dead_letter.bytes_max)
-        producer = functools.partial(transactional_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
+        limits = [topic.bytes_max for topic in topics.written]
+        delivery = Transaction if settings.delivery == "exactly_once" else AtLeastOnce
+        producer = functools.partial(output_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
         present = Present(fingerprint, topics.input.id, topics.input.partitions)
         worker = Worker(
@@ -135,10 +138,10 @@ class Service:
             made_by=made_by(),
             engine=engine,
             codec=codec,
-            transaction=Transaction(producer, self.probes.beat),
+            transaction=delivery(producer, self.probes.beat),
             start_reader=lambda listener: Reader(settings, listener),
             restore=lambda partition: Restore(settings, store, present, partition, gate),
-            writer=Writer(store),
+            writer=writer,
             member_of=lambda: admin.member_of(settings, self.probes.beat),
             figures=Figures(self._metrics),
             beat=self.probes.beat,
@@ -166,7 +169,7 @@ class Service:
             instance=settings.instance_name,
             slots=slots,
             slots_mb=round(slots * row_bytes / 1e6, 1),
-            checkpoints=str(settings.checkpoint.path),
+            checkpoints=settings.checkpoint_topic or str(settings.checkpoint.path),
         )
         from processor.model.machine import tensorflow_version
 
@@ -222,7 +225,18 @@ def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
     )
 
 
-def open_store(settings: Settings) -> Directory:
+def _checkpoints(
+    folder: Directory | None, settings: Settings, topics: admin.Topics, shapes: Shapes
+) -> tuple[Directory | TopicStore, CheckpointWriter]:
+    if folder is not None:
+        return folder, Writer(folder)
+    if topics.checkpoint is None:
+        raise ValueError("checkpoints are in a folder or in a topic")
+    store = TopicStore(settings, topics.checkpoint, shapes.row_width)
+    return store, TopicWriter(store)
+
+
+def open_folder(settings: Settings) -> Directory:
     """The checkpoint folder, proved to be writable. Raises ConfigurationError."""
     checkpoint = settings.checkpoint
     store = Directory(checkpoint.path, settings.group_id, settings.input.topic, keep=checkpoint.keep)
@@ -292,6 +306,13 @@ def check_sizes(settings: Settings, topics: admin.Topics, shapes: Shapes, *, per
             f"an output may take {largest:,} bytes, and {topics.output.name} takes records up to {topics.output.bytes_max:,}",
             expected="a topic that takes the largest output",
             do="raise its max.message.bytes, or lower input.record_steps_max",
+        )
+    row = row_bytes_max(shapes.row_width, KEY_BYTES_MAX)
+    if topics.checkpoint is not None and row > topics.checkpoint.bytes_max:
+        raise ConfigurationError(
+            f"a sensor's row may take {row:,} bytes, and {topics.checkpoint.name} takes records up to {topics.checkpoint.bytes_max:,}",
+            expected="a topic that takes the largest row",
+            do="raise its max.message.bytes, or keep checkpoints in a folder (checkpoint.store: directory)",
         )
 
 

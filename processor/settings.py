@@ -371,13 +371,15 @@ class Parking(Section):
 
 
 class Checkpoint(Section):
-    store: Annotated[Literal["auto", "directory"], _choice("auto", "directory", planned=("topic",))] = Field(
-        default="auto", description="where the state of the sensors is kept; auto: directory"
+    store: Annotated[Literal["auto", "topic", "directory"], _choice("auto", "topic", "directory")] = Field(
+        default="auto", description="where the state of the sensors is kept; auto: the topic, and the directory with at_least_once"
     )
     path: Annotated[Path, _text("a folder")] = Field(
         default=Path("checkpoints"), description="the folder of the store directory; on a disk that outlives the process"
     )
-    topic: Annotated[None, _only_null()] = Field(default=None, description="the topic of the store topic; null: <group>.checkpoints")
+    topic: Annotated[str | None, _or_null(_name())] = Field(
+        default=None, description="the topic of the store topic, compacted, of as many partitions as the input; null: <group>.checkpoints"
+    )
     interval: Annotated[float, _duration("100ms")] = Field(
         default=30.0, description="time between checkpoints; a shorter one makes a restart replay less"
     )
@@ -441,8 +443,10 @@ class Settings(BaseSettings):
         default=True,
         description="hand the partitions over when stopped; false where the same instance comes back at once (a StatefulSet)",
     )
-    delivery: Annotated[Literal["exactly_once"], _choice("exactly_once", planned=("at_least_once",))] = Field(
-        default="exactly_once", description="exactly_once: predictions and offsets in one transaction"
+    delivery: Annotated[Literal["exactly_once", "at_least_once"], _choice("exactly_once", "at_least_once")] = Field(
+        default="exactly_once",
+        description="exactly_once: predictions and offsets in one transaction; at_least_once: no transactions, after a crash "
+        "some predictions come twice",
     )
     commit_interval: Annotated[float, _duration("10ms", "5s")] = Field(
         default=0.1, description="time between commits, which is most of the latency; longer means fewer and larger transactions"
@@ -522,6 +526,17 @@ class Settings(BaseSettings):
                 raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": "dead_letter.topic", "found": topic})
         return dead_letter
 
+    @field_validator("checkpoint", mode="after")
+    @classmethod
+    def _checkpoints_fit_the_delivery(cls, checkpoint: Checkpoint, info: ValidationInfo) -> Checkpoint:
+        if checkpoint.store == "topic" and info.data.get("delivery") == "at_least_once":
+            words = "directory or auto with delivery: at_least_once (without transactions nothing keeps a stale process from the topic)"
+            raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": "checkpoint.store", "found": "topic"})
+        if checkpoint.topic is not None:
+            topics = {"input.topic": _topic(info, "input"), "output.topic": _topic(info, "output")}
+            _refuse_clash("checkpoint.topic", checkpoint.topic, topics)
+        return checkpoint
+
     @property
     def group_id(self) -> str:
         return self.group or f"slotstream.{self.output.topic}"
@@ -533,6 +548,17 @@ class Settings(BaseSettings):
     @property
     def transactional_id(self) -> str:
         return f"{self.group_id}.{self.instance_name}"
+
+    @property
+    def checkpoint_store(self) -> Literal["topic", "directory"]:
+        if self.checkpoint.store == "auto":
+            return "topic" if self.delivery == "exactly_once" else "directory"
+        return self.checkpoint.store
+
+    @property
+    def checkpoint_topic(self) -> str | None:
+        """None where checkpoints are files."""
+        return (self.checkpoint.topic or f"{self.group_id}.checkpoints") if self.checkpoint_store == "topic" else None
 
     @property
     def dead_letter_topic(self) -> str:

@@ -51,11 +51,13 @@ class Topics:
     ):
         self.bootstrap, self.input, self.output = bootstrap, name, f"{name}.predictions"
         self.dead_letter, self.partitions = f"{name}.dead-letter", partitions
+        self.checkpoint = f"{name}.checkpoints"
         config = {"max.message.bytes": str(dead_letter_bytes)} if dead_letter_bytes else {}
         self._create(
             NewTopic(self.input, partitions, 1),
             NewTopic(self.output, output_partitions or partitions, 1),
             NewTopic(self.dead_letter, partitions, 1, config=config),
+            NewTopic(self.checkpoint, partitions, 1, config={"cleanup.policy": "compact"}),
         )
         self.producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 2})
 
@@ -146,10 +148,12 @@ class Service:
         self.environment = environment or {}
         self.topics, self.model, self.folder, self.instance = topics, model, folder, instance
         self.options = [
+            "--checkpoint.store=directory",
             f"--kafka=bootstrap.servers={topics.bootstrap}",
             f"--input.topic={topics.input}",
             f"--output.topic={topics.output}",
             f"--dead_letter.topic={topics.dead_letter}",
+            f"--checkpoint.topic={topics.checkpoint}",
             f"--instance={instance}",
             f"--model.path={model}",
             f"--checkpoint.path={folder / 'checkpoints'}",

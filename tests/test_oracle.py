@@ -18,12 +18,17 @@ MODELS = {
 
 
 FIELDS = ["--input.features=[a, b.c, b.d]", "--input.scale={mean: [1, 0, -1], std: 2}", "--output.residual=[b.d, a]"]
+TOPIC = "--checkpoint.store=topic"
 RULES = ["--reset.after_gap=2s", "--reset.after_steps=20", "--late=dead_letter"]
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("lstm", ["--slots=5", "--output.residual=true"]), ("stacked", ["--slots=64"]), ("by rules", ["--slots=9", *FIELDS, *RULES])],
+    [
+        ("lstm", ["--slots=5", "--output.residual=true", TOPIC]),
+        ("stacked", ["--slots=64"]),
+        ("by rules", ["--slots=9", TOPIC, *FIELDS, *RULES]),
+    ],
 )
 def test_every_prediction_comes_once_and_bit_for_bit_through_kills(kafka, unique, tmp_path, name, options):
     rng = np.random.default_rng(7)

@@ -299,12 +299,21 @@ def test_a_bare_number_is_no_duration(written: str, path: Path) -> None:
     assert "expected a duration from 10ms to 5s, with its unit (100ms, 30s, 15m, 1h, 2d)" in said
 
 
+def test_checkpoints_are_in_the_topic_unless_nothing_would_fence_them() -> None:
+    assert (load().checkpoint_store, load().checkpoint_topic) == ("topic", "slotstream.predictions.checkpoints")
+    assert load(None, "--checkpoint.topic=states").checkpoint_topic == "states"
+    weaker = load(None, "--delivery=at_least_once")
+    assert (weaker.checkpoint_store, weaker.checkpoint_topic) == ("directory", None)
+    said = problems(None, "--delivery=at_least_once", "--checkpoint.store=topic")
+    assert "checkpoint.store: found 'topic', expected directory or auto with delivery: at_least_once" in said
+    assert "checkpoint.topic: found 'out', expected another topic than output.topic" in problems(
+        None, "--output.topic=out", "--checkpoint.topic=out"
+    )
+
+
 NOT_YET = [
     ("parking.path", "parked", "null"),
     ("state.expire_after", "1d", "null"),
-    ("delivery", "at_least_once", "exactly_once"),
-    ("checkpoint.store", "topic", "auto or directory"),
-    ("checkpoint.topic", "states", "null"),
     ("on_gap", "rebuild", "fail"),
     ("on_gap", "cold", "fail"),
     ("on_lost_input", "continue", "fail"),
@@ -357,6 +366,9 @@ SCALES_BAD = [
         ("reset.after_gap", ["1ms", "1d", "null"], ["0s", "10"]),
         ("reset.after_steps", ["1", "null"], ["0", "-1", "1.5"]),
         ("late", ["accept", "dead_letter"], ["drop", "null"]),
+        ("checkpoint.store", ["auto", "topic", "directory"], ["disk", "null"]),
+        ("checkpoint.topic", ["states", "null"], ["a b", ""]),
+        ("delivery", ["exactly_once", "at_least_once"], ["at_most_once", "null"]),
         ("model.output", ["last", "all"], ["first"]),
         ("model.warmup_steps", ["0", "10"], ["-1"]),
         ("model.mode", ["auto", "carried", "windowed"], ["Auto", "rolling"]),
