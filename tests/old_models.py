@@ -250,7 +250,7 @@ def write_cudnn(folder, source, target):
         config = json.loads(file.attrs["model_config"])
         item = config["config"]["layers"][1]
         item["class_name"] = target.__name__
-        for key in "activation recurrent_activation use_bias reset_after unroll implementation dropout recurrent_dropout".split():
+        for key in ("activation", "recurrent_activation", "use_bias", "reset_after", "unroll", "implementation"):
             item["config"].pop(key, None)
         file.attrs["model_config"] = json.dumps(config)
         group = file["model_weights"][item["config"]["name"]]
