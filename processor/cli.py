@@ -118,7 +118,7 @@ def _model_convert(arguments: argparse.Namespace, rest: list[str]) -> int:
         {
             "saved by": f"Keras {converted.version}",
             "found": ", ".join(converted.layers),
-            "changed": "; ".join(converted.changed) or "names only: nothing of what it computes",
+            "changed": "; ".join(converted.changed) or "nothing",
             "left out": "optimizer, losses, initialisers, regularisers",
             "written": str(arguments.new),
             **describe_file(arguments.new),

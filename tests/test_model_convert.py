@@ -234,6 +234,7 @@ REFUSED: dict[str, tuple[str, Callable[[Json], Json], str]] = {
     "code": ("lstm", of_class(1, "Lambda"), r"lstm runs code stored in the file \(Lambda\)"),
     "an operation": ("lstm", of_class(1, "TFOpLambda"), r"lstm is an operation of TensorFlow"),
     "a layer of one's own": ("lstm", of_class(1, "LSTM", module="mine"), r"lstm is of a class of your own \(LSTM\)"),
+    "a name of Keras's": ("lstm", of_class(1, "LSTM", registered_name="mine>LSTM"), r"lstm is of a class of your own \(LSTM\)"),
     "a registered layer": ("lstm", of_class(1, "Mine>Attention"), r"lstm is of a class of your own \(Attention\)"),
     "another layer": ("lstm", of_class(1, "ConvLSTM2D"), r"lstm is a ConvLSTM2D, which is not converted"),
     "half precision": ("lstm", of_layer(1, dtype="float16"), r"lstm \(LSTM\) computes in float16"),

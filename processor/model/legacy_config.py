@@ -135,9 +135,9 @@ def _read_layer(item: Any) -> OldLayer:
 
 
 def _is_kerass(item: dict[str, Any]) -> bool:
-    """Files of Keras 2.13 and later name the module of a class; one's own layer may have a name of Keras's."""
-    module = item.get("module") or "keras"
-    return str(module).split(".")[0] in ("keras", "tf_keras") or str(module).startswith("tensorflow.python.keras")
+    """Files of Keras 2.13 and later say where a class is from; one's own layer may have a name of Keras's."""
+    module = str(item.get("module") or "keras").split(".")[0]
+    return module in ("keras", "tf_keras") and ">" not in str(item.get("registered_name"))
 
 
 def _unknown(name: str, saved_as: str, item: dict[str, Any]) -> ModelRefused:
@@ -260,7 +260,8 @@ RECURRENT = {
 # Old files that do not name it were made when it was Keras's default.
 GATED = {**RECURRENT, "recurrent_activation": (_activation, "hard_sigmoid", "inner_activation")}
 DENSE = {"units": (positive, ..., "output_dim"), "activation": (_activation, "linear"), "use_bias": (flag, True, "bias")}
-CHANNELS = {"data_format": (one_of("channels_last", "channels_first", None), None)}
+# Said outright: what Keras 3 does without it depends on a file in the home of whoever converts.
+CHANNELS = {"data_format": (one_of("channels_last", "channels_first"), "channels_last")}
 CONV = {
     "filters": (positive, ..., "nb_filter"), "kernel_size": (single(positive), ..., "filter_length"),
     "strides": (single(positive), 1, "subsample_length"), "padding": (one_of("valid", "same", "causal"), "valid", "border_mode"),
