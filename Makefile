@@ -19,9 +19,11 @@ $(BIN)/python:
 	@$(PIP) -e '.[sandbox]'
 	@touch $@
 
+# Keras 2, which old model files are compared with. Its wheel asks for `tensorflow`, which would overwrite the files of tensorflow-cpu.
 .venv/.test: .venv/.run
 	@echo "adding what the tests need to .venv"
 	@$(PIP) -e '.[sandbox,test]'
+	@$(PIP) --no-deps tf_keras
 	@touch $@ .venv/.run
 
 demo: .venv/.run ## a whole plant on this machine; SECONDS=20 ends it by itself, CRASH=5 kills the service every 5 s

@@ -108,6 +108,25 @@ def _model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0 if found["servable"] else 1
 
 
+def _model_convert(arguments: argparse.Namespace, rest: list[str]) -> int:
+    _expect_nothing(rest)
+    from processor.model.legacy import convert_file
+    from processor.model.load import describe_file
+
+    converted = convert_file(arguments.old, arguments.new, force=arguments.force)
+    _print_pairs(
+        {
+            "saved by": f"Keras {converted.version}",
+            "found": ", ".join(converted.layers),
+            "changed": "; ".join(converted.changed) or "nothing",
+            "left out": "optimizer, losses, initialisers, regularisers",
+            "written": str(arguments.new),
+            **describe_file(arguments.new),
+        }
+    )
+    return 0
+
+
 def _print_pairs(found: dict[str, Any]) -> None:
     width = max(map(len, found)) + 2
     for key, value in found.items():
@@ -145,10 +164,15 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--partitions", type=_positive, metavar="N", help="of the input topic (8)", default=8)
     init.add_argument("--replication-factor", type=_positive, metavar="N", help="of new topics (the broker's default)")
     _command(commands, "demo", _demo, "a whole plant on this machine: Kafka, sensors, the service")
-    model = commands.add_parser("model", help="look at a model file", allow_abbrev=False).add_subparsers(required=True, metavar="COMMAND")
+    of_models = commands.add_parser("model", help="look at a model file, convert an old one", allow_abbrev=False)
+    model = of_models.add_subparsers(required=True, metavar="COMMAND")
     show = _command(model, "show", _model_show, "tell whether and how a model file is served")
     show.add_argument("file", type=Path, metavar="FILE")
     show.add_argument("--json", action="store_true", help="one JSON object")
+    convert = _command(model, "convert", _model_convert, "rebuild a file of Keras 1 or 2 for Keras 3")
+    convert.add_argument("old", type=Path, metavar="OLD", help="a whole model: .h5, .hdf5 or .keras")
+    convert.add_argument("new", type=Path, metavar="NEW.keras")
+    convert.add_argument("--force", action="store_true", help="overwrite NEW.keras")
     return parser
 
 

@@ -127,6 +127,8 @@ def test_wrong_settings_end_with_2_and_say_all(command: str, capsys: pytest.Capt
         ["fly"],
         ["model"],
         ["model", "show"],
+        ["model", "convert", "old.h5"],
+        ["model", "convert", "old.h5", "new.h5"],
         ["init", "--partitions", "0"],
         ["init", "--partitions=x"],
         ["model", "show", "a", "b", "--x"],
@@ -242,7 +244,15 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["run", "--help"], ["run", "--slots=0"], ["check", "--slots=0"], ["model", "show", "--help"]]
+    "words",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["run", "--slots=0"],
+        ["check", "--slots=0"],
+        ["model", "show", "--help"],
+        ["model", "convert", "--help"],
+    ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(words: list[str]) -> None:
     program = f"""

@@ -1,7 +1,8 @@
 """From a Keras file to a model that can be served, or to the reason why it cannot.
 
 Responsible for what a file may hold, for choosing between carried and windowed, and for turning everything Keras raises into one
-refusal. Not responsible for how a step is made (step.py) nor for compiling it (tiles.py).
+refusal. Not responsible for telling files apart (files.py), for how a step is made (step.py) nor for compiling it
+(tiles.py).
 """
 
 import json
@@ -19,16 +20,12 @@ import keras
 import numpy as np
 
 from processor.errors import ModelRefused
+from processor.model.files import A_MODEL_FILE, SAVE_AGAIN, broken, check_file, check_version, first_line, kind_of
 from processor.model.fingerprint import digest
 from processor.model.step import CannotStepError, Step, Stepped, carried, leaf_layers, state_widths, windowed
 
-BYTES_MAX = 2 << 30
 MODES = ("auto", "carried", "windowed")
 OUTPUTS = ("last", "all")
-H5_MAGIC = b"\x89HDF\r\n\x1a\n"
-ZIP_MAGIC = b"PK\x03\x04"
-A_MODEL_FILE = "a whole model saved by Keras 3 as .keras or .h5"
-SAVE_AGAIN = "save the whole model with Keras 3: model.save('model.keras')"
 
 
 @dataclass(frozen=True)
@@ -146,50 +143,16 @@ def _check_options(mode: str, window: int | None, output: str) -> None:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """The architecture in a file, read and judged without building anything of it."""
-    _check_file(path)
-    kind = _kind(path)
+    check_file(path)
+    kind = kind_of(path)
     try:
         config = _config_of_h5(path) if kind == ".h5" else _config_of_zip(path)
         _check_config(config)
     except ModelRefused:
         raise
-    except Exception as error:  # zipfile, zlib, h5py and json each have their own ways to say that bytes are broken
-        raise _broken(path, error) from error
+    except Exception as error:
+        raise broken(path, error) from error
     return config
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        kind = "a TensorFlow SavedModel folder" if (path / "saved_model.pb").exists() else "a directory"
-        raise ModelRefused(f"{path} is {kind}", expected=A_MODEL_FILE, do=SAVE_AGAIN)
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise ModelRefused(f"{path} cannot be read: {error.strerror}", expected=A_MODEL_FILE, do="check model.path") from error
-    if size == 0:
-        raise ModelRefused(f"{path} is empty", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN)
-    if size > BYTES_MAX:
-        raise ModelRefused(f"{path} has {size:,} bytes", expected=f"at most {BYTES_MAX:,}", do="serve a smaller model")
-
-
-def _kind(path: Path) -> str:
-    """ ".h5" or ".keras", by content; Keras itself goes by the name, so the name must agree."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        raise ModelRefused(
-            f"{path} is a Python pickle", expected=A_MODEL_FILE + "; a pickle is never loaded, since it can run code", do=SAVE_AGAIN
-        )
-    kind = ".h5" if head == H5_MAGIC else ".keras" if head[:4] == ZIP_MAGIC else None
-    if kind is None:
-        raise ModelRefused(f"{path} is not a Keras file: it begins with {head!r}", expected=A_MODEL_FILE, do=SAVE_AGAIN)
-    if path.suffix not in ((".h5", ".hdf5") if kind == ".h5" else (".keras",)):
-        raise ModelRefused(
-            f"{path} holds a {kind} file under another name", expected=f"a name that ends in {kind}", do=f"rename it to {path.stem}{kind}"
-        )
-    return kind
 
 
 def _config_of_zip(path: Path) -> dict[str, Any]:
@@ -199,7 +162,7 @@ def _config_of_zip(path: Path) -> dict[str, Any]:
         if damaged := archive.testzip():
             raise ModelRefused(f"{path} is damaged in its {damaged}", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN)
         if "metadata.json" in archive.namelist():
-            _check_version(path, json.loads(archive.read("metadata.json")).get("keras_version"))
+            check_version(path, json.loads(archive.read("metadata.json")).get("keras_version"))
         return dict(json.loads(archive.read("config.json")))
 
 
@@ -208,27 +171,8 @@ def _config_of_h5(path: Path) -> dict[str, Any]:
         config = file.attrs.get("model_config")
         if config is None:
             raise ModelRefused(f"{path} holds weights only, no model", expected=A_MODEL_FILE, do=SAVE_AGAIN)
-        _check_version(path, file.attrs.get("keras_version"))
+        check_version(path, file.attrs.get("keras_version"))
         return dict(json.loads(config))
-
-
-def _check_version(path: Path, version: Any) -> None:
-    text = version.decode() if isinstance(version, bytes) else str(version or "1")
-    if not text.startswith("3"):
-        raise ModelRefused(
-            f"{path} was saved by Keras {text}",
-            expected="a file saved by Keras 3",
-            do="load it with that version's Keras and " + SAVE_AGAIN,
-        )
-
-
-def _broken(path: Path, error: Exception) -> ModelRefused:
-    return ModelRefused(f"{path} is damaged: {_first_line(error)}", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
 # --- what an architecture may hold, before anything of it is built
@@ -325,7 +269,7 @@ def _load_keras(path: Path) -> Any:
             return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
         raise ModelRefused(
-            f"Keras cannot load {path}: {_first_line(error)}", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN
+            f"Keras cannot load {path}: {first_line(error)}", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN
         ) from error
 
 
@@ -452,7 +396,7 @@ class _Choice:
             return _Chosen("windowed", why, window, windowed(_without_batch(self.model, stateful=self.stateful), window))
         except Exception as error:
             raise ModelRefused(
-                f"the model cannot be run on {window} steps: {_first_line(error)}",
+                f"the model cannot be run on {window} steps: {first_line(error)}",
                 expected="a window it accepts",
                 do="set model.window to the steps it was trained on",
             ) from error
