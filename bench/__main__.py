@@ -19,6 +19,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from processor.sandbox.kafka import EmbeddedKafka
+from processor.settings import load_settings
+from processor.stream import admin
 
 FEATURES = 10
 PARTITIONS = 8
@@ -79,9 +81,9 @@ def _run(bootstrap, folder, model, topic, records, *, echo) -> dict:
 
 
 def _options(bootstrap, folder, model, topic) -> list[str]:
-    """A group of its own for each run: it begins at the start of the topic, with no state."""
+    """A group of its own for each run: it begins at the start of the topic, with no state. Its checkpoint topic is made."""
     group = uuid.uuid4().hex[:8]
-    return [
+    options = [
         f"--kafka=bootstrap.servers={bootstrap}",
         f"--input.topic={topic}",
         f"--output.topic={topic}.out",
@@ -90,6 +92,8 @@ def _options(bootstrap, folder, model, topic) -> list[str]:
         f"--model.path={model}",
         f"--checkpoint.path={folder / 'checkpoints'}",
     ]
+    admin.init(load_settings(None, options, {}), PARTITIONS, 1)
+    return options
 
 
 def _measure_latency(bootstrap, folder, model, arguments) -> None:
@@ -148,9 +152,9 @@ def _fill(bootstrap: str, topic: str, sensors) -> None:
 
 
 def _create(bootstrap: str, topic: str) -> None:
-    admin = AdminClient({"bootstrap.servers": bootstrap})
+    client = AdminClient({"bootstrap.servers": bootstrap})
     topics = [NewTopic(name, PARTITIONS, 1) for name in (topic, f"{topic}.out", f"{topic}.dead-letter")]
-    for future in admin.create_topics(topics).values():
+    for future in client.create_topics(topics).values():
         future.result(30)
 
 
