@@ -1,4 +1,7 @@
-"""Checkpoints as files: whatever stands in the folder, a snapshot is read whole as it was written, or passed over."""
+"""Checkpoints as files: whatever stands in the folder, a snapshot is read whole as it was written, or passed over.
+
+What the folder has in common with the topic is in test_stores.py.
+"""
 
 import errno
 import json
@@ -12,6 +15,7 @@ import pytest
 import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stores import BEGINNING, OTHER, W, content, snapshot_of
 
 from processor.checkpoint import directory
 from processor.checkpoint.directory import TEMPORARY, TEMPORARY_AGE_S, Directory, Name
@@ -19,42 +23,11 @@ from processor.checkpoint.snapshot import INCREMENTS_MAX, Chain, Link, Snapshot,
 from processor.slots.rows import Rows
 from processor.stream.assignment import Beginning, Mark
 
-W = 3
-BEGINNING = Beginning(5, "lineage-1", "f" * 64, "topic-id", 8)
-OTHER = Beginning(90, "lineage-2", "f" * 64, "topic-id", 8)
 deterministic = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def snapshot_of(keys: list[bytes], position: int = 100, partition: int = 2, beginning: Beginning = BEGINNING, seed: int = 0) -> Snapshot:
-    """Every column random, the states any float32 there is."""
-    rng, n = np.random.default_rng(seed), len(keys)
-    rows = Rows.zeros(n, W)
-    rows.state = rng.integers(0, 2**32, (n, W), np.uint32).view(np.float32)
-    rows.applied, rows.steps = rng.integers(0, max(position, 1), n), rng.integers(1, 2**62, n)
-    rows.event_ms, rows.incomplete = rng.integers(-(2**53), 2**53, n), rng.random(n) < 0.5
-    return Snapshot(partition, Mark(position, 1_700_000_000_000), beginning, keys, rows, {"tensorflow": "2.21"})
-
-
-def content(snapshot: Snapshot | None) -> object:
-    """All of a snapshot but what means nothing outside the process, to compare bit for bit."""
-    if snapshot is None:
-        return None
-    rows = snapshot.rows
-    columns = [rows.state.view(np.uint32), rows.applied, rows.steps, rows.event_ms, rows.incomplete]
-    facts = (snapshot.partition, snapshot.mark, snapshot.beginning, snapshot.keys, snapshot.made_by)
-    return facts, [(column.dtype.str, column.shape, column.tolist()) for column in columns]
-
-
-def by_sensor(snapshot: Snapshot | None) -> object:
-    """The same, in whatever order the sensors are."""
-    if snapshot is None:
-        return None
-    order = np.argsort(np.array(snapshot.keys, object), kind="stable")
-    return content(replace(snapshot, keys=[snapshot.keys[i] for i in order.tolist()], rows=snapshot.rows.take(order)))
-
-
 def adding(base: int, keys: list[bytes], position: int, removed: tuple[bytes, ...] = (), **more: object) -> Snapshot:
-    return replace(snapshot_of(keys, position, seed=position, **more), base=base, removed=list(removed))
+    return snapshot_of(keys, position, seed=position, base=base, removed=removed, **more)
 
 
 def store(path: Path, keep: int = 2, **changes: object) -> Directory:
@@ -100,24 +73,6 @@ def test_a_snapshot_reads_back_bit_for_bit_whatever_the_keys(keys, position, tim
 def test_a_file_reads_back_bit_for_bit(written):
     of, _, _, snapshot = written
     assert content(newest(of)) == content(snapshot)
-
-
-def test_another_process_reads_it_too(written, tmp_path):
-    _, _, _, snapshot = written
-    assert content(newest(store(tmp_path))) == content(snapshot)
-
-
-def test_an_empty_partition_reads_back_empty_and_as_wide(tmp_path):
-    of = store(tmp_path)
-    of.write(snapshot_of([]))
-    found = newest(of)
-    assert found is not None
-    assert (found.keys, found.rows.state.shape) == ([], (0, W))
-
-
-def test_what_was_read_may_be_written_to(written):
-    of, *_ = written
-    newest(of).rows.state[:] = 1.0
 
 
 def test_the_size_told_is_the_files(tmp_path):
@@ -188,7 +143,7 @@ def test_a_chain_reads_back_as_if_it_were_whole(tmp_path):
     assert set(of.wholes[2].keys) == {b"pump-7", b"\xff\x00", b""}
     for position_max, whole in zip((100, 200, 300), of.wholes, strict=True):
         found = newest(store(tmp_path), position_max=position_max)
-        assert by_sensor(found) == by_sensor(whole)
+        assert content(found) == content(whole)
         assert (found.base, found.removed) == (None, [])
 
 
@@ -198,7 +153,7 @@ def test_another_process_adds_to_what_it_has_read(tmp_path):
     chain = newest(of).chain
     assert chain == before.chain
     of.write(adding(300, [b"later"], 400), chain)
-    assert by_sensor(newest(store(tmp_path))) == by_sensor(merged(before.wholes[2], [adding(300, [b"later"], 400)]))
+    assert content(newest(store(tmp_path))) == content(merged(before.wholes[2], [adding(300, [b"later"], 400)]))
 
 
 keys_in_use = st.lists(st.sampled_from([b"a", b"b", b"c", b"d", b"", b"\0"]), unique=True)
@@ -218,13 +173,13 @@ def test_a_chain_merged_is_what_a_dict_would_hold(first, rounds):
     parts = [replace(part, rows=part.rows.take(slice(None))) for part in (whole, *increments)]
     rows = [parts[at].rows.take(np.array([i])) for at, i in want.values()]
     expected = replace(parts[-1], keys=list(want), rows=Rows.join(rows, W), base=None, removed=[])
-    assert by_sensor(merged(whole, increments)) == by_sensor(expected)
+    assert content(merged(whole, increments)) == content(expected)
 
 
 def test_an_increment_on_an_empty_partition_and_one_that_empties_it(tmp_path):
     of = store(tmp_path)
     files = Written(of, snapshot_of([])).add(adding(100, [b"a"], 200)).add(adding(200, [], 300, (b"a",)))
-    assert by_sensor(newest(of, position_max=200)) == by_sensor(files.wholes[1])
+    assert content(newest(of, position_max=200)) == content(files.wholes[1])
     assert (newest(of).keys, newest(of).rows.state.shape) == ([], (0, W))
 
 
@@ -372,7 +327,7 @@ def chains(tmp_path: Path) -> tuple[Written, list[bytes], Snapshot]:
 
 def left_of(files: Written, older: Snapshot, damaged: int) -> object:
     """What there is when this file of the chain cannot be used."""
-    return by_sensor(([older, *files.wholes])[damaged])
+    return content(([older, *files.wholes])[damaged])
 
 
 @settings(parent=deterministic, max_examples=600)
@@ -382,7 +337,7 @@ def test_a_byte_changed_in_any_file_of_a_chain_makes_all_that_builds_on_it_unusa
     changed = bytearray(whole[which])
     changed[int(at * len(changed))] ^= mask
     files.paths[which].write_bytes(changed)
-    assert by_sensor(newest(files.of)) in (by_sensor(files.wholes[2]), left_of(files, older, which))
+    assert content(newest(files.of)) in (content(files.wholes[2]), left_of(files, older, which))
     files.paths[which].write_bytes(whole[which])
 
 
@@ -392,7 +347,7 @@ def test_a_byte_changed_in_the_data_of_any_file_of_a_chain_is_found(chains, whic
     header_bytes = 8 + int.from_bytes(whole[which][:8], "little")
     for at in range(header_bytes, len(whole[which])):
         files.paths[which].write_bytes(whole[which][:at] + bytes([whole[which][at] ^ 1]) + whole[which][at + 1 :])
-        assert by_sensor(newest(files.of)) == left_of(files, older, which), f"byte {at}"
+        assert content(newest(files.of)) == left_of(files, older, which), f"byte {at}"
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
@@ -400,14 +355,14 @@ def test_a_file_of_a_chain_cut_off_anywhere_makes_all_that_builds_on_it_unusable
     files, whole, older = chains
     for length in range(0, len(whole[which]), 3):
         files.paths[which].write_bytes(whole[which][:length])
-        assert by_sensor(newest(files.of)) == left_of(files, older, which), f"{length} bytes"
+        assert content(newest(files.of)) == left_of(files, older, which), f"{length} bytes"
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_a_file_of_a_chain_that_is_gone_makes_all_that_builds_on_it_unusable(chains, which):
     files, _, older = chains
     files.paths[which].unlink()
-    assert by_sensor(newest(files.of)) == left_of(files, older, which)
+    assert content(newest(files.of)) == left_of(files, older, which)
 
 
 def test_another_file_under_the_name_of_a_base_is_not_what_was_added_to(chains):
@@ -416,9 +371,9 @@ def test_another_file_under_the_name_of_a_base_is_not_what_was_added_to(chains):
     other = snapshot_of([b"other"], 100)
     made, *_ = files.of.write(other)
     made.rename(files.paths[0])
-    assert by_sensor(newest(files.of)) == by_sensor(other), "it stands for itself"
+    assert content(newest(files.of)) == content(other), "it stands for itself"
     files.paths[0].unlink()
-    assert by_sensor(newest(files.of)) == by_sensor(older)
+    assert content(newest(files.of)) == content(older)
 
 
 def test_another_increment_under_the_name_of_one_is_not_what_was_added_to(chains):
@@ -427,7 +382,7 @@ def test_another_increment_under_the_name_of_one_is_not_what_was_added_to(chains
     other = adding(100, [b"other"], 200)
     made, *_ = files.of.write(other, found.chain)
     made.rename(files.paths[1])
-    assert by_sensor(newest(files.of)) == by_sensor(merged(found, [other]))
+    assert content(newest(files.of)) == content(merged(found, [other]))
 
 
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
