@@ -9,7 +9,7 @@ Knows what is in a file and how an increment names its base; which files there a
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
-from itertools import compress
+from itertools import chain, compress
 from typing import Any
 
 import numpy as np
@@ -163,29 +163,23 @@ def merged(whole: Snapshot, increments: list[Snapshot]) -> Snapshot:
     """What the last increment would be were it whole, the order of the sensors aside. Uses the whole one's rows up."""
     if not increments:
         return whole
-    # The increments first, with one another: the whole one's rows are the many, and most often stay where they are.
-    newest: dict[bytes, int] = {}
-    removed, first = set[bytes](), 0
+    places, keys = {key: place for place, key in enumerate(whole.keys)}, list(whole.keys)
+    for key in chain.from_iterable(increment.keys for increment in increments):
+        if key not in places:
+            places[key] = len(keys)
+            keys.append(key)
+    rows = whole.rows
+    if len(keys) > len(rows):
+        width = rows.state.shape[1]
+        rows = Rows.join([rows, Rows.zeros(len(keys) - len(rows), width)], width)
+    there = np.ones(len(keys), np.bool_)
     for increment in increments:
-        removed.update(increment.removed)
-        for key in increment.removed:
-            newest.pop(key, None)
-        newest.update(zip(increment.keys, range(first, first + len(increment.keys)), strict=True))
-        first += len(increment.keys)
-    changed = Rows.join([increment.rows for increment in increments], 0).take(np.fromiter(newest.values(), np.int64, len(newest)))
-
-    places = {key: place for place, key in enumerate(whole.keys)}
-    at = np.fromiter((places.get(key, -1) for key in newest), np.int64, len(newest))
-    known, new = np.flatnonzero(at >= 0), np.flatnonzero(at < 0)
-    whole.rows.put(at[known], changed.take(known))
-    stays = np.ones(len(whole.keys), np.bool_)
-    stays[[places[key] for key in removed if key in places and key not in newest]] = False
-    keys, rows = whole.keys, whole.rows
-    if not stays.all():
-        keys, rows = list(compress(keys, stays.tolist())), rows.take(np.flatnonzero(stays))
-    if len(new):
-        keys = keys + [key for key, place in zip(newest, at.tolist(), strict=True) if place < 0]
-        rows = Rows.join([rows, changed.take(new)], 0)
+        there[[places[key] for key in increment.removed if key in places]] = False
+        at = np.fromiter((places[key] for key in increment.keys), np.int64, len(increment.keys))
+        rows.put(at, increment.rows)
+        there[at] = True
+    if not there.all():
+        keys, rows = list(compress(keys, there.tolist())), rows.take(np.flatnonzero(there))
     return replace(increments[-1], keys=keys, rows=rows, base=None, removed=[])
 
 
