@@ -409,6 +409,18 @@ def test_a_damaged_link_is_warned_of_once(chains, monkeypatch):
     assert files.paths[0].name in found[1][1]
 
 
+def test_no_file_is_read_again_and_again_for_a_damaged_one_below_it(tmp_path, monkeypatch):
+    of = store(tmp_path)
+    files = Written(of, snapshot_of(KEYS))
+    for position in range(101, 101 + INCREMENTS_MAX):
+        files.add(adding(position - 1, [b"a"], position))
+    files.paths[0].write_bytes(b"")
+    opened, load = list[Path](), directory._load
+    monkeypatch.setattr(directory, "_load", lambda at: opened.append(at) or load(at))
+    assert newest(of) is None
+    assert max(opened.count(path) for path in files.paths) <= 2
+
+
 def forged(of: Directory, snapshot: Snapshot, link: Link | None, name: str | None = None, **changes: object) -> Path:
     """A file whose digest is right, whatever it says."""
     tensors, metadata = metadata_of(snapshot, link, **changes)

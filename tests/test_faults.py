@@ -645,6 +645,42 @@ def test_an_unwritable_checkpoint_folder_stops_no_commit_and_is_told_until_it_is
     assert_exact(service, topics)
 
 
+def test_where_few_sensors_change_few_rows_are_written_and_a_kill_restores_from_them(kafka, unique, tmp_path, model):
+    topics = Topics(kafka.bootstrap, unique("increments"), partitions=1)
+    service, rng, due = Service(topics, model, tmp_path, *SMALL), np.random.default_rng(1), 0
+
+    def feed(count: int, *, sensors: int) -> int:
+        nonlocal due
+        records = readings(rng, count, features=3, sensors=sensors, partitions=1)
+        topics.produce(records)
+        due += answers_due(records)
+        return due
+
+    def checkpointed():
+        return newest(service) == group_of(service).positions()
+
+    with service:
+        service.wait_answered(feed(400, sensors=100))
+        wait_for(checkpointed, "a whole checkpoint")
+        for _ in range(3):
+            service.wait_answered(feed(20, sensors=3))
+            wait_for(checkpointed, "a checkpoint of what changed")
+        files = {Name.parse(path.name): path.stat().st_size for path in checkpoints(service)[0]}
+        position = newest(service)[0]
+        service.wait_answered(feed(5, sensors=3))
+        service.kill()
+    last = next(iter(files))
+    assert (last.position, last.base < last.position) == (position, True)
+    whole = max(size for name, size in files.items() if name.base == name.position)
+    assert files[last] * 3 < whole
+    with service:
+        service.wait_answered(feed(100, sensors=100))
+        (restored,) = service.events("partition restored")
+        assert restored["checkpoint"] >= position
+        assert service.stop() == 0
+    assert_exact(service, topics)
+
+
 # -- at least once ------------------------------------------------------------------------------------------------------------
 
 
