@@ -204,6 +204,13 @@ def load_model(settings: Settings) -> "ServableModel":
 
 
 def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
+    """Raises ConfigurationError where the settings ask for what the model does not give."""
+    if settings.output.residual and model.outputs != model.features:
+        raise ConfigurationError(
+            f"output.residual is true, but the model takes {model.features} features and gives {model.outputs} outputs",
+            expected="as many outputs as features: a model that forecasts its input",
+            do="set output.residual to false",
+        )
     return Shapes(
         features=model.features,
         outputs=model.outputs,
@@ -231,12 +238,6 @@ def open_store(settings: Settings) -> Directory:
 
 def check_shapes(settings: Settings, topics: admin.Topics, shapes: Shapes, *, per_step: bool) -> None:
     """What model, settings and topics must agree on. An output too large for its topic is ruled out before the first record."""
-    if shapes.residual and shapes.outputs != shapes.features:
-        raise ConfigurationError(
-            f"output.residual is true, but the model takes {shapes.features} features and gives {shapes.outputs} outputs",
-            expected="as many outputs as features: a model that forecasts its input",
-            do="set output.residual to false",
-        )
     largest = output_bytes_max(shapes.outputs, settings.input.record_steps_max if per_step else 1)
     if largest > topics.output.bytes_max:
         raise ConfigurationError(

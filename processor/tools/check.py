@@ -31,10 +31,14 @@ def _model(settings: Settings) -> Iterator[Finding]:
         return
     yield Finding(True, "model", f"{model.path}: {model.mode}, {model.features} features, {model.outputs} outputs; {model.why}")
     try:
+        shapes = shapes_of(model, settings)
+    except SlotstreamError as error:
+        yield Finding(False, "shapes", error.found, error.do)
+        return
+    try:
         topics = admin.describe(settings)
     except SlotstreamError:
         return  # the broker's findings say so
-    shapes = shapes_of(model, settings)
     yield _tried("sizes", "settings, model and topics agree", lambda: check_shapes(settings, topics, shapes, per_step=model.per_step))
 
 
