@@ -56,13 +56,27 @@ def describe(settings: Settings) -> Topics:
     found = {key: _topic(client, name) for key, name in names.items()}
     missing = [f"{names[key]} ({key})" for key, topic in found.items() if topic is None]
     if missing:
-        raise ConfigurationError(
-            f"the broker at {_bootstrap(settings)} has no topic {', '.join(missing)}",
-            expected="the input, output and dead-letter topics to exist",
-            do="create what is missing with `slotstream init`, or correct the names",
-        )
+        raise _missing(settings, ", ".join(missing), "the input, output and dead-letter topics to exist")
     present = {key: topic for key, topic in found.items() if topic is not None}
     return Topics(cluster, present["input.topic"], present["output.topic"], present["dead_letter.topic"])
+
+
+def describe_input(settings: Settings) -> Topic:
+    """The input topic alone. Raises as describe()."""
+    client = admin_client(settings)
+    _cluster(client, settings)
+    topic = _topic(client, settings.input.topic)
+    if topic is None:
+        raise _missing(settings, f"{settings.input.topic} (input.topic)", "the input topic to exist")
+    return topic
+
+
+def _missing(settings: Settings, topics: str, expected: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the broker at {_bootstrap(settings)} has no topic {topics}",
+        expected=expected,
+        do="create what is missing with `slotstream init`, or correct the names",
+    )
 
 
 def member_of(settings: Settings, beat: Callable[[], None]) -> str | None:
