@@ -16,12 +16,12 @@ $(BIN)/python:
 
 .venv/.run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "setting up .venv (TensorFlow is most of it: a minute or two, once)"
-	@$(PIP) -e '.[sandbox]'
+	@$(PIP) -e '.[sandbox,plot]'
 	@touch $@
 
 .venv/.test: .venv/.run
 	@echo "adding what the tests need to .venv"
-	@$(PIP) -e '.[sandbox,test]'
+	@$(PIP) -e '.[sandbox,plot,test]'
 	@touch $@ .venv/.run
 
 demo: .venv/.run ## a whole plant on this machine; SECONDS=20 ends it by itself, CRASH=5 kills the service every 5 s
