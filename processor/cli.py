@@ -113,7 +113,8 @@ def _feed(arguments: argparse.Namespace, rest: list[str]) -> int:
     sys.stdout.write(f"{settings.input.topic}: {fed}\n")
     if fed.interrupted:
         sys.stdout.write(f"interrupted: go on with --from-line {fed.next_line}\n")
-    return 130 if fed.interrupted else 0
+        return 130
+    return 1 if fed.left_out and not fed.delivered else 0
 
 
 def _of_csv(arguments: argparse.Namespace) -> tuple["Form", "Wanted"]:

@@ -181,7 +181,7 @@ def test_without_a_column_for_it_there_is_no_time(model, run, tmp_path):
 def test_the_table_can_be_a_file(model, run, tmp_path):
     pumps(tmp_path / "pumps.csv", count=5)
     _, table, _ = run(model, "pumps.csv", *CSV)
-    code, nothing, said = run(model, "pumps.csv", *CSV, "--output", "found.csv")
+    code, nothing, _ = run(model, "pumps.csv", *CSV, "--output", "found.csv")
     assert (code, nothing) == (0, [])
     with (tmp_path / "found.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.DictReader(file)) == table
