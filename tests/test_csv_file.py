@@ -246,6 +246,12 @@ def test_columns_are_taken_in_the_order_asked_for(write):
     assert [reading.values for reading in read(path, columns=" z , x ")] == [[3.0, 1.0]]
 
 
+def test_a_column_without_a_name_is_an_index_unless_asked_for(write):
+    path = write(",pump,x\n0,a,1.5\n1,a,2.5\n")
+    assert [reading.values for reading in read(path)] == [[1.5], [2.5]]
+    assert [reading.values for reading in read(path, columns="column_1,x")] == [[0.0, 1.5], [1.0, 2.5]]
+
+
 def test_the_settings_names_choose_the_columns_where_all_are_there(write):
     path = write("pump,note,x,motor.current\na,ok,1,2\n")
     assert [reading.values for reading in read(path, features=["motor.current", "x"])] == [[2.0, 1.0]]

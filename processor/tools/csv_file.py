@@ -56,6 +56,7 @@ class CsvFile:
     """An open CSV, a context manager. Raises ConfigurationError for what is no CSV with names in its first row.
 
     columns    the names, in file order, without blanks around them
+    nameless   the places of columns without a name, called column_1 and so on: mostly an index that counts the rows
     sample     the first rows, up to 1,000
     separator  the character
     described  how the file is read, for people
@@ -79,6 +80,7 @@ class CsvFile:
         self._text = io.TextIOWrapper(self._raw, self._encoding, errors, newline="")
         self._lines = self._checked(self._text)
         self._line = 0  # read so far
+        self.nameless: set[int] = set()
         separator = form.separator
         first = next(self._lines, None)
         while first is not None and (skipped := _skipped(first)):
@@ -140,6 +142,7 @@ class CsvFile:
                 expected="the names of the columns",
                 do="put them there, or give --no-header, which names the columns 1, 2, 3",
             )
+        self.nameless = {i for i, name in enumerate(names) if not name}
         return [name or f"column_{i}" for i, name in enumerate(names, 1)]
 
     def _check_sample(self) -> None:

@@ -87,7 +87,7 @@ class Readings:
             return _places(self.file, columns, "--columns")
         if features is not None and all(self.file.columns.count(name) == 1 for name in features):
             return [self.file.columns.index(name) for name in features]
-        taken = {self._key, *self._time}
+        taken = {self._key, *self._time, *self.file.nameless}
         return [i for i in range(len(self.file.columns)) if i not in taken]
 
     def expect(self, count: int, of: str) -> None:

@@ -67,16 +67,16 @@ def try_model(settings: Settings, path: Path, form: Form, wanted: Wanted, out: T
                 raise ConfigurationError(f"{option} {target} is the file that is read", expected="another one", do="give it another name")
         picture = Plot(plot) if plot is not None else None
         readings = Readings(file, wanted, settings.input.features)
-        if output is not None:
-            out = stack.enter_context(_created(output))
         # The bar and the rows do not share a terminal: whoever sees the rows sees how far they are.
-        show = stack.enter_context(Shown("tried", file.bytes_total, bar=not out.isatty(), lines=False))
+        show = stack.enter_context(Shown("tried", file.bytes_total, bar=output is not None or not out.isatty(), lines=False))
         show.tell(readings.described)
         # What a model takes stands in its file, and reading that takes TensorFlow: seconds.
         model = load_model(settings)
         show.tell(f"{settings.model.path}: {model.mode}: {model.why}")
         readings.expect(model.features, f"{settings.model.path} has")
         readings.expect_numbers()
+        if output is not None:
+            out = stack.enter_context(_created(output))  # last: what was there is lost
         trial = Trial(settings, model, readings.names, out, picture)
         for batch in _batches(readings):
             trial.apply(batch)
