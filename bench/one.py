@@ -40,6 +40,8 @@ class Echo:
             warming=np.zeros(n, np.bool_),
             filling=np.zeros(n, np.bool_),
             finite=np.ones(n, np.bool_),
+            late=np.zeros(n, np.bool_),
+            reset_by=np.zeros(n, np.int8),
         )
 
     def commit(self) -> None:

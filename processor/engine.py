@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.records import Applied, Batch
+from processor.rules import Rules
 from processor.slots.plan import Shape, plan
 from processor.slots.rows import Indices, Rows
 from processor.slots.table import ABSENT, Sensor, Table
@@ -45,7 +46,8 @@ class Shapes:
     features, outputs  numbers a reading, numbers a prediction
     width              W, numbers in a state row without the previous prediction
     window             steps before the first prediction of a windowed model, else None
-    residual           the row also keeps the sensor's previous prediction, to compare the next reading with
+    residual           features that the outputs forecast, in the outputs' order: the row also keeps the sensor's previous
+                       prediction, to compare the next reading with; empty: it does not
     warmup_steps       predictions before this many steps are marked
     """
 
@@ -53,7 +55,7 @@ class Shapes:
     outputs: int
     width: int
     window: int | None = None
-    residual: bool = False
+    residual: tuple[int, ...] = ()
     warmup_steps: int = 0
 
     @property
@@ -73,6 +75,14 @@ class _Sorted:
     generation: NDArray[np.int64]  # [G]
     stored: Rows  # [G]
 
+    def without(self, left_out: NDArray[np.bool_]) -> tuple["_Sorted", Indices]:
+        """Without these records, and without the sensors that have no other; which of the sensors are left."""
+        group = self.group[~left_out]
+        left, first, group = np.unique(group, return_index=True, return_inverse=True)
+        sensors = [self.sensors[i] for i in left.tolist()] if self.sensors else []
+        record = self.record[~left_out]
+        return _Sorted(record, first, group, sensors, self.location[left], self.generation[left], self.stored.take(left)), left
+
 
 @dataclass(slots=True)
 class _Outcome:
@@ -83,13 +93,13 @@ class _Outcome:
 
 
 class Engine:
-    def __init__(self, stepper: Stepper, shapes: Shapes, *, slots: int) -> None:
+    def __init__(self, stepper: Stepper, shapes: Shapes, rules: Rules = Rules(), *, slots: int) -> None:  # noqa: B008 (it is frozen)
         self.table = Table(slots, shapes.row_width)
         self.undo = Undo(self.table)
         self.tile_rows = 0  # cells of all tiles run, and of these the ones that held a reading
         self.tile_readings = 0
         self._stepper = stepper
-        self._shapes = shapes
+        self._shapes, self._rules = shapes, rules
         # One set a rung, filled again and again: what an earlier call left in unused cells is masked by the counts.
         self._buffers = [stepper.buffers(rung) for rung in range(len(stepper.shapes))]
 
@@ -109,6 +119,8 @@ class Engine:
             warming=np.zeros(n, np.bool_),
             filling=np.zeros(n, np.bool_),
             finite=np.ones(n, np.bool_),
+            late=np.zeros(n, np.bool_),
+            reset_by=np.zeros(n, np.int8),
         )
         for part in self._parts(batch):
             self._apply_part(batch, part, applied, replay)
@@ -147,13 +159,23 @@ class Engine:
         return parts
 
     def _apply_part(self, batch: Batch, part: Indices, applied: Applied, replay: bool) -> None:
-        by_sensor = self._sort(batch, part, replay)
-        if not len(by_sensor.record):
+        everyone = self._sort(batch, part, replay)
+        of, group = self._judged(batch, everyone, applied)
+        if not len(of.record):
             return
-        outcome, broken = self._step(batch, by_sensor, applied)
+        outcome, broken = self._step(batch, of, applied)
         if len(broken):
-            self._isolate(batch, by_sensor, broken, applied, outcome)
-        self._write(by_sensor, outcome, replay)
+            self._isolate(batch, everyone, group[broken], applied, outcome, broken)
+        self._write(of, outcome, replay)
+
+    def _judged(self, batch: Batch, of: _Sorted, applied: Applied) -> tuple[_Sorted, Indices]:
+        """Without the records that are late; the settings' resets are noted. Which of the sensors are left."""
+        if self._rules:
+            late, reset_by = self._rules.judge(batch, of.record, of.first, of.location != ABSENT, of.stored)
+            applied.late[of.record], applied.reset_by[of.record] = late, reset_by
+            if late.any():
+                return of.without(late)
+        return of, np.arange(len(of.first))
 
     # -- who is in the part ---------------------------------------------------------------------------------------------
 
@@ -210,7 +232,8 @@ class Engine:
         record, n = of.record, len(of.record)
         steps = batch.steps[record]
         null = steps == 0
-        before, after = batch.reset_before[record] | null, batch.reset_after[record] | null
+        before = batch.reset_before[record] | null | (applied.reset_by[record] > 0)
+        after = batch.reset_after[record] | null
         new = np.zeros(n, np.bool_)
         new[of.first] = True
         # A sequence begins with a sensor, at a reset, and after a record that ended in one.
@@ -297,17 +320,18 @@ class Engine:
         # Summed feature by feature, so that the bits do not depend on how many records stand beside each other.
         total = np.zeros(len(seen))
         expected = previous[there].astype(np.float64)
-        for feature in range(self._shapes.features):
-            total += np.abs(seen[:, feature] - expected[:, feature])
+        for output, feature in enumerate(self._shapes.residual):
+            total += np.abs(seen[:, feature] - expected[:, output])
         applied.residual[record] = np.nan  # a sensor stepped a second time may have had one the first time
-        applied.residual[record[there]] = np.minimum(total / self._shapes.features, FLOAT32_MAX).astype(np.float32)
+        applied.residual[record[there]] = np.minimum(total / len(self._shapes.residual), FLOAT32_MAX).astype(np.float32)
 
     # -- states that turn NaN or infinite ---------------------------------------------------------------------------------
 
-    def _isolate(self, batch: Batch, of: _Sorted, broken: Indices, applied: Applied, outcome: _Outcome) -> None:
+    def _isolate(self, batch: Batch, of: _Sorted, broken: Indices, applied: Applied, outcome: _Outcome, at: Indices) -> None:
         """Steps the broken sensors again, one record of each a round, and leaves out the records that break them.
 
-        A record left out changes nothing, its resets included. Rounds are as many as the longest sensor has records.
+        A record left out changes nothing: no reset of it holds, and what comes after it is judged as if it had not been sent. So
+        `of` has the late ones too. Rounds are as many as the longest sensor has records. at: the sensors' places in the outcome.
         """
         last = np.append(of.first[1:], len(of.record))
         rows, exists = of.stored.take(broken), of.location[broken] != ABSENT
@@ -321,17 +345,22 @@ class Engine:
                 group=np.arange(len(here)),
                 sensors=[],
                 location=np.where(exists[here], 0, ABSENT),
-                generation=_NONE,
+                generation=np.zeros(len(here), np.int64),
                 stored=rows.take(here),
             )
+            single, left = self._judged(batch, single, applied)
+            here, record = here[left], record[left]
+            if not len(here):
+                continue
             stepped, bad = self._step(batch, single, applied)
             applied.finite[record] = True
             applied.finite[record[bad]] = False
+            applied.reset_by[record[bad]] = 0
             good = np.setdiff1d(np.arange(len(here)), bad)
             rows.put(here[good], stepped.rows.take(good))
             exists[here[good]] = stepped.keep[good]
-        outcome.rows.put(broken, rows)
-        outcome.keep[broken] = exists
+        outcome.rows.put(at, rows)
+        outcome.keep[at] = exists
 
 
 _NONE = np.zeros(0, np.int64)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from processor.engine import Engine
 from processor.metrics import Metrics
-from processor.records import Applied, Batch, Rejected
+from processor.records import RULES, Applied, Batch, Rejected
 from processor.stream.assignment import Partition
 
 _log = structlog.get_logger(__name__)
@@ -56,10 +56,12 @@ class Figures:
 
     def applied(self, batch: Batch, applied: Applied, resets: Counter[str], rejected: list[tuple[int, Rejected]]) -> None:
         counts = self._open
-        counts.predictions += int((applied.finite & (batch.steps > 0)).sum())
+        counts.predictions += int(applied.published(batch).sum())
         counts.readings += len(batch.x)
         counts.errors.update(reason.error for _, reason in rejected)
         counts.resets.update(resets)
+        if applied.reset_by.any():
+            counts.resets.update({rule: int((applied.reset_by == 1 + i).sum()) for i, rule in enumerate(RULES)})
         counts.record_ms.append(batch.record_ms[batch.steps > 0])
         self._metrics.observe("batch_readings", len(batch.x))
 

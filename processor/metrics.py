@@ -19,7 +19,7 @@ import numpy.typing as npt
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from processor.records import ERRORS
+from processor.records import ERRORS, RULES
 
 PREFIX = "slotstream_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -66,8 +66,8 @@ CATALOGUE: tuple[Spec, ...] = (
         "resets_total",
         "counter",
         "resets",
-        "times a sensor's state began anew: by the header sequence (single is a start and an end), a null value, or reset.each_record",
-        {"reason": ("start", "end", "null", "each_record")},
+        "times a sensor's state began anew: by the header sequence (single is a start and an end), a null value, or a setting under reset",
+        {"reason": ("start", "end", "null", "each_record", *RULES)},
     ),
     Spec("batch_readings", "histogram", "readings", "readings applied in one turn of the loop", buckets=_BATCH_BUCKETS),
     Spec("stage_seconds", "histogram", "seconds", "time of one turn spent in each stage", {"stage": STAGES}, _STAGE_BUCKETS_S),

@@ -21,6 +21,9 @@ ERRORS = (
     "late",
 )
 
+# What makes a sensor begin anew beside the record's own word: a setting, by the sensor's latest record.
+RULES = ("after_gap", "after_steps")
+
 
 @dataclass(slots=True)
 class Batch:
@@ -58,6 +61,8 @@ class Applied:
     warming   bool [n]: the state does not reach back far enough yet
     filling   bool [n]: a window is not full, there is no prediction
     finite    bool [n]: False where the record turned the state or the output NaN or infinite, and was left out
+    late      bool [n]: the record lies before the sensor's latest one, and was left out
+    reset_by  int8 [n]: 0, or 1 + the index in RULES of what made the sensor begin anew with this record
     """
 
     y: NDArray[np.float32]
@@ -67,6 +72,12 @@ class Applied:
     warming: NDArray[np.bool_]
     filling: NDArray[np.bool_]
     finite: NDArray[np.bool_]
+    late: NDArray[np.bool_]
+    reset_by: NDArray[np.int8]
+
+    def published(self, batch: Batch) -> NDArray[np.bool_]:
+        """bool [n]: the records that have an output."""
+        return self.finite & ~self.late & (batch.steps > 0)
 
 
 @dataclass(frozen=True, slots=True)

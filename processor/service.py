@@ -20,16 +20,23 @@ import structlog
 
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.restore import Present, Restore
-from processor.checkpoint.writer import Writer
-from processor.codec.json_records import JsonRecords, output_bytes_max
+from processor.checkpoint.topic import TopicStore, TopicWriter, row_bytes_max
+from processor.checkpoint.writer import CheckpointWriter, Writer
+from processor.codec.codec import Codec
+from processor.codec.decode import KEY_BYTES_MAX, Decoder, Format
+from processor.codec.encode import Encoder, output_bytes_max
+from processor.codec.float32_records import Float32Format
+from processor.codec.json_records import JsonFormat
 from processor.engine import Engine, Shapes, Stepper
 from processor.errors import ConfigurationError, Fenced
 from processor.figures import Figures
 from processor.instance_lock import InstanceLock
 from processor.metrics import Metrics
+from processor.rules import Rules
 from processor.settings import Settings
 from processor.stream import admin
-from processor.stream.clients import librdkafka_version, transactional_producer
+from processor.stream.at_least_once import AtLeastOnce
+from processor.stream.clients import librdkafka_version, output_producer
 from processor.stream.consumer import Reader
 from processor.stream.transaction import Transaction
 from processor.worker import Worker
@@ -105,22 +112,23 @@ class Service:
         settings = self._settings
         topics = admin.describe(settings)
         lock = InstanceLock(topics.cluster, settings.transactional_id)
-        store = open_store(settings)
-
+        folder = open_folder(settings) if topics.checkpoint is None else None
         # TensorFlow takes seconds to import: only now that the rest is known to be in order.
         from processor.model.machine import made_by
         from processor.model.tiles import Tiles
 
         model = load_model(settings)
         shapes = shapes_of(model, settings)
-        check_shapes(settings, topics, shapes, per_step=model.per_step)
+        check_sizes(settings, topics, shapes, per_step=model.per_step)
+        store, writer = _checkpoints(folder, settings, topics, shapes)
         slots = slots_of(settings, shapes)
         fingerprint = fingerprint_of(settings, model)
         self._announce(fingerprint, model.mode, model.why, shapes, slots)
         engine = self._engine(Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX)), shapes, slots=slots)
         codec = codec_of(settings, model, fingerprint)
-        limits = (topics.output.bytes_max, topics.dead_letter.bytes_max)
-        producer = functools.partial(transactional_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
+        limits = [topic.bytes_max for topic in topics.written]
+        delivery = Transaction if settings.delivery == "exactly_once" else AtLeastOnce
+        producer = functools.partial(output_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
         present = Present(fingerprint, topics.input.id, topics.input.partitions)
         worker = Worker(
@@ -130,10 +138,10 @@ class Service:
             made_by=made_by(),
             engine=engine,
             codec=codec,
-            transaction=Transaction(producer, self.probes.beat),
+            transaction=delivery(producer, self.probes.beat),
             start_reader=lambda listener: Reader(settings, listener),
             restore=lambda partition: Restore(settings, store, present, partition, gate),
-            writer=Writer(store),
+            writer=writer,
             member_of=lambda: admin.member_of(settings, self.probes.beat),
             figures=Figures(self._metrics),
             beat=self.probes.beat,
@@ -142,7 +150,8 @@ class Service:
         return worker, lock
 
     def _engine(self, stepper: Stepper, shapes: Shapes, *, slots: int) -> Engine:
-        return Engine(stepper, shapes, slots=slots)  # a method of its own, so that the bench can put an echo in its place
+        # A method of its own, so that the bench can put an echo in its place.
+        return Engine(stepper, shapes, rules_of(self._settings), slots=slots)
 
     def _announce(self, fingerprint: str, mode: str, why: str, shapes: Shapes, slots: int) -> None:
         settings = self._settings
@@ -160,7 +169,7 @@ class Service:
             instance=settings.instance_name,
             slots=slots,
             slots_mb=round(slots * row_bytes / 1e6, 1),
-            checkpoints=str(settings.checkpoint.path),
+            checkpoints=settings.checkpoint_topic or str(settings.checkpoint.path),
         )
         from processor.model.machine import tensorflow_version
 
@@ -204,24 +213,30 @@ def load_model(settings: Settings) -> "ServableModel":
 
 
 def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
-    """Raises ConfigurationError where the settings ask for what the model does not give."""
-    if settings.output.residual and model.outputs != model.features:
-        raise ConfigurationError(
-            f"output.residual is true, but the model takes {model.features} features and gives {model.outputs} outputs",
-            expected="as many outputs as features: a model that forecasts its input",
-            do="set output.residual to false",
-        )
+    """Raises ConfigurationError where features, scales or residuals do not fit the model."""
+    _check_columns(model, settings)
     return Shapes(
         features=model.features,
         outputs=model.outputs,
         width=model.width,
         window=model.window if model.mode == "windowed" else None,
-        residual=settings.output.residual,
+        residual=_residual(settings, model.features, model.outputs),
         warmup_steps=settings.model.warmup_steps,
     )
 
 
-def open_store(settings: Settings) -> Directory:
+def _checkpoints(
+    folder: Directory | None, settings: Settings, topics: admin.Topics, shapes: Shapes
+) -> tuple[Directory | TopicStore, CheckpointWriter]:
+    if folder is not None:
+        return folder, Writer(folder)
+    if topics.checkpoint is None:
+        raise ValueError("checkpoints are in a folder or in a topic")
+    store = TopicStore(settings, topics.checkpoint, shapes.row_width)
+    return store, TopicWriter(store)
+
+
+def open_folder(settings: Settings) -> Directory:
     """The checkpoint folder, proved to be writable. Raises ConfigurationError."""
     checkpoint = settings.checkpoint
     store = Directory(checkpoint.path, settings.group_id, settings.input.topic, keep=checkpoint.keep)
@@ -236,7 +251,54 @@ def open_store(settings: Settings) -> Directory:
     return store
 
 
-def check_shapes(settings: Settings, topics: admin.Topics, shapes: Shapes, *, per_step: bool) -> None:
+def _check_columns(model: "ServableModel", settings: Settings) -> None:
+    """Names and scales are one a feature of the model, or one an output."""
+    outputs = model.outputs // (model.output_steps or 1)
+    features, given = settings.input.features, settings.input.scale
+    wanted = settings.output.scale
+    for key, found, expected, of in (
+        ("input.features", len(features) if features else None, (model.features,), "features"),
+        ("input.scale", len(given.offset) if given else None, (1, model.features), "features"),
+        ("output.scale", len(wanted.offset) if wanted else None, (1, outputs), "outputs"),
+    ):
+        if found is not None and found not in expected:
+            raise ConfigurationError(
+                f"{key} is for {found}, and the model has {expected[-1]} {of}",
+                expected=f"one for each of the model's {of}" + (", or one number for all" if len(expected) > 1 else ""),
+                do=f"correct {key}, or model.path",
+            )
+
+
+def _residual(settings: Settings, features: int, outputs: int) -> tuple[int, ...]:
+    """The features that the outputs forecast, in the outputs' order. Raises ConfigurationError."""
+    wanted = settings.output.residual
+    if wanted is False:
+        return ()
+    if wanted is True:
+        found: tuple[int, ...] = tuple(range(features))
+    else:
+        names = settings.input.features or ()
+        unknown = [w for w in wanted if (w not in names if isinstance(w, str) else not 0 <= w < features)]
+        if unknown:
+            known = f"the names {', '.join(names)}, or " if names else ""
+            raise ConfigurationError(
+                f"output.residual names {', '.join(map(str, unknown))}, which is no feature",
+                expected=f"{known}numbers from 0 to {features - 1}",
+                do="correct output.residual, or name the features in input.features",
+            )
+        found = tuple(names.index(w) if isinstance(w, str) else w for w in wanted)
+        if len(set(found)) < len(found):
+            raise ConfigurationError("output.residual names a feature twice", expected="each once", do="correct output.residual")
+    if len(found) != outputs:
+        raise ConfigurationError(
+            f"output.residual is for {len(found)} features, and the model gives {outputs} outputs",
+            expected="as many: each output is the forecast of a feature",
+            do="list the features that the outputs forecast, in their order (output.residual: [0, 3]), or set it to false",
+        )
+    return found
+
+
+def check_sizes(settings: Settings, topics: admin.Topics, shapes: Shapes, *, per_step: bool) -> None:
     """What model, settings and topics must agree on. An output too large for its topic is ruled out before the first record."""
     largest = output_bytes_max(shapes.outputs, settings.input.record_steps_max if per_step else 1)
     if largest > topics.output.bytes_max:
@@ -244,6 +306,13 @@ def check_shapes(settings: Settings, topics: admin.Topics, shapes: Shapes, *, pe
             f"an output may take {largest:,} bytes, and {topics.output.name} takes records up to {topics.output.bytes_max:,}",
             expected="a topic that takes the largest output",
             do="raise its max.message.bytes, or lower input.record_steps_max",
+        )
+    row = row_bytes_max(shapes.row_width, KEY_BYTES_MAX)
+    if topics.checkpoint is not None and row > topics.checkpoint.bytes_max:
+        raise ConfigurationError(
+            f"a sensor's row may take {row:,} bytes, and {topics.checkpoint.name} takes records up to {topics.checkpoint.bytes_max:,}",
+            expected="a topic that takes the largest row",
+            do="raise its max.message.bytes, or keep checkpoints in a folder (checkpoint.store: directory)",
         )
 
 
@@ -260,14 +329,26 @@ def fingerprint_of(settings: Settings, model: "ServableModel") -> str:
     return hashlib.sha256(f"{model.digest} {json.dumps(deciding, sort_keys=True)}".encode()).hexdigest()
 
 
-def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> JsonRecords:
+def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Codec:
     """Bytes to batches and back, as the settings say. Needs no broker."""
-    return JsonRecords(
-        features=model.features,
-        per_step=model.per_step,
-        residual=settings.output.residual,
+    source = settings.input
+    sizes = {"features": model.features, "record_steps_max": source.record_steps_max}
+    float32 = source.format == "float32"
+    values: Format = Float32Format(**sizes) if float32 else JsonFormat(**sizes, names=source.features)
+    decoder = Decoder(values, scale=source.scale, ahead_max_s=source.ahead_max, each_record=settings.reset.each_record)
+    encoder = Encoder(
         model_id=fingerprint[:8],
-        record_steps_max=settings.input.record_steps_max,
-        ahead_max_s=settings.input.ahead_max,
-        each_record=settings.reset.each_record,
+        per_step=model.per_step,
+        residual=bool(settings.output.residual),
+        output_steps=model.output_steps,
+        scale=settings.output.scale,
+        trained_window=model.trained_window,
+    )
+    return Codec(decoder.decode, encoder.encode)
+
+
+def rules_of(settings: Settings) -> Rules:
+    gap_s = settings.reset.after_gap
+    return Rules(
+        gap_ms=None if gap_s is None else round(gap_s * 1000), steps=settings.reset.after_steps, late=settings.late == "dead_letter"
     )

@@ -13,10 +13,11 @@ of its readers.
 """
 
 import difflib
+import math
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -151,13 +152,84 @@ def _flag() -> Allowed:
     return Allowed("true or false", _truth)
 
 
-def _residual() -> Allowed:
-    def parse(value: Any) -> bool:
-        if isinstance(value, list) or (isinstance(value, str) and value.startswith("[")):
-            raise _NotAvailableError
-        return _truth(value)
+def _listed(value: Any) -> Any:
+    """A list or mapping as YAML has it; an option or a variable writes it as YAML in one line, a list of names also with commas alone."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            value = yaml.safe_load(value)
+        except (yaml.YAMLError, RecursionError):
+            raise ValueError from None
+    elif isinstance(value, str) and "," in value:
+        value = [item.strip() for item in value.split(",")]
+    return list(value) if isinstance(value, tuple) else value
 
-    return Allowed("true or false", parse)
+
+def _features() -> Allowed:
+    def parse(value: Any) -> tuple[str, ...]:
+        names = _listed(value)
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) and _is_path(name) for name in names):
+            raise ValueError
+        paths = [tuple(name.split(".")) for name in names]
+        if any(a == b[: len(a)] for i, a in enumerate(paths) for j, b in enumerate(paths) if i != j):
+            raise ValueError  # twice the same, or a field that holds another one
+        return tuple(names)
+
+    words = "a list of different field names ([temperature, motor.current]: dots descend), none of them timestamp, without quotes in them"
+    return Allowed(words, parse)
+
+
+def _is_path(name: str) -> bool:
+    return all(name.split(".")) and name != "timestamp" and not re.search(r'["\\\x00-\x1f]', name)
+
+
+def _residual() -> Allowed:
+    def parse(value: Any) -> bool | tuple[str | int, ...]:
+        found = _listed(value)
+        if not isinstance(found, list):
+            return _truth(found)
+        if not found or len({str(item) for item in found}) < len(found) or not all(isinstance(i, str | int) for i in found):
+            raise ValueError
+        return tuple(int(item) if isinstance(item, str) and item.isdecimal() else item for item in found)
+
+    return Allowed("true, false, or a list of features by name (input.features) or number (0 is the first)", parse)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """value = (measured - offset) / divisor; both one number for all columns, or both one for each."""
+
+    offset: tuple[float, ...]
+    divisor: tuple[float, ...]
+
+
+def _scale() -> Allowed:
+    def parse(value: Any) -> Scale:
+        if isinstance(value, Scale):
+            return value
+        found = _listed(value)
+        if not isinstance(found, Mapping) or set(found) not in ({"mean", "std"}, {"min", "max"}):
+            raise ValueError
+        first, second = (_numbers(found[key]) for key in (("mean", "std") if "mean" in found else ("min", "max")))
+        if len(first) != len(second) and 1 not in (len(first), len(second)):
+            raise ValueError
+        n = max(len(first), len(second))
+        first, second = (numbers * n if len(numbers) == 1 else numbers for numbers in (first, second))
+        divisor = second if "mean" in found else tuple(high - low for low, high in zip(first, second, strict=True))
+        if not all(math.isfinite(d) and d > 0 for d in divisor):
+            raise ValueError
+        return Scale(first, divisor)
+
+    return Allowed("{mean: M, std: S} or {min: A, max: B}, each a number or one a column; std above 0, max above min", parse)
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    items = value if isinstance(value, list) else [value]
+    # 1e-5 is text in YAML.
+    numbers = tuple(float(item) for item in items if isinstance(item, int | float | str) and not isinstance(item, bool))
+    if not items or len(numbers) < len(items) or not all(map(math.isfinite, numbers)):
+        raise ValueError
+    return numbers
 
 
 def _name(limit: int = 249) -> Allowed:
@@ -221,13 +293,17 @@ class Section(BaseModel):
 
 class Input(Section):
     topic: Annotated[str, _name()] = Field(default="readings", description="the topic whose records carry the readings")
-    format: Annotated[Literal["json"], _choice("json", planned=("float32",))] = Field(
-        default="json", description="how a record's value is written"
+    format: Annotated[Literal["json", "float32"], _choice("json", "float32")] = Field(
+        default="json", description="how a record's value is written; float32: little-endian, the numbers of one step after another"
     )
-    features: Annotated[None, _only_null()] = Field(
-        default=None, description="names of the features, in the model's order; null: the values are a plain list"
+    features: Annotated[tuple[str, ...] | None, _or_null(_features())] = Field(
+        default=None,
+        description="the fields of a JSON record that are the features, in the model's order; null: the field values holds a list",
     )
-    scale: Annotated[None, _only_null()] = Field(default=None, description="mean and scale of the features; null: fed as they are")
+    scale: Annotated[Scale | None, _or_null(_scale())] = Field(
+        default=None,
+        description="how features were scaled in training, (x - mean) / std or (x - min) / (max - min); null: fed as they are",
+    )
     start: Annotated[Literal["earliest", "latest"], _choice("earliest", "latest")] = Field(
         default="earliest",
         description="where a group without offsets begins, decided once; latest leaves out what the topic already holds",
@@ -242,10 +318,13 @@ class Input(Section):
 
 class Output(Section):
     topic: Annotated[str, _name()] = Field(default="predictions", description="the topic that predictions are written to")
-    scale: Annotated[None, _only_null()] = Field(default=None, description="mean and scale of the outputs; null: written as they are")
-    residual: Annotated[bool, _residual()] = Field(
+    scale: Annotated[Scale | None, _or_null(_scale())] = Field(
+        default=None, description="how the targets were scaled in training: predictions are written in their own units; null: as they are"
+    )
+    residual: Annotated[bool | tuple[str | int, ...], _residual()] = Field(
         default=False,
-        description="add to each prediction how far the sensor's previous one was from this reading; for models that forecast their input",
+        description="add to each prediction how far the sensor's previous one was from this reading, in the model's scale; for models that "
+        "forecast their input, or those of its features that are listed",
     )
 
 
@@ -277,7 +356,7 @@ class Model(Section):
     window: Annotated[int | None, _or_null(_integer(1, 1_000_000))] = Field(
         default=None, description="steps of the window of a windowed model; null: the file's own"
     )
-    output: Annotated[Literal["last"], _choice("last", planned=("all",))] = Field(
+    output: Annotated[Literal["last", "all"], _choice("last", "all")] = Field(
         default="last", description="which steps of a windowed model's output are the prediction"
     )
     warmup_steps: Annotated[int, _integer(0, 1_000_000_000)] = Field(
@@ -292,13 +371,15 @@ class Parking(Section):
 
 
 class Checkpoint(Section):
-    store: Annotated[Literal["auto", "directory"], _choice("auto", "directory", planned=("topic",))] = Field(
-        default="auto", description="where the state of the sensors is kept; auto: directory"
+    store: Annotated[Literal["auto", "topic", "directory"], _choice("auto", "topic", "directory")] = Field(
+        default="auto", description="where the state of the sensors is kept; auto: the topic, and the directory with at_least_once"
     )
     path: Annotated[Path, _text("a folder")] = Field(
         default=Path("checkpoints"), description="the folder of the store directory; on a disk that outlives the process"
     )
-    topic: Annotated[None, _only_null()] = Field(default=None, description="the topic of the store topic; null: <group>.checkpoints")
+    topic: Annotated[str | None, _or_null(_name())] = Field(
+        default=None, description="the topic of the store topic, compacted, of as many partitions as the input; null: <group>.checkpoints"
+    )
     interval: Annotated[float, _duration("100ms")] = Field(
         default=30.0, description="time between checkpoints; a shorter one makes a restart replay less"
     )
@@ -306,8 +387,12 @@ class Checkpoint(Section):
 
 
 class Reset(Section):
-    after_gap: Annotated[None, _only_null()] = Field(default=None, description="time without readings after which a sensor starts anew")
-    after_steps: Annotated[None, _only_null()] = Field(default=None, description="steps after which a sensor starts anew")
+    after_gap: Annotated[float | None, _or_null(_duration())] = Field(
+        default=None, description="a sensor starts anew with a record that is this much later than its latest one, by their timestamps"
+    )
+    after_steps: Annotated[int | None, _or_null(_integer(1, 1_000_000_000))] = Field(
+        default=None, description="a sensor starts anew with the record after this many steps; a record of several is never cut"
+    )
     each_record: Annotated[bool, _flag()] = Field(
         default=False, description="every record is a whole sequence of its own: the sensor starts anew at each"
     )
@@ -358,8 +443,10 @@ class Settings(BaseSettings):
         default=True,
         description="hand the partitions over when stopped; false where the same instance comes back at once (a StatefulSet)",
     )
-    delivery: Annotated[Literal["exactly_once"], _choice("exactly_once", planned=("at_least_once",))] = Field(
-        default="exactly_once", description="exactly_once: predictions and offsets in one transaction"
+    delivery: Annotated[Literal["exactly_once", "at_least_once"], _choice("exactly_once", "at_least_once")] = Field(
+        default="exactly_once",
+        description="exactly_once: predictions and offsets in one transaction; at_least_once: no transactions, after a crash "
+        "some predictions come twice",
     )
     commit_interval: Annotated[float, _duration("10ms", "5s")] = Field(
         default=0.1, description="time between commits, which is most of the latency; longer means fewer and larger transactions"
@@ -376,8 +463,8 @@ class Settings(BaseSettings):
     checkpoint: Checkpoint = Field(default=Checkpoint(), description="the state kept outside the process")
     reset: Reset = Field(default=Reset(), description="when a sensor starts anew")
     state: State = Field(default=State(), description="how long a sensor is remembered")
-    late: Annotated[Literal["accept"], _choice("accept", planned=("dead_letter",))] = Field(
-        default="accept", description="what becomes of a reading with a timestamp before the sensor's last one"
+    late: Annotated[Literal["accept", "dead_letter"], _choice("accept", "dead_letter")] = Field(
+        default="accept", description="what becomes of a record with a timestamp before the sensor's latest one"
     )
     on_missing_state: Annotated[Literal["rebuild", "cold", "fail"], _choice("rebuild", "cold", "fail")] = Field(
         default="rebuild",
@@ -439,6 +526,17 @@ class Settings(BaseSettings):
                 raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": "dead_letter.topic", "found": topic})
         return dead_letter
 
+    @field_validator("checkpoint", mode="after")
+    @classmethod
+    def _checkpoints_fit_the_delivery(cls, checkpoint: Checkpoint, info: ValidationInfo) -> Checkpoint:
+        if checkpoint.store == "topic" and info.data.get("delivery") == "at_least_once":
+            words = "directory or auto with delivery: at_least_once (without transactions nothing keeps a stale process from the topic)"
+            raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": "checkpoint.store", "found": "topic"})
+        if checkpoint.topic is not None:
+            topics = {"input.topic": _topic(info, "input"), "output.topic": _topic(info, "output")}
+            _refuse_clash("checkpoint.topic", checkpoint.topic, topics)
+        return checkpoint
+
     @property
     def group_id(self) -> str:
         return self.group or f"slotstream.{self.output.topic}"
@@ -450,6 +548,17 @@ class Settings(BaseSettings):
     @property
     def transactional_id(self) -> str:
         return f"{self.group_id}.{self.instance_name}"
+
+    @property
+    def checkpoint_store(self) -> Literal["topic", "directory"]:
+        if self.checkpoint.store == "auto":
+            return "topic" if self.delivery == "exactly_once" else "directory"
+        return self.checkpoint.store
+
+    @property
+    def checkpoint_topic(self) -> str | None:
+        """None where checkpoints are files."""
+        return (self.checkpoint.topic or f"{self.group_id}.checkpoints") if self.checkpoint_store == "topic" else None
 
     @property
     def dead_letter_topic(self) -> str:
@@ -464,8 +573,8 @@ class Settings(BaseSettings):
         return {
             "input.format": self.input.format,
             "input.features": self.input.features,
-            "input.scale": self.input.scale,
-            "output.scale": self.output.scale,
+            "input.scale": self.input.scale and asdict(self.input.scale),
+            "output.scale": self.output.scale and asdict(self.output.scale),
             "model.mode": self.model.mode,
             "model.window": self.model.window,
             "model.output": self.model.output,
@@ -567,7 +676,7 @@ def keys() -> Iterator[Key]:
 def _described(name: str, field: FieldInfo) -> Key:
     allowed = next((extra for extra in field.metadata if isinstance(extra, Allowed)), None)
     words = allowed.words if allowed else "text, a number, true, false, or {file: PATH}"
-    is_duration = words.startswith("a duration")
+    is_duration = words.startswith("a duration") and field.default is not None
     default = format_duration(field.default) if is_duration else _as_yaml(field.default)
     return Key(name, default, words, field.description or "")
 

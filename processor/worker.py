@@ -17,9 +17,10 @@ import structlog
 
 from processor.checkpoint.restore import Decision, Done, Present, Restore, partitions_added
 from processor.checkpoint.snapshot import Snapshot
-from processor.checkpoint.writer import Writer, Written
+from processor.checkpoint.writer import CheckpointWriter, Written
+from processor.codec.codec import Codec
 from processor.codec.dead_letters import BadShare, dead_letter
-from processor.codec.json_records import Decoded, JsonRecords, Message
+from processor.codec.decode import Decoded, Message
 from processor.engine import Engine
 from processor.errors import Fenced, RepeatedAbort, SlotstreamError
 from processor.figures import Figures
@@ -27,6 +28,7 @@ from processor.records import Applied, Out, Rejected
 from processor.settings import Settings
 from processor.stream.admin import Topics
 from processor.stream.assignment import Partition, State
+from processor.stream.at_least_once import AtLeastOnce
 from processor.stream.consumer import MemberFencedError, Polled, Reader
 from processor.stream.transaction import AbortedError, ProducerFencedError, Transaction
 
@@ -36,6 +38,10 @@ IDLE_S = 0.1
 ABORTS_MAX = 5
 # The final checkpoint on a revoke must leave time for the others to take the partition over.
 REVOKE_CHECKPOINT_S = 5.0
+LEFT_OUT = {
+    "non_finite_state": "the record turns the sensor's state or prediction NaN or infinite; it was left out",
+    "late": "the record's timestamp lies before the sensor's latest one (late: dead_letter); it was left out",
+}
 
 
 class StartReader(Protocol):
@@ -53,11 +59,11 @@ class Worker:
         present: Present,
         made_by: dict[str, str],
         engine: Engine,
-        codec: JsonRecords,
-        transaction: Transaction,
+        codec: Codec,
+        transaction: Transaction | AtLeastOnce,
         start_reader: StartReader,
         restore: Callable[[int], Restore],
-        writer: Writer,
+        writer: CheckpointWriter,
         member_of: Callable[[], str | None],
         figures: Figures,
         beat: Callable[[], None],
@@ -166,7 +172,7 @@ class Worker:
             applied = self._engine.apply(decoded.batch)
         with self._figures.timed("encode"):
             values = self._codec.encode(decoded.batch, applied)
-        rejected = self._with_broken(decoded, applied)
+        rejected = self._with_left_out(decoded, applied)
         self._move(messages)
         self._move_time(decoded)
         self._figures.applied(decoded.batch, applied, decoded.resets, rejected)
@@ -196,13 +202,13 @@ class Worker:
             partition = self.partitions[number]
             partition.applied = partition.applied.passed(partition.applied.position, time_ms)
 
-    def _with_broken(self, decoded: Decoded, applied: Applied) -> list[tuple[int, Rejected]]:
-        """The codec's dead letters, and those of records that turned a state NaN or infinite, by message."""
+    def _with_left_out(self, decoded: Decoded, applied: Applied) -> list[tuple[int, Rejected]]:
+        """The codec's dead letters, and those of records that the engine left out, by message."""
         rejected = list(decoded.rejected)
-        detail = "the record turns the sensor's state or prediction NaN or infinite; it was left out"
-        for i in np.flatnonzero(~applied.finite).tolist():
-            reason = Rejected(decoded.batch.partition[i], int(decoded.batch.offset[i]), "non_finite_state", detail)
-            rejected.append((decoded.source[i], reason))
+        for error, left_out in (("non_finite_state", ~applied.finite), ("late", applied.late)):
+            for i in np.flatnonzero(left_out).tolist():
+                reason = Rejected(decoded.batch.partition[i], int(decoded.batch.offset[i]), error, LEFT_OUT[error])
+                rejected.append((decoded.source[i], reason))
         return sorted(rejected, key=lambda pair: pair[0])
 
     def _outputs(self, decoded: Decoded, values: list[bytes | None]) -> Iterable[Out]:
@@ -235,16 +241,20 @@ class Worker:
         age_s = self._transaction.age_s
         if age_s is not None:
             return age_s >= self._settings.commit_interval
-        return any(p.moved for p in self.partitions.values())
+        return self._writer.pending or any(p.moved for p in self.partitions.values())
 
     def _commit(self) -> None:
         """Everything since the last commit becomes final, or is undone."""
-        positions = [p for p in self.partitions.values() if p.moved]
+        checkpoints, of = self._writer.outs()
+        # Whatever is written for a partition goes with its offset, moved or not: without one the group could not refuse it.
+        positions = [p for p in self.partitions.values() if p.moved or p.number in of]
         if not positions and self._transaction.age_s is None:
             return
         try:
             with self._figures.timed("commit"):
-                self._transaction.commit(self._topics.input.name, [self._offset(p) for p in positions], self._reader.group_metadata())
+                if checkpoints:
+                    self._transaction.publish(checkpoints)
+                self._transaction.commit(self._topics.input.name, [self._offset(p) for p in positions], self._reader)
         except AbortedError as error:
             self._undo(str(error))
         except ProducerFencedError as error:
@@ -258,6 +268,7 @@ class Worker:
 
     def _committed(self, positions: list[Partition]) -> None:
         self._engine.commit()
+        self._writer.committed()
         for partition in positions:
             partition.commit()
         self._aborts = ("", 0)
@@ -289,6 +300,7 @@ class Worker:
         except ProducerFencedError as fenced:
             self._renew(fenced)
         self._engine.abort()
+        self._writer.aborted()
         for partition in self.partitions.values():
             partition.abort()
         self._rewind_due = True
@@ -374,12 +386,21 @@ class Worker:
         for number in partitions:
             partition = self.partitions.get(number)
             if partition is not None and self._worth_checkpointing(partition):
-                self._take_written(self._writer.wait([number], until_s - time.monotonic()))
-                if not self._writer.busy(number):
+                self._finish_writing([number], until_s)
+                if not self._writer.busy(number) and not partition.moved:
                     self._writer.write(self._snapshot(partition))
-        self._take_written(self._writer.wait(partitions, until_s - time.monotonic()))
+        self._finish_writing(partitions, until_s)
         for number in partitions:
             self._drop(number)
+
+    def _finish_writing(self, partitions: list[int], until_s: float) -> None:
+        """Lets these partitions' checkpoints come to their end, as far as time allows."""
+        while (left_s := until_s - time.monotonic()) > 0 and any(map(self._writer.busy, partitions)):
+            if self._writer.pending:
+                self._commit()
+                self._take_written(self._writer.finished())
+            else:
+                self._take_written(self._writer.wait(partitions, left_s))
 
     def _drop(self, number: int) -> None:
         partition = self.partitions.pop(number, None)
@@ -392,6 +413,7 @@ class Worker:
         self._decisions.pop(number, None)
         self._prunable = [written for written in self._prunable if written.partition != number]
         self._engine.drop(number)
+        self._writer.drop(number)
         self._figures.dropped(number)
 
     # -- restoring ----------------------------------------------------------------------------------------------------------
@@ -416,6 +438,7 @@ class Worker:
         self._decisions[partition.number] = decision
         partition.beginning = decision.beginning
         snapshot = decision.snapshot
+        self._writer.begins(partition.number, snapshot)
         if snapshot is None:
             return
         if snapshot.made_by != self._made_by:
@@ -482,8 +505,10 @@ class Worker:
     def _snapshot(self, partition: Partition) -> Snapshot:
         if partition.beginning is None or partition.applied != partition.committed:
             raise ValueError("a snapshot is taken at a commit boundary")
-        keys, rows = self._engine.table.copy(partition.number)
-        return Snapshot(partition.number, partition.committed, partition.beginning, keys, rows, self._made_by)
+        table, number, base = self._engine.table, partition.number, self._writer.base(partition.number)
+        keys, rows = table.copy(number, base)
+        removed = table.take_forgotten(number)
+        return Snapshot(number, partition.committed, partition.beginning, keys, rows, self._made_by, base, removed)
 
     def _take_written(self, finished: list[Written]) -> None:
         for written in finished:

@@ -51,11 +51,13 @@ class Topics:
     ):
         self.bootstrap, self.input, self.output = bootstrap, name, f"{name}.predictions"
         self.dead_letter, self.partitions = f"{name}.dead-letter", partitions
+        self.checkpoint = f"{name}.checkpoints"
         config = {"max.message.bytes": str(dead_letter_bytes)} if dead_letter_bytes else {}
         self._create(
             NewTopic(self.input, partitions, 1),
             NewTopic(self.output, output_partitions or partitions, 1),
             NewTopic(self.dead_letter, partitions, 1, config=config),
+            NewTopic(self.checkpoint, partitions, 1, config={"cleanup.policy": "compact"}),
         )
         self.producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 2})
 
@@ -146,10 +148,12 @@ class Service:
         self.environment = environment or {}
         self.topics, self.model, self.folder, self.instance = topics, model, folder, instance
         self.options = [
+            "--checkpoint.store=directory",
             f"--kafka=bootstrap.servers={topics.bootstrap}",
             f"--input.topic={topics.input}",
             f"--output.topic={topics.output}",
             f"--dead_letter.topic={topics.dead_letter}",
+            f"--checkpoint.topic={topics.checkpoint}",
             f"--instance={instance}",
             f"--model.path={model}",
             f"--checkpoint.path={folder / 'checkpoints'}",
@@ -271,7 +275,7 @@ def answers_due(records) -> int:
     return sum(1 for _, key, value, _, _ in records if value is not None or key is None)
 
 
-def readings(rng, count, *, features, sensors, partitions, bad=0.02, resets=0.03, several=0.05):
+def readings(rng, count, *, features, sensors, partitions, bad=0.02, resets=0.03, several=0.05, jitter_ms=0):
     """Seeded records of every kind: readings, several steps, resets of each form, null values, and records that are none."""
     out, now_ms = [], int(time.time() * 1000) - 3_600_000  # a topic keeps a week of record time
     for i in range(count):
@@ -280,7 +284,8 @@ def readings(rng, count, *, features, sensors, partitions, bad=0.02, resets=0.03
         draw, headers = rng.random(), ()
         steps = int(rng.integers(2, 6)) if rng.random() < several else 1
         values = rng.normal(size=(steps, features)).round(3).tolist()
-        value = json.dumps({"timestamp": record_ms - 5, "values": values if steps > 1 else values[0]}).encode()
+        event_ms = record_ms - 5 - (int(rng.integers(jitter_ms)) if jitter_ms else 0)
+        value = json.dumps({"timestamp": event_ms, "values": values if steps > 1 else values[0]}).encode()
         if draw < resets:
             kind = rng.choice(["null", "start", "end", "single"])
             value = None if kind == "null" else value
@@ -306,3 +311,19 @@ BAD = [
 
 def numbers(x: np.ndarray) -> bytes:
     return json.dumps({"values": x.tolist()}).encode()
+
+
+def rewritten(value, settings):
+    """A record of the harness as the settings' format has it. What is no reading stays as it is."""
+    try:
+        found = json.loads(value)
+        first = np.atleast_2d(np.array(found["values"], np.float64))
+    except (TypeError, ValueError, KeyError):
+        return value
+    if settings.input.format == "float32":
+        with np.errstate(over="ignore"):
+            return first.astype("<f4").tobytes()
+    if settings.input.features and first.shape[1] == 3:
+        a, c, d = first[0].tolist()
+        return json.dumps({"timestamp": found.get("timestamp"), "a": a, "b": {"d": d, "c": c}}).encode()
+    return value

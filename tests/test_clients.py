@@ -47,7 +47,7 @@ def _nothing_is_connected(monkeypatch) -> None:
 MAKE = {
     "member": lambda of: clients.member_consumer(of),
     "restore": lambda of: clients.restore_consumer(of),
-    "producer": lambda of: clients.transactional_producer(of, batch_bytes_max=1_048_588, record_bytes_max=1_048_588),
+    "producer": lambda of: clients.output_producer(of, batch_bytes_max=1_048_588, record_bytes_max=1_048_588),
     "feed": lambda of: clients.feed_producer(of, record_bytes_max=1_048_588),
     "admin": lambda of: clients.admin_client(of),
 }
@@ -97,7 +97,7 @@ def test_every_client_logs_where_the_service_does(kind):
 
 
 def producer(of: Settings, batch_bytes_max: int, record_bytes_max: int = 1_048_588) -> dict[str, object]:
-    return clients.transactional_producer(of, batch_bytes_max=batch_bytes_max, record_bytes_max=record_bytes_max)
+    return clients.output_producer(of, batch_bytes_max=batch_bytes_max, record_bytes_max=record_bytes_max)
 
 
 @pytest.mark.parametrize("limit", [20_000, 1_000_000])

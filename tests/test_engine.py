@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from processor.engine import Engine, Shapes
 from processor.records import Batch
+from processor.rules import Rules
 from processor.slots.table import StaleSlotError
 
 F = 2
@@ -50,13 +51,13 @@ class Recurrence:
 
 
 def batch_of(records):
-    """records: (partition, key, offset, values [steps][F] or None, before, after)"""
+    """records: (partition, key, offset, values [steps][F] or None, before, after, event time by default ten times the offset)"""
     values = [np.array(r[3], np.float32).reshape(-1, F) if r[3] is not None else np.zeros((0, F), np.float32) for r in records]
     return Batch(
         partition=[r[0] for r in records],
         key=[r[1] for r in records],
         offset=np.array([r[2] for r in records], np.int64),
-        event_ms=np.array([r[2] * 10 for r in records], np.int64),
+        event_ms=np.array([r[6] if len(r) > 6 else r[2] * 10 for r in records], np.int64),
         record_ms=np.array([r[2] * 10 for r in records], np.int64),
         steps=np.array([len(v) for v in values], np.int64),
         reset_before=np.array([r[4] for r in records], bool),
@@ -68,16 +69,29 @@ def batch_of(records):
 class Plain:
     """The same, one record after another, each sensor's state in a dict."""
 
-    def __init__(self):
+    def __init__(self, rules=None):
         self.state = {}
+        self.latest_ms = {}
+        self.rules = rules or Rules()
 
-    def apply(self, partition, key, offset, values, before, after):
-        sensor = (partition, key)
+    def apply(self, partition, key, offset, values, before, after, event_ms=None):
+        event_ms = offset * 10 if event_ms is None else event_ms
+        sensor, rules, reset_by = (partition, key), self.rules, 0
         if values is None:
             self.state.pop(sensor, None)
             return None
         nothing = (np.zeros(F, np.float32), 0, None)
-        state, steps, previous = nothing if before else self.state.get(sensor, nothing)
+        if not before and sensor in self.state:
+            latest_ms = self.latest_ms[sensor]
+            if rules.late and event_ms < latest_ms:
+                return "late"
+            if rules.gap_ms is not None and event_ms > latest_ms + rules.gap_ms:
+                reset_by = 1
+            elif rules.steps is not None and self.state[sensor][1] >= rules.steps:
+                reset_by = 2
+        anew = before or reset_by or sensor not in self.state
+        state, steps, previous = nothing if anew else self.state[sensor]
+        latest_ms = event_ms if anew else max(event_ms, self.latest_ms[sensor])
         ys, residual = [], None
         for x in np.array(values, np.float32).reshape(-1, F):
             with np.errstate(all="ignore"):
@@ -94,7 +108,8 @@ class Plain:
             self.state.pop(sensor, None)
         else:
             self.state[sensor] = (state, steps, previous)
-        return ys, steps, residual
+            self.latest_ms[sensor] = latest_ms
+        return ys, steps, residual, reset_by
 
 
 number = st.one_of(st.integers(-9, 9).map(float), st.sampled_from([3e38, -3e38]))
@@ -109,7 +124,7 @@ turn = st.tuples(st.lists(record, max_size=12), st.sampled_from(["commit", "abor
 
 
 def residual_shapes():
-    return Shapes(features=F, outputs=F, width=F, residual=True)
+    return Shapes(features=F, outputs=F, width=F, residual=(0, 1))
 
 
 def check(engine, plain, records):
@@ -121,11 +136,11 @@ def check(engine, plain, records):
         expected = plain.apply(*r)
         if expected is None:
             assert applied.finite[i]
-        elif expected == "broken":
-            assert not applied.finite[i]
+        elif isinstance(expected, str):
+            assert (applied.finite[i], applied.late[i]) == (expected == "late", expected == "late")
         else:
-            ys, steps, residual = expected
-            assert applied.finite[i]
+            ys, steps, residual, reset_by = expected
+            assert (applied.finite[i], applied.late[i], applied.reset_by[i]) == (True, False, reset_by)
             assert applied.y[first : first + len(ys)].tolist() == [y.tolist() for y in ys]
             assert applied.last[i] == first + len(ys) - 1
             assert applied.steps[i] == steps
@@ -159,16 +174,37 @@ def test_any_interleaving_equals_a_plain_dict_of_states(turns, slots):
             assert steps == expected_steps
 
 
+timed = st.tuples(record, st.integers(0, 60))
+rules = st.builds(Rules, gap_ms=st.sampled_from([None, 0, 9, 30]), steps=st.sampled_from([None, 1, 3]), late=st.booleans())
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(turns=st.lists(st.lists(timed, max_size=12), max_size=8), by=rules, slots=st.sampled_from([1, 3, 64]))
+def test_late_records_and_resets_by_rule_equal_one_record_after_another_however_it_is_cut(turns, by, slots):
+    engine, plain, offset = Engine(Recurrence(), residual_shapes(), by, slots=slots), Plain(by), 0
+    for records in turns:
+        numbered = [(p, k, offset + i, v, b, a, at) for i, ((p, k, v, b, a), at) in enumerate(records)]
+        check(engine, plain, numbered)
+        offset += len(numbered)
+        engine.commit()
+    for partition in (0, 1):
+        keys, rows = engine.table.copy(partition)
+        for key, row, steps, event_ms in zip(keys, rows.state, rows.steps, rows.event_ms, strict=True):
+            state, expected_steps, previous = plain.state[(partition, key)]
+            assert row.tolist() == [*map(float, state), *previous]
+            assert (steps, event_ms) == (expected_steps, plain.latest_ms[(partition, key)])
+
+
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(records=st.lists(record, max_size=30), cuts=st.sets(st.integers(1, 29)), data=st.data(), slots=st.sampled_from([1, 3, 64]))
-def test_a_copy_of_a_partition_goes_on_where_it_was_taken(records, cuts, data, slots):
+@given(records=st.lists(timed, max_size=30), cuts=st.sets(st.integers(1, 29)), data=st.data(), by=rules, slots=st.sampled_from([1, 3, 64]))
+def test_a_copy_of_a_partition_goes_on_where_it_was_taken(records, cuts, data, by, slots):
     """A copy taken after any record, loaded elsewhere and replayed in any cuts, gives the rows of the whole."""
-    numbered = [(0, k, i, v, b, a) for i, (_, k, v, b, a) in enumerate(records)]
+    numbered = [(0, k, i, v, b, a, at) for i, ((_, k, v, b, a), at) in enumerate(records)]
     after = data.draw(st.integers(0, len(numbered)))
-    whole = Engine(Recurrence(), residual_shapes(), slots=64)
+    whole = Engine(Recurrence(), residual_shapes(), by, slots=64)
     for r in numbered[:after]:
         whole.apply(batch_of([r]))
-    other = Engine(Recurrence(), residual_shapes(), slots=slots)
+    other = Engine(Recurrence(), residual_shapes(), by, slots=slots)
     other.table.load(0, *whole.table.copy(0))
     rest = numbered[after:]
     for r in rest:
@@ -215,7 +251,7 @@ def test_a_reference_to_a_slot_that_changed_hands_is_an_error():
 
 
 def test_a_window_has_no_prediction_and_no_residual_until_it_is_full():
-    engine = Engine(Recurrence(), Shapes(features=F, outputs=F, width=F, window=3, residual=True), slots=4)
+    engine = Engine(Recurrence(), Shapes(features=F, outputs=F, width=F, window=3, residual=(0, 1)), slots=4)
     applied = engine.apply(batch_of([(0, b"a", i, [(1.0, 2.0)], False, False) for i in range(5)]))
     assert applied.filling.tolist() == [True, True, False, False, False]
     assert applied.warming.tolist() == applied.filling.tolist()

@@ -32,6 +32,7 @@ from processor.records import ERRORS
 from processor.sandbox.kafka import EmbeddedKafka
 from processor.stream import admin
 from processor.stream.assignment import Beginning
+from processor.tools.oracle import as_published
 
 SMALL = ("--slots=8", "--dead_letter.max_ratio=1")
 SLOW_COMMITS = "--commit_interval=1s"  # so that what ends a transaction early finds one
@@ -231,10 +232,11 @@ def owned(service: Service) -> int:
     return changes[-1]["owned"] if changes else 0
 
 
-def test_partitions_move_between_instances_that_come_stop_and_are_killed(kafka, unique, tmp_path, model):
+@pytest.mark.parametrize("store", ["directory", "topic"])
+def test_partitions_move_between_instances_that_come_stop_and_are_killed(kafka, unique, tmp_path, model, store):
     topics = Topics(kafka.bootstrap, unique("move"), partitions=4)
     stream = Stream(topics, 3000)
-    a, b = (Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS, instance=name) for name in "ab")
+    a, b = (Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS, f"--checkpoint.store={store}", instance=name) for name in "ab")
     with a:
         a.wait_ready()
         stream.feed(300)
@@ -641,3 +643,33 @@ def test_an_unwritable_checkpoint_folder_stops_no_commit_and_is_told_until_it_is
         assert service.stop() == 0
     assert newest(service) == group_of(service).positions()
     assert_exact(service, topics)
+
+
+# -- at least once ------------------------------------------------------------------------------------------------------------
+
+
+def test_at_least_once_loses_nothing_through_kills_and_what_comes_twice_is_equal(kafka, unique, tmp_path, model):
+    topics = Topics(kafka.bootstrap, unique("least"))
+    stream = Stream(topics, 900)
+    service = Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS, "--delivery=at_least_once", "--checkpoint.store=auto")
+    with service:
+        service.wait_ready()
+        service.wait_answered(stream.feed(300))
+        feed_into_open_transaction(service, stream, 300)
+        service.kill()
+    with service:
+        due = stream.feed()
+        service.wait_answered(due)
+        wait_for(lambda: sum(group_of(service).positions().values()) == topics.end(), "every record committed")
+        assert service.stop() == 0
+    _, reference = served(service, topics)
+    want = reference.expect(topics.inputs())
+    found = {}
+    for message in topics.read(topics.output):
+        output = as_published(message.value())
+        at = (output["partition"], output["offset"])
+        assert found.setdefault(at, output) == output
+    for message in topics.read(topics.dead_letter):
+        headers = dict(message.headers())
+        found[(int(headers["source_partition"]), int(headers["source_offset"]))] = headers["error"].decode()
+    assert_same(found, want)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import struct
 import time
 
 import pytest
@@ -116,6 +117,26 @@ def test_every_row_is_a_record_of_its_sensor_with_the_rows_time_in_it(run, topic
     ]
     # The topic's retention goes by the record's own time: it is the sending's.
     assert all(before_ms <= m.timestamp()[1] <= time.time() * 1000 for m in messages)
+
+
+def test_a_float32_record_bears_the_readings_time_as_its_own(run, topics, tmp_path):
+    now_ms = int(time.time() * 1000)
+    recent = CSV
+    for minute in range(3):
+        recent = recent.replace(f"2024-01-01 00:0{minute}", str(now_ms + 60_000 * minute))
+    (tmp_path / "a.csv").write_text(recent)
+    assert run("a.csv", "--key=pump", "--timestamp=time", "--input.format=float32")[0] == 0
+    found = sorted((m.key(), m.timestamp()[1] - now_ms, struct.unpack("<2f", m.value())) for m in topics.read(topics.input))
+    assert found == [(b"pump-1", 0, (1.5, 2.0)), (b"pump-1", 120_000, (3.5, 4.0)), (b"pump-2", 60_000, (2.5, 3.0))]
+
+
+def test_named_features_are_fields_and_must_be_as_many_as_the_columns(run, topics, tmp_path):
+    (tmp_path / "a.csv").write_text("pump,m.current,note,t\na,1.5,ok,2\n")
+    assert run("a.csv", "--key=pump", "--input.features=[t, m.current]")[0] == 0
+    assert json.loads(topics.read(topics.input)[0].value()) == {"t": 2.0, "m": {"current": 1.5}}
+    code, _, err = run("a.csv", "--key=pump", "--columns=t", "--input.features=[t, m.current]")
+    assert code == 2
+    assert "input.features names 2 features, and these columns are taken: t (1)" in err
 
 
 def test_a_sensors_partition_is_the_one_a_java_producer_takes(run, topics, tmp_path):

@@ -4,8 +4,6 @@ The verdicts are compared with those of the reference oracle, which reads record
 """
 
 import json
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,88 +11,36 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from judge import GOOD, RECORD_MS, Judge, Record, verdict
 
-from processor.codec.json_records import JsonRecords, output_bytes_max, shown
+from processor.codec.codec import Codec
+from processor.codec.decode import Decoder
+from processor.codec.encode import Encoder, output_bytes_max, shown
+from processor.codec.json_records import JsonFormat
 from processor.records import ERRORS, Applied, Batch
 from processor.settings import Settings
-from processor.tools import oracle
 
 F = 2
 STEPS_MAX = 3
 AHEAD_MAX_S = 3600.0
-RECORD_MS = 1_700_000_000_000
-GOOD = b'{"values":[1,2]}'
 SEVERAL = b'{"values":[[1,2],[3,4]]}'
 deterministic = hypothesis_settings(max_examples=300, deadline=None, derandomize=True)
 
 
-@dataclass
-class Record:
-    """A record as confluent_kafka hands it over. kind 0: without a timestamp; 1: the sender's."""
-
-    v: bytes | None = GOOD
-    k: bytes | None = b"pump-7"
-    h: list[tuple[str, bytes | None]] | None = None
-    o: int = 7
-    p: int = 3
-    record_ms: int = RECORD_MS
-    kind: int = 1
-
-    def key(self):
-        return self.k
-
-    def value(self):
-        return self.v
-
-    def headers(self):
-        return self.h
-
-    def partition(self):
-        return self.p
-
-    def offset(self):
-        return self.o
-
-    def timestamp(self):
-        return self.kind, self.record_ms
+def codec(*, features: int = F, per_step=False, residual=False, ahead_max_s: float = AHEAD_MAX_S, each_record=False) -> Codec:
+    decoder = Decoder(JsonFormat(features=features, record_steps_max=STEPS_MAX), ahead_max_s=ahead_max_s, each_record=each_record)
+    return Codec(decoder.decode, Encoder(model_id="3f2a9c01", per_step=per_step, residual=residual).encode)
 
 
-def codec(**changes: Any) -> JsonRecords:
-    defaults = {
-        "features": F,
-        "per_step": False,
-        "residual": False,
-        "model_id": "3f2a9c01",
-        "record_steps_max": STEPS_MAX,
-        "ahead_max_s": AHEAD_MAX_S,
-        "each_record": False,
-    }
-    return JsonRecords(**{**defaults, **changes})
-
-
-def used_to_several() -> JsonRecords:
+def used_to_several() -> Codec:
     """A codec whose last record held several steps."""
     made = codec()
     assert not made.decode([Record(SEVERAL)]).rejected
     return made
 
 
-def verdict(record: Record, by: JsonRecords | None = None) -> Any:
-    """The error of a record alone in its batch, or its steps, time and numbers."""
-    decoded = (by or codec()).decode([record])
-    if decoded.rejected:
-        ((index, rejected),) = decoded.rejected
-        assert (index, len(decoded.batch), len(decoded.batch.x)) == (0, 0, 0)
-        assert (rejected.partition, rejected.offset) == (record.p, record.o)
-        assert rejected.error in ERRORS
-        assert rejected.detail
-        return rejected.error
-    assert decoded.source == [0]
-    return decoded.batch.steps.tolist(), decoded.batch.event_ms.tolist(), decoded.batch.x.tolist()
-
-
 def of(value: bytes, **record: Any) -> Any:
-    return verdict(Record(value, **record))
+    return verdict(Record(value, **record), codec())
 
 
 def ahead(seconds: float) -> bytes:
@@ -488,7 +434,7 @@ def test_whatever_the_bytes_every_record_ends_once_in_order_in_the_batch_or_amon
 @deterministic
 @given(records=st.lists(record, max_size=8), data=st.data())
 def test_a_verdict_is_the_records_alone_whatever_stands_beside_it(records, data):
-    alone = [verdict(made) for made in records]
+    alone = [verdict(made, codec()) for made in records]
     order = data.draw(st.permutations(range(len(records))))
     by = codec()
     assert [verdict(records[i], by) for i in order] == [alone[i] for i in order]
@@ -497,27 +443,9 @@ def test_a_verdict_is_the_records_alone_whatever_stands_beside_it(records, data)
 # -- the same verdicts as the oracle's ------------------------------------------------------------------
 
 
-class Judge:
-    """The reference oracle over a model that says back what it is given: all but the step is the oracle's own."""
-
-    def __init__(self) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(oracle, "reference_rung", lambda _model: lambda x, _counts, _steps, state: (x.copy(), state, None))
-            model = SimpleNamespace(features=F, outputs=F, width=1, mode="carried", window=None, per_step=True)
-            settings = Settings(input={"record_steps_max": STEPS_MAX, "ahead_max": "1h"})
-            self._reference = oracle.Reference(model, settings, "3f2a9c01")
-
-    def verdict(self, value: bytes) -> Any:
-        answer = self._reference.feed(oracle.InputRecord(3, 7, b"pump-7", value, RECORD_MS))
-        if isinstance(answer, str):
-            return answer
-        steps = answer["prediction"] if isinstance(answer["prediction"][0], list) else [answer["prediction"]]
-        return [len(steps)], [answer["timestamp"]], steps
-
-
 @pytest.fixture(scope="module")
 def judge() -> Judge:
-    return Judge()
+    return Judge(Settings(input={"record_steps_max": STEPS_MAX, "ahead_max": "1h"}), F)
 
 
 @pytest.mark.parametrize("value", [v for v, _ in [*BAD_VALUES.values(), *GOOD_VALUES.values()]], ids=[*BAD_VALUES, *GOOD_VALUES])
@@ -592,12 +520,14 @@ def applied_to(batch: Batch, y: Any, **changes: Any) -> Applied:
         "warming": np.zeros(n, bool),
         "filling": np.zeros(n, bool),
         "finite": np.ones(n, bool),
+        "late": np.zeros(n, bool),
+        "reset_by": np.zeros(n, np.int8),
     }
     return Applied(**{**defaults, **changes})
 
 
 def encoded(
-    steps: list[int], y: Any, *, by: JsonRecords | None = None, keys: list[bytes] | None = None, **changes: Any
+    steps: list[int], y: Any, *, by: Codec | None = None, keys: list[bytes] | None = None, **changes: Any
 ) -> list[bytes | None]:
     batch = batch_of(steps, keys)
     return (by or codec()).encode(batch, applied_to(batch, y, **changes))

@@ -6,7 +6,7 @@ import signal
 
 import numpy as np
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewTopic
 from harness import L, Service, Topics, answers_due, readings, save_model, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -58,7 +58,7 @@ def test_without_a_broker_every_command_fails_and_names_the_address(command, mon
 
 def test_missing_topics_are_named_and_init_makes_them_once(command, kafka):
     code, _, err = command("run")
-    topics = [command.topic, f"{command.topic}.out", f"{command.topic}.dead-letter"]
+    topics = [command.topic, f"{command.topic}.out", f"{command.topic}.dead-letter", f"slotstream.{command.topic}.out.checkpoints"]
     assert code == 2
     assert all(topic in err for topic in topics)
     assert "slotstream init" in err
@@ -105,7 +105,24 @@ def test_a_residual_needs_as_many_outputs_as_features(command, tmp_path):
     assert code == 2
     assert "3 features" in err
     assert "1 outputs" in err
-    assert "set output.residual to false" in err
+    assert "output.residual: [0, 3]), or set it to false" in err
+
+
+def test_a_checkpoint_topic_that_would_lose_states_or_cannot_hold_them_is_refused(command, kafka, tmp_path):
+    command("init", "--partitions=2")
+    client = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    made = [
+        NewTopic(f"{command.topic}.deletes", 2, 1),
+        NewTopic(f"{command.topic}.narrow", 3, 1, config={"cleanup.policy": "compact"}),
+        NewTopic(f"{command.topic}.small", 2, 1, config={"cleanup.policy": "compact", "max.message.bytes": "1200"}),
+    ]
+    for future in client.create_topics(made).values():
+        future.result(30)
+    for topic, says in ((made[0], "cleanup.policy of"), (made[1], "has 3 partitions"), (made[2], "a sensor's row may take")):
+        code, _, err = command("run", f"--checkpoint.topic={topic.topic}")
+        assert (code, says in err, "To do:" in err) == (2, True, True), err
+        code, out, _ = command("check", f"--checkpoint.topic={topic.topic}")
+        assert (code, says in out) == (1, True), out
 
 
 def test_an_output_that_its_topic_may_not_take_is_refused(command, tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from harness import Service, Topics, answers_due, assert_same, keras, readings, save_model, served
+from harness import Service, Topics, answers_due, assert_same, keras, readings, rewritten, save_model, served
 
 from processor.tools.oracle import keras_last
 
@@ -12,17 +12,31 @@ L = keras.layers
 
 MODELS = {
     "lstm": lambda: [L.LSTM(16), L.Dense(3)],
+    "by rules": lambda: [L.GRU(8), L.Dense(2)],
     "stacked": lambda: [L.GRU(8, return_sequences=True), L.LayerNormalization(), L.LSTM(12, return_sequences=True), L.Dense(3)],
 }
 
 
-@pytest.mark.parametrize(("name", "slots", "residual"), [("lstm", 5, "true"), ("stacked", 64, "false")])
-def test_every_prediction_comes_once_and_bit_for_bit_through_kills(kafka, unique, tmp_path, name, slots, residual):
+FIELDS = ["--input.features=[a, b.c, b.d]", "--input.scale={mean: [1, 0, -1], std: 2}", "--output.residual=[b.d, a]"]
+TOPIC = "--checkpoint.store=topic"
+RULES = ["--reset.after_gap=2s", "--reset.after_steps=20", "--late=dead_letter"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("lstm", ["--slots=5", "--output.residual=true", TOPIC]),
+        ("stacked", ["--slots=64"]),
+        ("by rules", ["--slots=9", TOPIC, *FIELDS, *RULES]),
+    ],
+)
+def test_every_prediction_comes_once_and_bit_for_bit_through_kills(kafka, unique, tmp_path, name, options):
     rng = np.random.default_rng(7)
     topics = Topics(kafka.bootstrap, unique("readings"))
     model = save_model(tmp_path / "model.keras", *MODELS[name]())
-    service = Service(topics, model, tmp_path, f"--slots={slots}", f"--output.residual={residual}", "--dead_letter.max_ratio=1")
-    records = readings(rng, 1500, features=3, sensors=40, partitions=3)
+    service = Service(topics, model, tmp_path, *options, "--dead_letter.max_ratio=1")
+    made = readings(rng, 1500, features=3, sensors=40, partitions=3, jitter_ms=1000)
+    records = [(partition, key, rewritten(value, service.settings), *rest) for partition, key, value, *rest in made]
     for part in np.array_split(np.arange(len(records)), 3):
         with service:
             service.wait_ready()
@@ -43,7 +57,10 @@ def test_every_prediction_comes_once_and_bit_for_bit_through_kills(kafka, unique
     want = reference.expect(topics.inputs())
     assert_same(topics.answers(), want)
     assert sum(isinstance(answer, str) for answer in want.values()) > 10, "the stream held bad records"
-    check_with_keras(model, topics, want)
+    if name == "by rules":
+        assert {"late"} < {answer for answer in want.values() if isinstance(answer, str)}
+    else:
+        check_with_keras(model, topics, want)
 
 
 def check_with_keras(model, topics, want):

@@ -299,21 +299,21 @@ def test_a_bare_number_is_no_duration(written: str, path: Path) -> None:
     assert "expected a duration from 10ms to 5s, with its unit (100ms, 30s, 15m, 1h, 2d)" in said
 
 
+def test_checkpoints_are_in_the_topic_unless_nothing_would_fence_them() -> None:
+    assert (load().checkpoint_store, load().checkpoint_topic) == ("topic", "slotstream.predictions.checkpoints")
+    assert load(None, "--checkpoint.topic=states").checkpoint_topic == "states"
+    weaker = load(None, "--delivery=at_least_once")
+    assert (weaker.checkpoint_store, weaker.checkpoint_topic) == ("directory", None)
+    said = problems(None, "--delivery=at_least_once", "--checkpoint.store=topic")
+    assert "checkpoint.store: found 'topic', expected directory or auto with delivery: at_least_once" in said
+    assert "checkpoint.topic: found 'out', expected another topic than output.topic" in problems(
+        None, "--output.topic=out", "--checkpoint.topic=out"
+    )
+
+
 NOT_YET = [
     ("parking.path", "parked", "null"),
-    ("input.format", "float32", "json"),
-    ("input.features", "[a, b]", "null"),
-    ("input.scale", "scale.json", "null"),
-    ("output.scale", "scale.json", "null"),
-    ("output.residual", "[0, 1]", "true or false"),
-    ("late", "dead_letter", "accept"),
     ("state.expire_after", "1d", "null"),
-    ("reset.after_gap", "1h", "null"),
-    ("reset.after_steps", "100", "null"),
-    ("delivery", "at_least_once", "exactly_once"),
-    ("checkpoint.store", "topic", "auto or directory"),
-    ("checkpoint.topic", "states", "null"),
-    ("model.output", "all", "last"),
     ("on_gap", "rebuild", "fail"),
     ("on_gap", "cold", "fail"),
     ("on_lost_input", "continue", "fail"),
@@ -331,6 +331,21 @@ def test_what_this_version_does_not_have_is_told(key: str, written: str, expecte
         assert f"not available in this version; expected {expected}" in said
 
 
+SCALES_BAD = [
+    "{mean: 1}",
+    "{mean: 1, std: 0}",
+    "{mean: 1, std: -1}",
+    "{mean: 1, max: 2}",
+    "{min: 1, max: 1}",
+    "{mean: [1, 2], std: [1, 2, 3]}",
+    "{mean: x, std: 1}",
+    "{mean: [], std: 1}",
+    "{mean: .inf, std: 1}",
+    "[1, 2]",
+    "2",
+]
+
+
 @pytest.mark.parametrize(
     ("key", "good", "bad"),
     [
@@ -343,6 +358,18 @@ def test_what_this_version_does_not_have_is_told(key: str, written: str, expecte
         ("commit_interval", ["10ms", "5s"], ["9ms", "5001ms", "0s"]),
         ("input.record_steps_max", ["1"], ["0"]),
         ("model.window", ["1", "null"], ["0", "-1"]),
+        ("input.format", ["json", "float32"], ["avro", "null"]),
+        ("input.features", ["[a]", "[a, b.c, b.d]", "null"], ["[]", "[a, a]", "[a, a.b]", "[timestamp]", "[a..b]", "[1]", "{a: b}"]),
+        ("input.scale", ["{mean: 1, std: [1, 2e-5]}", "{min: [0, 1], max: 2}", "null"], SCALES_BAD),
+        ("output.scale", ["{mean: 0, std: 1}", "null"], SCALES_BAD),
+        ("output.residual", ["true", "false", "[0, 2]", "[a, 1]"], ["null", "[]", "[0, 0]", "[1.5]", "0", "all"]),
+        ("reset.after_gap", ["1ms", "1d", "null"], ["0s", "10"]),
+        ("reset.after_steps", ["1", "null"], ["0", "-1", "1.5"]),
+        ("late", ["accept", "dead_letter"], ["drop", "null"]),
+        ("checkpoint.store", ["auto", "topic", "directory"], ["disk", "null"]),
+        ("checkpoint.topic", ["states", "null"], ["a b", ""]),
+        ("delivery", ["exactly_once", "at_least_once"], ["at_most_once", "null"]),
+        ("model.output", ["last", "all"], ["first"]),
         ("model.warmup_steps", ["0", "10"], ["-1"]),
         ("model.mode", ["auto", "carried", "windowed"], ["Auto", "rolling"]),
         ("leave_on_stop", ["true", "false"], ["yes", "1", "null"]),

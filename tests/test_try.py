@@ -70,7 +70,22 @@ MODELS = {
     "each step": ([L.GRU(5, return_sequences=True), L.Dense(3)], {}, []),
     "windowed": ([L.Bidirectional(L.LSTM(4)), L.Dense(2)], {"steps": 7}, ["--output.residual=true"]),
     "each record a sequence": ([L.LSTM(4), L.Dense(1)], {}, ["--reset.each_record", "true"]),
+    "named, scaled, one forecast": (
+        [L.LSTM(4), L.Dense(1)],
+        {},
+        ["--input.features=[a, b.c]", "--input.scale={mean: 1, std: 2}", "--output.scale={mean: 1, std: 2}", "--output.residual=[b.c]"],
+    ),
+    "float32, begun anew": ([L.LSTM(4), L.Dense(1)], {}, ["--input.format=float32", "--reset.after_steps=4"]),
 }
+
+
+def value(ms, values, settings):
+    """A record's value, written by hand."""
+    if "--input.format=float32" in settings:
+        return np.array(values, "<f4").tobytes()
+    if "--input.features=[a, b.c]" in settings:
+        return json.dumps({"timestamp": ms, "a": values[0], "b": {"c": values[1]}}).encode()
+    return json.dumps({"timestamp": ms, "values": values}).encode()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -84,7 +99,7 @@ def test_the_table_has_the_references_bits_and_kerass_numbers(name, run, tmp_pat
     records = []
     for line, (minute, sensor, values) in enumerate(rows, 2):
         ms = START_MS + 60_000 * minute
-        records.append(InputRecord(0, line, sensor.encode(), json.dumps({"timestamp": ms, "values": values}).encode(), ms))
+        records.append(InputRecord(0, line, sensor.encode(), value(ms, values, settings), ms))
     loaded = load(path)
     want = Reference(loaded, load_settings(None, settings, {}), "x").expect(records)
     assert len(table) == len(want) == len(rows)
@@ -102,7 +117,7 @@ def test_the_table_has_the_references_bits_and_kerass_numbers(name, run, tmp_pat
         assert row["warming_up"] == ("true" if answer.get("warming_up") else "false")
         assert row["error"] == row["error_detail"] == ""
         last[record.key] = found
-    if "reset.each_record" not in "".join(settings):
+    if not any(word in "".join(settings) for word in ("reset", "scale")):
         for sensor, found in last.items():
             x = np.array([values for _, of, values in rows if of == sensor.decode()], np.float32)
             np.testing.assert_allclose(found, keras_last(loaded, x), atol=1e-5, rtol=0)
@@ -144,7 +159,7 @@ a,,1,2
         ("3", "bad_schema", "x is empty"),
         ("4", "bad_schema", "y is 'N/A': expected a number"),
         ("5", "not_finite", "x is 'inf': expected a number"),
-        ("6", "not_finite", "a value lies past float32; expected less than 3.4e38"),
+        ("6", "not_finite", "a value, scaled as the settings say, is NaN or lies past float32; expected less than 3.4e38"),
         ("7", "wrong_feature_count", "found 3 cells, expected 4"),
         ("8", "wrong_feature_count", "found 5 cells, expected 4"),
         ("9", "no_key", "pump is empty: expected a sensor's name"),
@@ -163,6 +178,20 @@ def test_a_reading_that_breaks_its_sensor_is_told(run, tmp_path):
     (tmp_path / "a.csv").write_text("x\n1\n1e19\n1e19\n")
     _, table, _ = run(path, "a.csv", "--sensor", "s")
     assert "non_finite_state" in [row["error"] for row in table]
+
+
+def test_a_late_reading_is_told(model, run, tmp_path):
+    (tmp_path / "a.csv").write_text("t,x,y\n1706708700,1,2\n1706708699,1,2\n1706708700,1,2\n")
+    _, table, _ = run(model, "a.csv", "--sensor=s", "--timestamp=t", "--late=dead_letter")
+    assert [row["error"] for row in table] == ["", "late", ""]
+
+
+def test_one_forecast_is_named_after_its_column(run, tmp_path):
+    path = save_model(tmp_path / "one.keras", L.LSTM(3), L.Dense(1), features=2)
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n3,4\n")
+    _, table, _ = run(path, "a.csv", "--sensor=s", "--output.residual=[1]", "--plot=a.png")
+    assert [column for column in table[0] if "prediction" in column] == ["prediction_y"]
+    assert float(table[1]["residual"]) == pytest.approx(abs(4 - float(table[0]["prediction_y"])), abs=1e-5)
 
 
 def test_a_file_without_any_prediction_ends_with_1(model, run, tmp_path):

@@ -86,7 +86,14 @@ class Directory:
             temporary.unlink(missing_ok=True)
         return final, size
 
-    def newest(self, partition: int, *, position_max: int | None, usable: Callable[[Beginning], bool]) -> Snapshot | None:
+    def newest(
+        self,
+        partition: int,
+        *,
+        position_max: int | None,
+        usable: Callable[[Beginning], bool],
+        cancelled: Callable[[], bool] = lambda: False,  # noqa: ARG002 - a file is read before anybody has time to cancel
+    ) -> Snapshot | None:
         """The newest intact snapshot at or below a position whose beginning is wanted; others are passed over with a warning."""
         for name, path in self._listed(partition):
             if position_max is not None and name.position > position_max:

@@ -11,11 +11,10 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
-from processor.checkpoint.directory import Directory
 from processor.checkpoint.snapshot import Snapshot
 from processor.errors import PolicyStop
 from processor.settings import Settings
@@ -200,10 +199,18 @@ class Done:
 Item = Decision | list[Any] | Done | BaseException
 
 
+class Store(Protocol):
+    """Where checkpoints lie, as a restore sees it: checkpoint.directory, checkpoint.topic."""
+
+    def newest(
+        self, partition: int, *, position_max: int | None, usable: Callable[[Beginning], bool], cancelled: Callable[[], bool]
+    ) -> Snapshot | None: ...
+
+
 class Restore:
     """The restoring of one partition, on a thread of its own. The loop takes what it has by take(), and may cancel it."""
 
-    def __init__(self, settings: Settings, store: Directory, present: Present, partition: int, gate: threading.Semaphore) -> None:
+    def __init__(self, settings: Settings, store: Store, present: Present, partition: int, gate: threading.Semaphore) -> None:
         """gate: how many partitions are restored at once; each has a client and a snapshot in memory."""
         self._settings, self._store, self._present, self._partition, self._gate = settings, store, present, partition, gate
         self._items: queue.Queue[Item] = queue.Queue(REPLAY_BATCHES_AHEAD)
@@ -264,12 +271,15 @@ class Restore:
         offset = committed.offset if committed else None
         said = Beginning.from_metadata(committed.metadata) if committed else None
         # Without metadata (an operator moved the offset) the newest checkpoint says what the state is a function of.
-        newest = self._store.newest(self._partition, position_max=None, usable=lambda _: True) if said is None else None
+        newest = self._newest(None, lambda _: True) if said is None else None
 
         def usable(beginning: Beginning) -> Snapshot | None:
-            return self._store.newest(self._partition, position_max=offset, usable=lambda b: b == beginning)
+            return self._newest(offset, lambda b: b == beginning)
 
         return Found(self._partition, offset, said, low, end, newest, usable)
+
+    def _newest(self, position_max: int | None, usable: Callable[[Beginning], bool]) -> Snapshot | None:
+        return self._store.newest(self._partition, position_max=position_max, usable=usable, cancelled=self._cancelled.is_set)
 
     def _put(self, item: Item) -> None:
         while not self._cancelled.is_set():

@@ -24,9 +24,11 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All sensors of a partition, every row with an applied offset below mark.position.
+    """All sensors of a partition, or those that changed since `base`; every row with an applied offset below mark.position.
 
-    made_by says which TensorFlow and instruction set computed it: bits are promised within one of each.
+    made_by   which TensorFlow and instruction set computed it: bits are promised within one of each
+    base      the position of the snapshot that this one adds to; None: it is whole
+    removed   sensors that the base may hold and that are gone
     """
 
     partition: int
@@ -35,6 +37,8 @@ class Snapshot:
     keys: list[bytes]
     rows: Rows
     made_by: dict[str, str] = field(default_factory=dict)
+    base: int | None = None
+    removed: list[bytes] = field(default_factory=list)
 
 
 Tensors = dict[str, NDArray[Any]]

@@ -14,6 +14,7 @@ import structlog
 
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.snapshot import Snapshot
+from processor.records import Out
 
 _log = structlog.get_logger(__name__)
 
@@ -30,7 +31,65 @@ class Written:
     error: str | None = None
 
 
-class Writer:
+class CheckpointWriter:
+    """What the loop asks of whatever writes its snapshots. The defaults are those of a writer that needs no transaction.
+
+    A snapshot is taken at a commit boundary and given to write(); finished() tells when it is safe.
+    """
+
+    @property
+    def pending(self) -> bool:
+        """Something is to go into the next transaction, even if nothing else does."""
+        return False
+
+    def begins(self, partition: int, snapshot: Snapshot | None) -> None:
+        """A partition is this instance's, and its state goes on from this snapshot."""
+
+    def base(self, partition: int) -> int | None:  # noqa: ARG002
+        """The position of what the next snapshot may add to, so that it holds only what changed since; None: it must be whole."""
+        return None
+
+    def busy(self, partition: int) -> bool:
+        """Its last snapshot is still on its way."""
+        raise NotImplementedError
+
+    def write(self, snapshot: Snapshot) -> None:
+        raise NotImplementedError
+
+    def outs(self) -> tuple[list[Out], set[int]]:
+        """What the transaction that is about to be committed is to carry, and the partitions that it is of."""
+        return [], set()
+
+    def committed(self) -> None:
+        """That transaction is committed."""
+
+    def aborted(self) -> None:
+        """That transaction is undone."""
+
+    def finished(self) -> list[Written]:
+        """What was written since the last call."""
+        raise NotImplementedError
+
+    def wait(self, partitions: Collection[int], timeout_s: float) -> list[Written]:  # noqa: ARG002
+        """Waits until these partitions' snapshots are written, at most this long; returns all that was finished meanwhile.
+
+        What is pending waits for the loop's own commits and is not waited for.
+        """
+        return self.finished()
+
+    def drop(self, partition: int) -> None:
+        """The partition is another instance's now."""
+
+    def prune(self, paths: Collection[Path]) -> None:
+        """Deletes what an earlier Written named. Call it only after a commit has succeeded since."""
+
+    def close(self) -> None:
+        """Ends without waiting for what is queued."""
+
+
+class Writer(CheckpointWriter):
+    """Snapshots into a store of files, on a thread beside the loop."""
+
     def __init__(self, store: Directory) -> None:
         self._store = store
         self._jobs: queue.SimpleQueue[Snapshot | list[Path] | None] = queue.SimpleQueue()
@@ -47,19 +106,16 @@ class Writer:
         self._jobs.put(snapshot)
 
     def prune(self, paths: Collection[Path]) -> None:
-        """Deletes what an earlier Written named. Call it only after a commit has succeeded since."""
         if paths:
             self._jobs.put(list(paths))
 
     def finished(self) -> list[Written]:
-        """What was written since the last call."""
         found = []
         while not self._done.empty():
             found.append(self._take(self._done.get()))
         return found
 
     def wait(self, partitions: Collection[int], timeout_s: float) -> list[Written]:
-        """Waits until these partitions' snapshots are written, at most this long; returns all that was finished meanwhile."""
         found, until_s = self.finished(), time.monotonic() + timeout_s
         while self._busy.intersection(partitions) and (left_s := until_s - time.monotonic()) > 0:
             try:

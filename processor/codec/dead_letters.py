@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 
-from processor.codec.json_records import Message
+from processor.codec.decode import Message
 from processor.errors import DeadLetterLimit
 from processor.records import Out, Rejected
 

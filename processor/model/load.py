@@ -53,6 +53,8 @@ class ServableModel:
     step: Step
     digest: str
     keras_model: Any
+    output_steps: int | None = None
+    trained_window: int | None = None
 
     @property
     def width(self) -> int:

@@ -41,6 +41,13 @@ class Parking:
             out.put(which, piece.take(inside))
         return out
 
+    def applied(self, places: Indices) -> Indices:
+        """The applied offsets of the rows at these places, int64 [n]."""
+        out = np.zeros(len(places), np.int64)
+        for piece, inside, which in self._by_piece(places):
+            out[which] = piece.applied[inside]
+        return out
+
     def free(self, places: Indices) -> None:
         """Gives the places up. A piece that is empty keeps its memory: what was needed once is needed again."""
         self._free.extend(places.tolist())

@@ -33,6 +33,7 @@ class Table:
         self.evictions = 0
         self._width = width
         self._index: dict[int, dict[bytes, int]] = {}
+        self._forgotten: dict[int, set[bytes]] = {}
         self._sensor: list[Sensor] = [NOBODY] * slots
         self._used: NDArray[np.int64] = np.zeros(slots, np.int64)
         self._turn = 0
@@ -97,6 +98,8 @@ class Table:
         places: list[int] = []
         for partition, key in sensors:
             location = self._index.get(partition, {}).pop(key, ABSENT)
+            if location != ABSENT:
+                self._forgotten.setdefault(partition, set()).add(key)
             if location >= self.slots:
                 places.append(location - self.slots)
             elif location != ABSENT:
@@ -107,11 +110,29 @@ class Table:
         """Forgets every sensor of a partition."""
         self.forget([(partition, key) for key in self._index.get(partition, ())])
         self._index.pop(partition, None)
+        self._forgotten.pop(partition, None)
 
-    def copy(self, partition: int) -> tuple[list[bytes], Rows]:
-        """All of a partition's sensors, and a copy of their rows in the same order."""
+    def copy(self, partition: int, since: int | None = None) -> tuple[list[bytes], Rows]:
+        """A partition's sensors, and a copy of their rows in the same order: all, or those that applied a record at `since` or later."""
         index = self._index.get(partition, {})
-        return list(index), self.read(np.fromiter(index.values(), np.int64, len(index)))
+        locations = np.fromiter(index.values(), np.int64, len(index))
+        if since is None:
+            return list(index), self.read(locations)
+        changed = self._applied(locations) >= since
+        return [key for key, wanted in zip(index, changed.tolist(), strict=True) if wanted], self.read(locations[changed])
+
+    def take_forgotten(self, partition: int) -> list[bytes]:
+        """The sensors forgotten since the last call that have not come back."""
+        index = self._index.get(partition, {})
+        return [key for key in self._forgotten.pop(partition, ()) if key not in index]
+
+    def _applied(self, locations: Indices) -> NDArray[np.int64]:
+        """The applied offsets of the rows there, int64 [n], without a copy of the rows."""
+        in_slot = locations < self.slots
+        applied = np.zeros(len(locations), np.int64)
+        applied[in_slot] = self.rows.applied[locations[in_slot]]
+        applied[~in_slot] = self.parking.applied(locations[~in_slot] - self.slots)
+        return applied
 
     def load(self, partition: int, keys: list[bytes], rows: Rows) -> None:
         """Gives distinct sensors, none of them known, these rows: in free slots as far as they go, then parked."""

@@ -17,6 +17,9 @@ from processor.stream.clients import admin_client, restore_consumer
 BROKER_TIMEOUT_S = 15.0
 # Outputs bear their input's timestamps, and what the input topic took the others must take too.
 TIMESTAMP_AFTER_MAX_MS = str(2**63 - 1)
+# Segments are closed, and so compacted, after 64 MB: a restore reads what compaction has left.
+COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(64 << 20), "min.cleanable.dirty.ratio": "0.3"}
+EXPECTED_OF_CHECKPOINTS = "a topic with cleanup.policy compact and as many partitions as the input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,12 @@ class Topics:
     input: Topic
     output: Topic
     dead_letter: Topic
+    checkpoint: Topic | None  # None where checkpoints are files
+
+    @property
+    def written(self) -> list[Topic]:
+        """The topics that the service's transactions write to."""
+        return [topic for topic in (self.output, self.dead_letter, self.checkpoint) if topic is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +58,19 @@ class Finding:
 
 
 def describe(settings: Settings) -> Topics:
-    """The three topics. Raises SlotstreamError if no broker answers, ConfigurationError if one is missing."""
+    """The topics that are read and written. Raises SlotstreamError if no broker answers, ConfigurationError if one is missing."""
     client = admin_client(settings)
     cluster = _cluster(client, settings)
-    names = {"input.topic": settings.input.topic, "output.topic": settings.output.topic, "dead_letter.topic": settings.dead_letter_topic}
+    names = dict(_names(settings))
     found = {key: _topic(client, name) for key, name in names.items()}
     missing = [f"{names[key]} ({key})" for key, topic in found.items() if topic is None]
     if missing:
-        raise _missing(settings, ", ".join(missing), "the input, output and dead-letter topics to exist")
+        raise _missing(settings, ", ".join(missing), "the topics that the service reads and writes to exist")
     present = {key: topic for key, topic in found.items() if topic is not None}
-    return Topics(cluster, present["input.topic"], present["output.topic"], present["dead_letter.topic"])
+    source, checkpoint = present["input.topic"], present.get("checkpoint.topic")
+    if checkpoint is not None and (problem := _unfit_for_checkpoints(checkpoint, source)):
+        raise ConfigurationError(problem[0], expected=EXPECTED_OF_CHECKPOINTS, do=problem[1])
+    return Topics(cluster, source, present["output.topic"], present["dead_letter.topic"], checkpoint)
 
 
 def describe_input(settings: Settings) -> Topic:
@@ -104,10 +116,10 @@ def init(settings: Settings, partitions: int, replication_factor: int | None) ->
     existing = _topic(client, settings.input.topic)
     count = existing.partitions if existing else partitions  # as many everywhere, so that a prediction lies where its reading does
     lines = []
-    for name in (settings.input.topic, settings.output.topic, settings.dead_letter_topic):
+    for key, name in _names(settings):
         topic = _topic(client, name)
         if topic is None:
-            _create(client, name, count, replication_factor)
+            _create(client, name, count, replication_factor, COMPACTED if key == "checkpoint.topic" else {})
             _wait_until_known(client, name)
             lines.append(f"created {name} with {count} partitions")
         else:
@@ -137,16 +149,31 @@ def check(settings: Settings) -> list[Finding]:
 
 
 def _names(settings: Settings) -> list[tuple[str, str]]:
-    return [
+    names = [
         ("input.topic", settings.input.topic),
         ("output.topic", settings.output.topic),
         ("dead_letter.topic", settings.dead_letter_topic),
     ]
+    return [*names, ("checkpoint.topic", settings.checkpoint_topic)] if settings.checkpoint_topic is not None else names
+
+
+def _unfit_for_checkpoints(topic: Topic, source: Topic) -> tuple[str, str] | None:
+    """What is wrong with it, and what to do."""
+    if topic.cleanup != "compact":
+        found = f"cleanup.policy of {topic.name} is {topic.cleanup}: rows of sensors that are silent for long would be deleted"
+        return found, "set it to compact, and to nothing else"
+    if topic.partitions != source.partitions:
+        found = f"{topic.name} has {topic.partitions} partitions, {source.name} has {source.partitions}"
+        return found, "create it anew with as many (it holds nothing that the input cannot give again), or name another checkpoint.topic"
+    return None
 
 
 def _check_together(source: Topic, topics: dict[str, Topic | None]) -> Iterator[Finding]:
     if "compact" in source.cleanup:
         yield Finding(False, "input cleanup", f"cleanup.policy is {source.cleanup}", "set it to delete: a replay needs every reading")
+    checkpoint = topics.get("checkpoint.topic")
+    if checkpoint is not None and (problem := _unfit_for_checkpoints(checkpoint, source)):
+        yield Finding(False, "checkpoints", *problem)
     for key in ("output.topic", "dead_letter.topic"):
         topic = topics[key]
         if topic is not None and topic.partitions != source.partitions:
@@ -208,8 +235,8 @@ def _topic(client: AdminClient, name: str) -> Topic | None:
     )
 
 
-def _create(client: AdminClient, name: str, partitions: int, replication_factor: int | None) -> None:
-    config = {"message.timestamp.after.max.ms": TIMESTAMP_AFTER_MAX_MS}
+def _create(client: AdminClient, name: str, partitions: int, replication_factor: int | None, more: dict[str, str]) -> None:
+    config = {"message.timestamp.after.max.ms": TIMESTAMP_AFTER_MAX_MS, **more}
     topic = NewTopic(name, partitions, -1 if replication_factor is None else replication_factor, config=config)
     try:
         client.create_topics([topic], request_timeout=BROKER_TIMEOUT_S)[name].result(BROKER_TIMEOUT_S)

@@ -71,6 +71,13 @@ class Reader:
     def group_metadata(self) -> Any:
         return self._consumer.consumer_group_metadata()
 
+    def commit(self, topic: str, positions: list[tuple[int, int, str]]) -> None:
+        """(partition, offset, metadata) of each, by the group's own call. Raises KafkaException."""
+        offsets = [TopicPartition(topic, partition, offset, metadata) for partition, offset, metadata in positions]
+        for committed in self._consumer.commit(offsets=offsets, asynchronous=False):
+            if committed.error is not None:
+                raise KafkaException(committed.error)
+
     def consume(self, records_max: int, timeout_s: float) -> Polled:
         """Raises what a callback raised, MemberFencedError, and any error of the client that time does not mend."""
         try:

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
 from processor.errors import SlotstreamError
 from processor.settings import Settings
-from processor.stream.clients import restore_consumer
+from processor.stream.clients import bulk_consumer, restore_consumer
 
 _log = structlog.get_logger(__name__)
 
 CALL_S = 2.0
 PATIENCE_S = 10.0
 RECORDS_MAX = 4096
+BULK_RECORDS_MAX = 50_000
 
 
 class CancelledError(Exception):
@@ -99,6 +100,31 @@ class History:
                     said_at_s = time.monotonic()
                     _log.warning("waiting for offsets", partition=self._partition.partition, error=reason.str())
         raise CancelledError
+
+
+def read_to_end(settings: Settings, topic: str, partition: int, cancelled: Callable[[], bool]) -> Iterator[list[Message]]:
+    """Every record of a partition, read committed, in batches, up to where the log is decided. Raises CancelledError when cancelled."""
+    consumer = bulk_consumer(settings)
+    try:
+        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
+        # The end is what the broker says it is, once everything before it was handed over: a watermark taken earlier may be passed by.
+        ended = False
+        while not ended:
+            if cancelled():
+                raise CancelledError
+            batch = list[Message]()
+            for message in consumer.consume(BULK_RECORDS_MAX, 0.1):
+                error = message.error()
+                if error is None:
+                    batch.append(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    ended = True
+                elif error.fatal() or error.code() in _REFUSED:
+                    raise KafkaException(error)
+            if batch:
+                yield batch
+    finally:
+        consumer.close()
 
 
 _REFUSED = {KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION}

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
@@ -18,6 +19,7 @@ from processor.errors import SlotstreamError
 from processor.records import Out
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
 from processor.stream.clients import check_producer
+from processor.stream.consumer import Reader
 
 _log = structlog.get_logger(__name__)
 
@@ -61,28 +63,12 @@ class Transaction:
 
     def publish(self, outs: Iterable[Out]) -> None:
         self._begin()
-        produce, poll = self._producer.produce, self._producer.poll
-        for out in outs:
-            while True:
-                try:
-                    produce(
-                        out.topic,
-                        value=out.value,
-                        key=out.key,
-                        partition=-1 if out.partition is None else out.partition,
-                        timestamp=max(out.record_ms, 0),
-                        headers=out.headers,
-                    )
-                    break
-                except BufferError:
-                    poll(0.01)  # the client's queue is full: the broker is slower than we are
-                    self._beat()
-                except KafkaException as error:
-                    raise self._sorted("produce", error.args[0]) from error
-        with contextlib.suppress(SystemError):
-            poll(0)
+        try:
+            produce_all(self._producer, outs, self._beat)
+        except KafkaException as error:
+            raise self._sorted("produce", error.args[0]) from error
 
-    def commit(self, topic: str, positions: list[tuple[int, int, str]], group_metadata: object) -> None:
+    def commit(self, topic: str, positions: list[tuple[int, int, str]], reader: Reader) -> None:
         """Commits what was published together with (partition, offset, metadata) of each partition that it was written for.
 
         A transaction without offsets would not be fenced by the group.
@@ -94,8 +80,8 @@ class Transaction:
         with contextlib.suppress(KafkaException, SystemError):  # what is fatal the next call tells properly
             while self._producer.flush(CALL_S):
                 self._beat()
-        send = self._producer.send_offsets_to_transaction
-        self._until_decided("send_offsets_to_transaction", lambda: self._bounded(lambda: send(offsets, group_metadata, CALL_S)))
+        send, member = self._producer.send_offsets_to_transaction, reader.group_metadata()
+        self._until_decided("send_offsets_to_transaction", lambda: self._bounded(lambda: send(offsets, member, CALL_S)))
         self._until_decided("commit_transaction", lambda: self._producer.commit_transaction(CALL_S))
         self._begun_at_s = None
 
@@ -170,7 +156,7 @@ class Transaction:
                     raise
             except KafkaException as error:
                 reason = error.args[0]
-                if not (reason.retriable() or reason.code() in _WAITING) or reason.fatal() or reason.txn_requires_abort():
+                if not (reason.retriable() or reason.code() in WAITING) or reason.fatal() or reason.txn_requires_abort():
                     raise self._sorted(call, reason) from error
                 if time.monotonic() - said_at_s > PATIENCE_S:
                     said_at_s = time.monotonic()
@@ -198,6 +184,29 @@ class Transaction:
         return False
 
 
+def produce_all(producer: Producer, outs: Iterable[Out], beat: Callable[[], None], **options: Any) -> None:
+    """Hands the records to the client, however slow the broker is. Raises KafkaException."""
+    produce, poll = producer.produce, producer.poll
+    for out in outs:
+        while True:
+            try:
+                produce(
+                    out.topic,
+                    value=out.value,
+                    key=out.key,
+                    partition=-1 if out.partition is None else out.partition,
+                    timestamp=max(out.record_ms, 0),
+                    headers=out.headers,
+                    **options,
+                )
+                break
+            except BufferError:
+                poll(0.01)  # the client's queue is full: the broker is slower than we are
+                beat()
+    with contextlib.suppress(SystemError):
+        poll(0)
+
+
 def try_transaction(settings: Settings) -> None:
     """Begins and aborts a transaction under a name beside the instance's. Raises SlotstreamError if the broker takes none."""
     producer = check_producer(settings)
@@ -217,4 +226,4 @@ def try_transaction(settings: Settings) -> None:
 
 
 _FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
-_WAITING = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._WAIT_COORD, KafkaError._IN_PROGRESS}
+WAITING = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._WAIT_COORD, KafkaError._IN_PROGRESS}

@@ -6,7 +6,7 @@ Changes nothing: a transaction is begun and aborted under a name of its own, so 
 from collections.abc import Callable, Iterator
 
 from processor.errors import SlotstreamError
-from processor.service import check_shapes, load_model, open_store, shapes_of
+from processor.service import check_sizes, load_model, open_folder, shapes_of
 from processor.settings import Settings
 from processor.stream import admin
 from processor.stream.admin import Finding
@@ -14,11 +14,12 @@ from processor.stream.transaction import try_transaction
 
 
 def check(settings: Settings) -> list[Finding]:
-    findings = [_tried("checkpoints", f"{settings.checkpoint.path} can be written to", lambda: open_store(settings))]
-    findings += _model(settings)
+    findings = [*_model(settings)]
+    if settings.checkpoint_store == "directory":
+        findings.append(_tried("checkpoints", f"{settings.checkpoint.path} can be written to", lambda: open_folder(settings)))
     on_broker = admin.check(settings)
     findings += on_broker
-    if on_broker[0].good:
+    if on_broker[0].good and settings.delivery == "exactly_once":
         findings.append(_tried("transactions", "the broker takes them", lambda: try_transaction(settings)))
     return findings
 
@@ -33,13 +34,13 @@ def _model(settings: Settings) -> Iterator[Finding]:
     try:
         shapes = shapes_of(model, settings)
     except SlotstreamError as error:
-        yield Finding(False, "shapes", error.found, error.do)
+        yield Finding(False, "columns", error.found, error.do)
         return
     try:
         topics = admin.describe(settings)
     except SlotstreamError:
         return  # the broker's findings say so
-    yield _tried("sizes", "settings, model and topics agree", lambda: check_shapes(settings, topics, shapes, per_step=model.per_step))
+    yield _tried("sizes", "settings, model and topics agree", lambda: check_sizes(settings, topics, shapes, per_step=model.per_step))
 
 
 def _tried(what: str, good: str, run: Callable[[], object]) -> Finding:

@@ -10,6 +10,7 @@ are written out once more, from the contract.
 import datetime
 import json
 import math
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,7 @@ class _Sensor:
     state: NDArray[np.float32]
     steps: int = 0
     previous: NDArray[np.float32] | None = None
+    latest_ms: int = 0
 
 
 class _BadError(Exception):
@@ -84,23 +86,24 @@ class Reference:
             return None
         before, after = self._sequence(record)
         readings, event_ms = self._parse(record)
-        sensor = None if before else self._sensors.get(sensor_id)
+        sensor = None if before else self._go_on(self._sensors.get(sensor_id), event_ms)
         state, steps, previous = (sensor.state, sensor.steps, sensor.previous) if sensor else (self._zeros(), 0, None)
+        latest_ms = max(event_ms, sensor.latest_ms) if sensor else event_ms
         window = self._model.window if self._model.mode == "windowed" else None
         ys, residual = [], None
         for x in readings:
             y, state = self._step(x, state)
             residual = None
             if previous is not None:
-                differences = [abs(float(a) - float(b)) for a, b in zip(x, previous, strict=True)]
+                differences = [abs(float(x[feature]) - float(previous[i])) for i, feature in enumerate(self._forecast())]
                 residual = float(np.float32(min(sum(differences) / len(differences), FLOAT32_MAX)))
             steps += 1
             previous = y if self._settings.output.residual and steps >= (window or 1) else None
-            ys.append([float(number) for number in y])
+            ys.append(self._written(y))
         if after:
             self._sensors.pop(sensor_id, None)
         else:
-            self._sensors[sensor_id] = _Sensor(state, steps, previous)
+            self._sensors[sensor_id] = _Sensor(state, steps, previous, latest_ms)
         filling = window is not None and steps < window
         prediction: Any = None if filling else ys if self._model.per_step and len(ys) > 1 else ys[-1]
         return self._output(record, event_ms, prediction, steps, residual, warming=filling or steps < self._settings.model.warmup_steps)
@@ -126,7 +129,42 @@ class Reference:
             out["residual"] = residual
         if warming:
             out["warming_up"] = True
+        if self._model.trained_window is not None and steps > self._model.trained_window:
+            out["past_window"] = True
         return out
+
+    def _go_on(self, sensor: _Sensor | None, event_ms: int) -> _Sensor | None:
+        """The sensor as the record finds it, None where it begins anew."""
+        if sensor is None:
+            return None
+        if self._settings.late == "dead_letter" and event_ms < sensor.latest_ms:
+            raise _BadError("late")
+        gap_s, steps = self._settings.reset.after_gap, self._settings.reset.after_steps
+        if gap_s is not None and event_ms - sensor.latest_ms > round(gap_s * 1000):
+            return None
+        return None if steps is not None and sensor.steps >= steps else sensor
+
+    def _forecast(self) -> list[int]:
+        """The features that the outputs forecast."""
+        wanted = self._settings.output.residual
+        if isinstance(wanted, bool):
+            return list(range(self._model.features))
+        names = self._settings.input.features or ()
+        return [names.index(feature) if isinstance(feature, str) else feature for feature in wanted]
+
+    def _written(self, y: NDArray[np.float32]) -> Any:
+        """A prediction's numbers as they are published."""
+        steps = self._model.output_steps
+        if steps is not None:
+            return [self._unscaled(row) for row in y.reshape(steps, -1)]
+        return self._unscaled(y)
+
+    def _unscaled(self, row: NDArray[np.float32]) -> list[float]:
+        scale = self._settings.output.scale
+        if scale is None:
+            return [float(number) for number in row]
+        given = [float(y) * _column(scale.divisor, i) + _column(scale.offset, i) for i, y in enumerate(row)]
+        return [float(np.float32(min(max(number, -FLOAT32_MAX), FLOAT32_MAX))) for number in given]
 
     def _zeros(self) -> NDArray[np.float32]:
         return np.zeros(self._model.width, np.float32)
@@ -149,6 +187,29 @@ class Reference:
         return before, after
 
     def _parse(self, record: InputRecord) -> tuple[NDArray[np.float32], int]:
+        """The record's readings, scaled, float32 [steps, F], and its time."""
+        steps, timestamp = (self._float32 if self._settings.input.format == "float32" else self._json)(record.value or b"")
+        event_ms = self._event_ms(timestamp, record.record_ms)
+        if len(steps) > self._settings.input.record_steps_max:
+            raise _BadError("too_large")
+        if any(len(step) != self._model.features for step in steps):
+            raise _BadError("wrong_feature_count")
+        scale = self._settings.input.scale
+        if scale is not None:
+            steps = [[(n - _column(scale.offset, i)) / _column(scale.divisor, i) for i, n in enumerate(step)] for step in steps]
+        with np.errstate(over="ignore"):
+            readings = np.array(steps, np.float64).astype(np.float32)
+        if not np.isfinite(readings).all():
+            raise _BadError("not_finite")
+        return readings, event_ms
+
+    def _float32(self, value: bytes) -> tuple[list[list[float]], None]:
+        if not value or len(value) % 4:
+            raise _BadError("bad_encoding")
+        numbers, features = list(struct.unpack(f"<{len(value) // 4}f", value)), self._model.features
+        return [numbers[i : i + features] for i in range(0, len(numbers), features)], None
+
+    def _json(self, value: bytes) -> tuple[list[Any], Any]:
         def constant(_: str) -> None:
             raise _BadError("bad_encoding")
 
@@ -156,30 +217,31 @@ class Reference:
             return int(digits) if len(digits) <= 300 else float(digits)
 
         try:
-            found = json.loads((record.value or b"").decode(), parse_constant=constant, parse_int=integer)
+            found = json.loads(value.decode(), parse_constant=constant, parse_int=integer)
             json.dumps(found, ensure_ascii=False).encode()
             if _levels(found) > NESTING_MAX:
                 raise ValueError
         except (ValueError, RecursionError):
             raise _BadError("bad_encoding") from None
-        if not isinstance(found, dict) or not isinstance(found.get("values"), list):
-            raise _BadError("bad_schema")
-        steps = found["values"] if found["values"] and isinstance(found["values"][0], list) else [found["values"]]
+        steps = self._fields(found) if self._settings.input.features else _values(found)
         for step in steps:
             if not isinstance(step, list) or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in step):
                 raise _BadError("bad_schema")
         if any(isinstance(n, float) and math.isinf(n) for step in steps for n in step):
             raise _BadError("not_finite")
-        event_ms = self._event_ms(found.get("timestamp"), record.record_ms)
-        if len(steps) > self._settings.input.record_steps_max:
-            raise _BadError("too_large")
-        if any(len(step) != self._model.features for step in steps):
-            raise _BadError("wrong_feature_count")
-        with np.errstate(over="ignore"):
-            readings = np.array(steps, np.float64).astype(np.float32)
-        if not np.isfinite(readings).all():
-            raise _BadError("not_finite")
-        return readings, event_ms
+        return steps, found.get("timestamp")
+
+    def _fields(self, found: Any) -> list[Any]:
+        """The one step of a record whose features are fields."""
+        step = []
+        for name in self._settings.input.features or ():
+            at = found
+            for part in name.split("."):
+                if not isinstance(at, dict) or part not in at:
+                    raise _BadError("bad_schema")
+                at = at[part]
+            step.append(at)
+        return [step]
 
     def _event_ms(self, timestamp: Any, record_ms: int) -> int:
         if timestamp is None:
@@ -198,6 +260,17 @@ class Reference:
         if event_ms > record_ms + round(self._settings.input.ahead_max * 1000):
             raise _BadError("bad_timestamp")
         return event_ms
+
+
+def _values(found: Any) -> list[Any]:
+    if not isinstance(found, dict) or not isinstance(found.get("values"), list):
+        raise _BadError("bad_schema")
+    values: list[Any] = found["values"]
+    return values if values and isinstance(values[0], list) else [values]
+
+
+def _column(numbers: tuple[float, ...], i: int) -> float:
+    return numbers[i] if len(numbers) > 1 else numbers[0]
 
 
 def as_published(value: bytes) -> dict[str, Any]:

@@ -17,16 +17,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
 import orjson
 
 from processor.engine import Engine
 from processor.errors import ConfigurationError, SlotstreamError
-from processor.service import codec_of, fingerprint_of, load_model, shapes_of, slots_of
+from processor.service import codec_of, fingerprint_of, load_model, rules_of, shapes_of, slots_of
 from processor.settings import Settings
 from processor.tools.csv_file import CsvFile, Form
 from processor.tools.plot import Plot
 from processor.tools.progress import Shown, counted
 from processor.tools.rows import Reading, Readings, Wanted, value_of
+from processor.worker import LEFT_OUT
 
 if TYPE_CHECKING:
     from processor.model.load import ServableModel
@@ -149,10 +151,11 @@ class Trial:
         self.tried = Tried()
         self._features = settings.input.features
         self._format: str = settings.input.format
-        self._engine = Engine(Tiles(model, rows_max=min(slots, TILE_ROWS)), shapes, slots=slots)
+        self._engine = Engine(Tiles(model, rows_max=min(slots, TILE_ROWS)), shapes, rules_of(settings), slots=slots)
         self._codec = codec_of(settings, model, fingerprint_of(settings, model))
-        # As many outputs as features: taken for a forecast of the next reading, as output.residual does.
-        self._forecasts = list(range(len(names))) if model.outputs == len(names) else []
+        # The features that the outputs forecast: those of output.residual, and all of them where the outputs are as many.
+        one_a_feature = model.outputs == len(names) and model.output_steps is None
+        self._forecasts = shapes.residual or (tuple(range(len(names))) if one_a_feature else ())
         self._outputs = [names[i] for i in self._forecasts] or [str(i) for i in range(1, model.outputs + 1)]
         self._residual = bool(settings.output.residual)
         self._plot = plot
@@ -191,9 +194,9 @@ class Trial:
                 answers[i].output = orjson.loads(value)
         for i, rejected in decoded.rejected:
             answers[i] = _Answer(error=rejected.error, detail=readings[i].problem or rejected.detail)
-        for i, finite in zip(decoded.source, applied.finite.tolist(), strict=True):
-            if not answers[i].output:
-                answers[i] = _late() if finite else _non_finite()
+        for error, left_out in (("non_finite_state", ~applied.finite), ("late", applied.late)):
+            for i in np.flatnonzero(left_out).tolist():
+                answers[decoded.source[i]] = _Answer(error=error, detail=LEFT_OUT[error])
         return answers
 
     def _count(self, reading: Reading, answer: _Answer) -> None:
@@ -211,14 +214,6 @@ class Trial:
         warming = "" if answer.error else "true" if answer.output.get("warming_up") else "false"
         said = [warming, answer.error, answer.detail]
         self._table.writerow([reading.line, reading.sensor, _iso(reading.timestamp), *numbers, *residual, *said])
-
-
-def _non_finite() -> _Answer:
-    return _Answer(error="non_finite_state", detail="the reading turned the state or the output NaN or infinite")
-
-
-def _late() -> _Answer:
-    return _Answer(error="late", detail="the timestamp lies before the sensor's latest one")
 
 
 def _flat(prediction: Any) -> list[Any]:

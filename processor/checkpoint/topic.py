@@ -1,0 +1,298 @@
+"""Checkpoints as records of a compacted topic, co-partitioned with the input: state that moves with its partition.
+
+    key 0x01 + sensor    one row: what the sensor's state was at its applied offset
+    key 0x00             the marker: the position up to which the rows tell all, and what they are a function of
+
+A checkpoint is a round: the rows that changed since the last one, copied at a commit boundary, then the marker. They travel
+in the loop's own transactions, a piece in each, so a process that lost its partition is refused with them, and no transaction
+grows by much. Whatever is read of the topic is a prefix of what was written, so a marker's rows are all there; rows of a round
+without its marker are newer, and the replay passes over what they hold. A sensor that is gone has its row deleted in the
+marker's own transaction: earlier, a replay from the marker before would find records of it and no row.
+
+TopicStore reads, on a restore's thread; TopicWriter writes, on the loop's.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from processor.checkpoint.snapshot import Snapshot
+from processor.checkpoint.writer import CheckpointWriter, Written
+from processor.records import Out
+from processor.settings import Settings
+from processor.slots.rows import Indices, Rows
+from processor.stream.admin import Topic
+from processor.stream.assignment import Beginning, Mark
+from processor.stream.history import read_to_end
+
+_log = structlog.get_logger(__name__)
+
+FORMAT = 1
+MARKER = b"\0"
+ROW = b"\1"
+# What one transaction takes of a round: some 30 ms of the loop's time.
+ROWS_MAX = 8192
+BYTES_MAX = 4_000_000
+PIECE_ROWS = 65_536
+INCOMPLETE = 1
+# A row grows by so much when it becomes a record: the key's first byte, lengths, times.
+RECORD_BYTES = 64
+
+
+def row_type(width: int) -> np.dtype[Any]:
+    """A row's value: little-endian, without gaps."""
+    fields = [("format", "u1"), ("flags", "u1"), ("lineage", "<u8"), ("applied", "<i8"), ("steps", "<i8"), ("event_ms", "<i8")]
+    return np.dtype([*fields, ("state", "<f4", (width,))])
+
+
+def row_bytes_max(width: int, key_bytes_max: int) -> int:
+    """The largest record that a row of this many numbers can be."""
+    return row_type(width).itemsize + key_bytes_max + RECORD_BYTES
+
+
+def _lineage(beginning: Beginning) -> int:
+    return int(beginning.lineage, 16)
+
+
+class TopicStore:
+    """What the topic holds of each partition. Methods may be called from several threads, for different partitions."""
+
+    def __init__(self, settings: Settings, topic: Topic, width: int) -> None:
+        self.topic = topic
+        self._settings, self._width = settings, width
+        # Keys of rows that no restore will use: a writer deletes them with its first round.
+        self.useless: dict[int, list[bytes]] = {}
+
+    def prepare(self) -> None:
+        """Nothing: the topic is looked at before the start, with the others."""
+
+    def newest(
+        self,
+        partition: int,
+        *,
+        position_max: int | None,
+        usable: Callable[[Beginning], bool],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Snapshot | None:
+        """The checkpoint, if the topic holds a whole one at or below a position whose beginning is wanted."""
+        read = _Read(self._width)
+        for messages in read_to_end(self._settings, self.topic.name, partition, cancelled):
+            read.take(messages)
+        snapshot = self._snapshot(partition, read, position_max, usable)
+        used = set() if snapshot is None else set(snapshot.keys)
+        self.useless[partition] = [key for key in read.places if key not in used]
+        return snapshot
+
+    def _snapshot(
+        self, partition: int, read: "_Read", position_max: int | None, usable: Callable[[Beginning], bool]
+    ) -> Snapshot | None:
+        facts = read.marker
+        if facts is None:
+            return None
+        beginning, mark = Beginning.from_metadata(facts["beginning"]), Mark(facts["position"], facts["time_ms"])
+        if beginning is None or facts["topic_id"] != self.topic.id:
+            return self._passed_over(partition, "its marker is of another topic of this name, or does not say what it is a function of")
+        if not usable(beginning):
+            return self._passed_over(partition, "it is of another model, group history or topic")
+        keys, rows = read.of(_lineage(beginning))
+        if position_max is not None and (mark.position > position_max or (rows.applied >= position_max).any()):
+            return self._passed_over(partition, f"it lies past the committed offset {position_max}")
+        return Snapshot(partition, mark, beginning, keys, rows, facts["made_by"])
+
+    def _passed_over(self, partition: int, why: str) -> Snapshot | None:
+        _log.warning("checkpoint passed over", topic=self.topic.name, partition=partition, why=why)
+        return None
+
+
+class _Read:
+    """The newest record of each key, and the marker, as the topic is read through once."""
+
+    def __init__(self, width: int) -> None:
+        self.places: dict[bytes, int] = {}  # of the keys that have a row
+        self.marker: dict[str, Any] | None = None
+        self._type = row_type(width)
+        self._pieces: list[NDArray[Any]] = []
+        self._next = 0
+
+    def take(self, messages: list[Any]) -> None:
+        places, values = list[int](), list[bytes]()
+        for message in messages:
+            key, value = message.key() or b"", message.value()
+            if key == MARKER:
+                self.marker = _marker(value)
+            elif key[:1] != ROW:
+                continue
+            elif value is None or len(value) != self._type.itemsize or value[0] != FORMAT:
+                # Deleted, or of another format or width: then this key has no row that can be used.
+                self.places.pop(key[1:], None)
+            else:
+                place = self.places.get(key[1:])
+                if place is None:
+                    place = self.places[key[1:]] = self._next
+                    self._next += 1
+                places.append(place)
+                values.append(value)
+        self._put(np.array(places, np.int64), np.frombuffer(b"".join(values), self._type))
+
+    def _put(self, places: Indices, values: NDArray[Any]) -> None:
+        """Of two values for one place, the later one stays."""
+        while len(self._pieces) * PIECE_ROWS < self._next:
+            self._pieces.append(np.zeros(PIECE_ROWS, self._type))  # pieces: growing never copies what was read
+        at = places // PIECE_ROWS
+        for piece in np.unique(at).tolist():
+            here = at == piece
+            self._pieces[piece][places[here] % PIECE_ROWS] = values[here]
+
+    def of(self, lineage: int) -> tuple[list[bytes], Rows]:
+        """The sensors and rows of one lineage."""
+        found = np.concatenate([np.zeros(0, self._type), *self._pieces])[np.fromiter(self.places.values(), np.int64, len(self.places))]
+        wanted = np.flatnonzero(found["lineage"] == lineage)
+        found, keys = found[wanted], list(self.places)
+        rows = Rows(
+            state=np.ascontiguousarray(found["state"]),
+            applied=found["applied"].astype(np.int64),
+            steps=found["steps"].astype(np.int64),
+            event_ms=found["event_ms"].astype(np.int64),
+            incomplete=(found["flags"] & INCOMPLETE) > 0,
+            saved_in=np.zeros(len(found), np.int64),
+        )
+        return [keys[i] for i in wanted.tolist()], rows
+
+
+def _marker(value: bytes | None) -> dict[str, Any] | None:
+    """None for whatever is no marker of this format."""
+    try:
+        facts = json.loads(value or b"")
+        known = facts["format"] == FORMAT and isinstance(facts["made_by"], dict) and isinstance(facts["topic_id"], str)
+        whole = [facts["position"], 0 if facts["time_ms"] is None else facts["time_ms"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return facts if known and all(type(number) is int and abs(number) < 2**63 for number in whole) else None
+
+
+@dataclass(slots=True)
+class _Round:
+    """A snapshot on its way into the topic: its rows in order, then what is deleted, with the marker."""
+
+    snapshot: Snapshot
+    begun_s: float
+    sent: int = 0  # rows in the open transaction or committed
+    committed: int = 0
+    marked: bool = False  # the marker is in the open transaction
+    bytes: int = 0
+
+
+class TopicWriter(CheckpointWriter):
+    """Hands out what is to be written, a piece a transaction, and learns whether that was committed. The loop's thread owns it."""
+
+    def __init__(self, store: TopicStore) -> None:
+        self._store = store
+        self._topic = store.topic
+        self._rounds: dict[int, _Round] = {}
+        self._base: dict[int, int | None] = {}
+        self._done: list[Written] = []
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._rounds)
+
+    def begins(self, partition: int, snapshot: Snapshot | None) -> None:
+        self._base[partition] = snapshot.mark.position if snapshot else None
+
+    def base(self, partition: int) -> int | None:
+        return self._base.get(partition)
+
+    def busy(self, partition: int) -> bool:
+        return partition in self._rounds
+
+    def write(self, snapshot: Snapshot) -> None:
+        self._rounds[snapshot.partition] = _Round(snapshot, time.monotonic())
+
+    def outs(self) -> tuple[list[Out], set[int]]:
+        rows_left, bytes_left = ROWS_MAX, BYTES_MAX
+        found, partitions = list[Out](), set[int]()
+        for partition, round_ in self._rounds.items():
+            rows = min(rows_left, max(1, bytes_left // row_type(round_.snapshot.rows.state.shape[1]).itemsize))
+            piece = self._piece(round_, rows)
+            found += piece
+            partitions.add(partition)
+            size = sum(len(out.value or b"") + len(out.key or b"") for out in piece)
+            round_.bytes += size
+            rows_left, bytes_left = rows_left - len(piece), bytes_left - size
+            if rows_left <= 0 or bytes_left <= 0:
+                break
+        return found, partitions
+
+    def committed(self) -> None:
+        for partition, round_ in list(self._rounds.items()):
+            round_.committed = round_.sent
+            if round_.marked:
+                position = round_.snapshot.mark.position
+                self._done.append(Written(partition, position, time.monotonic() - round_.begun_s, round_.bytes))
+                self._base[partition] = position
+                self._store.useless.pop(partition, None)
+                del self._rounds[partition]
+
+    def aborted(self) -> None:
+        for round_ in self._rounds.values():
+            round_.sent, round_.marked = round_.committed, False
+
+    def finished(self) -> list[Written]:
+        found, self._done = self._done, []
+        return found
+
+    def drop(self, partition: int) -> None:
+        self._rounds.pop(partition, None)
+        self._base.pop(partition, None)
+        self._store.useless.pop(partition, None)
+
+    def _piece(self, round_: _Round, rows_max: int) -> list[Out]:
+        snapshot = round_.snapshot
+        first, last = round_.sent, min(round_.sent + rows_max, len(snapshot.keys))
+        values = _values(snapshot, first, last)
+        piece = [self._out(snapshot, ROW + key, value) for key, value in zip(snapshot.keys[first:last], values, strict=True)]
+        round_.sent = last
+        if last == len(snapshot.keys):
+            piece += [self._out(snapshot, ROW + key, None) for key in self._gone(snapshot)]
+            piece.append(self._out(snapshot, MARKER, self._marker(snapshot)))
+            round_.marked = True
+        return piece
+
+    def _gone(self, snapshot: Snapshot) -> set[bytes]:
+        """Keys that have a row in the topic and are none of the snapshot's sensors."""
+        gone = set(snapshot.removed)
+        if useless := self._store.useless.get(snapshot.partition):
+            gone.update(set(useless).difference(snapshot.keys))
+        return gone
+
+    def _out(self, snapshot: Snapshot, key: bytes, value: bytes | None) -> Out:
+        return Out(self._topic.name, snapshot.partition, key, value, record_ms=0)
+
+    def _marker(self, snapshot: Snapshot) -> bytes:
+        facts = {
+            "format": FORMAT,
+            "position": snapshot.mark.position,
+            "time_ms": snapshot.mark.time_ms,
+            "beginning": snapshot.beginning.to_metadata(),
+            "topic_id": self._topic.id,
+            "made_by": snapshot.made_by,
+        }
+        return json.dumps(facts, sort_keys=True).encode()
+
+
+def _values(snapshot: Snapshot, first: int, last: int) -> Iterator[bytes]:
+    """The rows' values, made in one go."""
+    rows, width = snapshot.rows, snapshot.rows.state.shape[1]
+    made = np.zeros(last - first, row_type(width))
+    made["format"], made["lineage"] = FORMAT, _lineage(snapshot.beginning)
+    made["flags"] = rows.incomplete[first:last] * INCOMPLETE
+    made["applied"], made["steps"], made["event_ms"] = rows.applied[first:last], rows.steps[first:last], rows.event_ms[first:last]
+    made["state"] = rows.state[first:last]
+    size, whole = made.dtype.itemsize, made.tobytes()
+    return (whole[i : i + size] for i in range(0, len(whole), size))

@@ -1,0 +1,120 @@
+"""Predictions to bytes: one JSON object for each record that has one.
+
+Knows the form of an output, nothing of what is in it: numbers are written as the engine gave them, or scaled back to their
+own units.
+"""
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from processor.codec.decode import KEY_BYTES_MAX
+from processor.records import Applied, Batch
+from processor.settings import Scale
+
+# A float32's shortest decimals with or without an exponent, and the comma after it.
+NUMBER_BYTES_MAX = 24
+# Everything in an output but its numbers: names, five integers, and the key escaped at six bytes for one.
+ENVELOPE_BYTES_MAX = 512 + 6 * KEY_BYTES_MAX
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class Encoder:
+    """
+    model_id       which model and settings a prediction is of
+    per_step       the model gives a prediction each step, so a record of several steps gets several
+    output_steps   a windowed prediction is itself a list of so many steps; None: a list of numbers
+    residual       outputs say how far the sensor's previous prediction was off
+    scale          how the model's targets were scaled in training; None: predictions are written as they are
+    trained_window predictions of a sensor past so many steps are marked, None: none are
+    """
+
+    def __init__(
+        self,
+        *,
+        model_id: str,
+        per_step: bool,
+        residual: bool,
+        output_steps: int | None = None,
+        scale: Scale | None = None,
+        trained_window: int | None = None,
+    ) -> None:
+        self._model = orjson.dumps(model_id)
+        self._per_step, self._residual, self._output_steps, self._trained_window = per_step, residual, output_steps, trained_window
+        self._scale = (np.array(scale.offset), np.array(scale.divisor)) if scale else None
+
+    def encode(self, batch: Batch, applied: Applied) -> list[bytes | None]:
+        """One output a record; None for a null record and for one that was left out."""
+        residuals = orjson.dumps(applied.residual, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",") if len(batch) else []
+        columns = zip(
+            batch.key,
+            batch.event_ms.tolist(),
+            self._predictions(batch, applied),
+            applied.steps.tolist(),
+            batch.partition,
+            batch.offset.tolist(),
+            applied.published(batch).tolist(),
+            applied.warming.tolist(),
+            residuals,
+            strict=True,
+        )
+        out: list[bytes | None] = []
+        for key, event_ms, prediction, steps, partition, offset, published, warming, residual in columns:
+            if not published:
+                out.append(None)
+                continue
+            tail = b',"residual":' + residual if self._residual else b""
+            if warming:
+                tail += b',"warming_up":true'
+            if self._trained_window is not None and steps > self._trained_window:
+                tail += b',"past_window":true'
+            out.append(
+                b'{"sensor":%b,"timestamp":%d,"prediction":%b,"steps":%d,"partition":%d,"offset":%d,"model":%b%b}'
+                % (_sensor(key), event_ms, prediction, steps, partition, offset, self._model, tail)
+            )
+        return out
+
+    def _predictions(self, batch: Batch, applied: Applied) -> list[bytes]:
+        """Each record's prediction as JSON. All numbers are written in one call: the shortest decimals of each float32."""
+        if not len(applied.y):
+            return [b"null"] * len(batch)
+        # What is written are rows of numbers; a windowed prediction of several steps is several rows.
+        rows = self._output_steps or 1
+        y = self._unscaled(applied.y.reshape(len(applied.y) * rows, -1))
+        written = orjson.dumps(np.ascontiguousarray(y), option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
+        if self._output_steps is not None:
+            out = [b"[[%b]]" % b"],[".join(written[i * rows : (i + 1) * rows]) for i in applied.last.tolist()]
+        else:
+            out = [b"[%b]" % written[i] for i in applied.last.tolist()]
+        if self._per_step:
+            for i in np.flatnonzero(batch.steps > 1).tolist():
+                end = int(applied.last[i]) + 1
+                out[i] = b"[[%b]]" % b"],[".join(written[end - int(batch.steps[i]) : end])
+        for i in np.flatnonzero(applied.filling).tolist():
+            out[i] = b"null"
+        return out
+
+    def _unscaled(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """In the targets' own units. One past float32 is its greatest number."""
+        if self._scale is None:
+            return y
+        offset, divisor = self._scale
+        unscaled: NDArray[np.float32] = np.clip(y.astype(np.float64) * divisor + offset, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
+        return unscaled
+
+
+def output_bytes_max(outputs: int, steps: int) -> int:
+    """The largest value that encode() can write for a record of this many steps, each with a prediction of so many numbers."""
+    return ENVELOPE_BYTES_MAX + steps * (outputs * (NUMBER_BYTES_MAX + 3) + 3)
+
+
+def shown(key: bytes) -> str:
+    """A sensor's name for people: UTF-8, or else 0x and hex."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return "0x" + key.hex()
+
+
+def _sensor(key: bytes) -> bytes:
+    return orjson.dumps(shown(key))

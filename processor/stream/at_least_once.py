@@ -1,0 +1,93 @@
+"""Delivery without transactions: outputs are flushed, then their offsets are committed.
+
+The same calls as stream.transaction. What was published and is undone stays published, so after an abort or a crash some
+outputs come twice; none is lost, since no offset is committed before every output up to it was taken by the broker.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from processor.errors import SlotstreamError
+from processor.records import Out
+from processor.stream.consumer import Reader
+from processor.stream.transaction import CALL_S, PATIENCE_S, WAITING, AbortedError, produce_all
+
+_log = structlog.get_logger(__name__)
+
+COMMIT_PATIENCE_S = 30.0
+
+
+class AtLeastOnce:
+    """What is published since the last commit. beat is called while a call waits for the broker."""
+
+    def __init__(self, make_producer: Callable[[], Producer], beat: Callable[[], None]) -> None:
+        self._make_producer, self._beat = make_producer, beat
+        self._begun_at_s: float | None = None
+        self._failed: KafkaError | None = None
+        self._producer = make_producer()
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the first was published; None if nothing was."""
+        return None if self._begun_at_s is None else time.monotonic() - self._begun_at_s
+
+    def publish(self, outs: Iterable[Out]) -> None:
+        self._begun_at_s = time.monotonic() if self._begun_at_s is None else self._begun_at_s
+        try:
+            produce_all(self._producer, outs, self._beat, on_delivery=self._delivered)
+        except KafkaException as error:
+            raise self._broken("produce", error.args[0]) from error
+
+    def commit(self, topic: str, positions: list[tuple[int, int, str]], reader: Reader) -> None:
+        """Raises AbortedError if an output was not taken, or the group takes no offsets of this member."""
+        said_at_s = time.monotonic()
+        while self._producer.flush(CALL_S):
+            self._beat()
+            if time.monotonic() - said_at_s > PATIENCE_S:
+                said_at_s = time.monotonic()
+                _log.warning("waiting for the broker", call="flush", outputs=len(self._producer))
+        if self._failed is not None:
+            raise AbortedError(f"an output was not delivered: {self._failed.name()}: {self._failed.str()}")
+        until_s = time.monotonic() + COMMIT_PATIENCE_S
+        while positions:
+            self._beat()
+            try:
+                reader.commit(topic, positions)
+                break
+            except KafkaException as error:
+                reason = error.args[0]
+                again = reason.retriable() or reason.code() in WAITING or reason.code() == KafkaError.REBALANCE_IN_PROGRESS
+                if not again or time.monotonic() > until_s:
+                    raise AbortedError(f"the offsets were not committed: {reason.name()}: {reason.str()}") from error
+        self._begun_at_s = None
+
+    def abort(self) -> None:
+        """What has not left yet does not leave."""
+        with contextlib.suppress(KafkaException):
+            self._producer.purge()
+            self._producer.flush(CALL_S)
+        self._begun_at_s = self._failed = None
+
+    def renew(self) -> None:
+        self.close()
+        self._begun_at_s = self._failed = None
+        self._producer = self._make_producer()
+
+    def close(self) -> None:
+        with contextlib.suppress(KafkaException):
+            self._producer.flush(CALL_S)
+
+    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None and self._failed is None:
+            self._failed = error
+
+    def _broken(self, call: str, reason: KafkaError) -> SlotstreamError:
+        return SlotstreamError(
+            f"{call} failed ({reason.name()}: {reason.str()})",
+            expected="a broker that takes this client's records",
+            do="look at the broker's log for the same time, and at the permissions on the topics",
+        )

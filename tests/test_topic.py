@@ -1,0 +1,263 @@
+"""Checkpoints in a topic, on a real Kafka: what was written round by round is read back, or passed over.
+
+The whole service with its checkpoints in a topic is in test_oracle.py and test_faults.py; here the store alone, its writer fed
+as the loop feeds it.
+"""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from processor.checkpoint import topic as module
+from processor.checkpoint.snapshot import Snapshot
+from processor.checkpoint.topic import MARKER, ROW, TopicStore, TopicWriter, row_bytes_max, row_type
+from processor.settings import Settings
+from processor.slots.rows import Rows
+from processor.stream.admin import Topic
+from processor.stream.assignment import Beginning, Mark
+from processor.stream.history import CancelledError
+
+W = 3
+BEGINNING = Beginning(5, "00aa" * 4, "f" * 64, "topic-id", 8)
+OTHER = Beginning(90, "00bb" * 4, "f" * 64, "topic-id", 8)
+P = 1
+
+
+class Log:
+    """A checkpoint topic, written to as the loop's transactions do."""
+
+    def __init__(self, bootstrap: str, name: str) -> None:
+        admin = AdminClient({"bootstrap.servers": bootstrap})
+        admin.create_topics([NewTopic(name, 2, 1, config={"cleanup.policy": "compact"})])[name].result(30)
+        self.topic = Topic(name, "checkpoint-id", 2, 1_000_000, "compact")
+        self.settings = Settings(kafka={"bootstrap.servers": bootstrap}, group="group")
+        self.producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": name})
+        self.producer.init_transactions(30)
+
+    def store(self) -> TopicStore:
+        return TopicStore(self.settings, self.topic, W)
+
+    def put(self, outs: list, *, commit: bool = True) -> None:
+        self.producer.begin_transaction()
+        for out in outs:
+            self.producer.produce(self.topic.name, out[1] if isinstance(out, tuple) else out.value, *key_of(out))
+        if commit:
+            self.producer.commit_transaction(30)
+        else:
+            self.producer.flush(30)
+            self.producer.abort_transaction(30)
+
+    def round(self, writer: TopicWriter, snapshot: Snapshot) -> None:
+        """A whole round, each piece in a transaction of its own."""
+        writer.write(snapshot)
+        while writer.busy(P):
+            outs, partitions = writer.outs()
+            assert partitions == {P}
+            self.put(outs)
+            writer.committed()
+
+
+def key_of(out):
+    return (out[0], P) if isinstance(out, tuple) else (out.key, out.partition)
+
+
+@pytest.fixture
+def log(kafka, unique) -> Log:
+    return Log(kafka.bootstrap, unique("states"))
+
+
+def snapshot_of(keys, position=100, *, beginning=BEGINNING, seed=0, base=None, removed=(), applied_max=None) -> Snapshot:
+    """Every column random, the states any float32 there is."""
+    rng, n = np.random.default_rng(seed), len(keys)
+    rows = Rows.zeros(n, W)
+    rows.state = rng.integers(0, 2**32, (n, W), np.uint32).view(np.float32)
+    rows.applied, rows.steps = rng.integers(0, (applied_max or position), n), rng.integers(1, 2**62, n)
+    rows.event_ms, rows.incomplete = rng.integers(-(2**53), 2**53, n), rng.random(n) < 0.5
+    return Snapshot(P, Mark(position, 7), beginning, list(keys), rows, {"tensorflow": "2.21"}, base, list(removed))
+
+
+def content(snapshot: Snapshot | None):
+    """By sensor, to compare bit for bit."""
+    if snapshot is None:
+        return None
+    rows = snapshot.rows
+    columns = [rows.state.view(np.uint32).tolist(), *(c.tolist() for c in (rows.applied, rows.steps, rows.event_ms, rows.incomplete))]
+    return snapshot.mark, snapshot.beginning, snapshot.made_by, dict(zip(snapshot.keys, zip(*columns, strict=True), strict=True))
+
+
+def newest(log: Log, position_max: int | None = 1000, beginning: Beginning | None = BEGINNING, partition: int = P, **more: Callable):
+    return log.store().newest(partition, position_max=position_max, usable=lambda found: beginning in (None, found), **more)
+
+
+def test_an_empty_topic_holds_no_checkpoint(log):
+    assert newest(log) is None
+
+
+def test_what_was_written_is_read_back_bit_for_bit_whatever_the_keys(log):
+    snapshot = snapshot_of([b"pump-7", b"", b"\xff\x00", b"\0", b"x" * 1024])
+    log.round(TopicWriter(log.store()), snapshot)
+    assert content(newest(log)) == content(snapshot)
+    assert content(newest(log, None, None)) == content(snapshot)
+    assert newest(log, partition=0) is None
+
+
+def test_a_round_over_many_transactions_is_read_back(log, monkeypatch):
+    monkeypatch.setattr(module, "ROWS_MAX", 7)
+    snapshot = snapshot_of([b"sensor-%d" % i for i in range(50)])
+    log.round(TopicWriter(log.store()), snapshot)
+    assert content(newest(log)) == content(snapshot)
+
+
+def test_a_later_round_adds_what_changed_and_takes_away_what_is_gone(log):
+    writer = TopicWriter(log.store())
+    first = snapshot_of([b"a", b"b", b"c", b"d"])
+    log.round(writer, first)
+    assert writer.base(P) == 100
+    second = snapshot_of([b"b", b"e"], 200, seed=1, base=100, removed=[b"c", b"never stored"])
+    log.round(writer, second)
+    rows = {**content(first)[3], **content(second)[3]}
+    del rows[b"c"]
+    assert content(newest(log)) == (second.mark, BEGINNING, second.made_by, rows)
+
+
+def test_a_round_without_its_marker_leaves_the_one_before_with_newer_rows_and_nothing_deleted(log, monkeypatch):
+    writer = TopicWriter(log.store())
+    first = snapshot_of([b"a", b"b", b"c"])
+    log.round(writer, first)
+    monkeypatch.setattr(module, "ROWS_MAX", 1)
+    second = snapshot_of([b"a", b"b"], 200, seed=1, base=100, removed=[b"c"])
+    writer.write(second)
+    outs, _ = writer.outs()
+    log.put(outs)
+    writer.committed()
+    assert writer.busy(P)
+    rows = {**content(first)[3], b"a": content(second)[3][b"a"]}
+    assert content(newest(log)) == (first.mark, BEGINNING, first.made_by, rows)
+
+
+def test_an_aborted_piece_is_written_again(log, monkeypatch):
+    monkeypatch.setattr(module, "ROWS_MAX", 2)
+    writer, snapshot = TopicWriter(log.store()), snapshot_of([b"a", b"b", b"c", b"d", b"e"])
+    writer.write(snapshot)
+    while writer.busy(P):
+        log.put(writer.outs()[0], commit=False)
+        writer.aborted()
+        log.put(writer.outs()[0])
+        writer.committed()
+    assert content(newest(log)) == content(snapshot)
+    (written,) = writer.finished()
+    assert (written.partition, written.position, written.error) == (P, 100, None)
+    assert writer.finished() == []
+
+
+def test_a_checkpoint_past_the_committed_offset_is_passed_over_by_its_marker_and_by_any_row(log):
+    writer = TopicWriter(log.store())
+    log.round(writer, snapshot_of([b"a", b"b"], 100, applied_max=50))
+    assert newest(log, 99) is None
+    assert newest(log, 100) is not None
+    second = snapshot_of([b"a"], 200, base=100)
+    second.rows.applied[:] = 150
+    writer.write(second)
+    (row, *_), _ = writer.outs()
+    log.put([row])  # a row of a round that has no marker yet
+    assert newest(log, 150) is None
+    assert newest(log, 151) is not None
+
+
+def test_one_of_another_beginning_is_passed_over_and_its_rows_are_deleted_by_the_next(log):
+    log.round(TopicWriter(log.store()), snapshot_of([b"a", b"old"], beginning=OTHER))
+    store = log.store()
+    assert store.newest(P, position_max=1000, usable=lambda found: found == BEGINNING) is None
+    writer = TopicWriter(store)
+    writer.begins(P, None)
+    assert writer.base(P) is None
+    snapshot = snapshot_of([b"a", b"new"])
+    log.round(writer, snapshot)
+    assert content(newest(log)) == content(snapshot)
+    read = module._Read(W)
+    for messages in module.read_to_end(log.settings, log.topic.name, P, lambda: False):
+        read.take(messages)
+    assert set(read.places) == {b"a", b"new"}
+
+
+def test_rows_of_another_beginning_beside_a_marker_of_ours_are_passed_over(log, monkeypatch):
+    monkeypatch.setattr(module, "ROWS_MAX", 1)
+    snapshot = snapshot_of([b"a"])
+    log.round(TopicWriter(log.store()), snapshot)
+    other = TopicWriter(log.store())
+    other.write(snapshot_of([b"b", b"c"], beginning=OTHER))
+    log.put(other.outs()[0])
+    assert content(newest(log)) == content(snapshot)
+
+
+def test_a_recreated_topic_of_the_name_is_another(log):
+    log.round(TopicWriter(log.store()), snapshot_of([b"a"]))
+    log.topic = Topic(log.topic.name, "another-id", 2, 1_000_000, "compact")
+    assert newest(log) is None
+
+
+GARBAGE = [
+    (MARKER, b""),
+    (MARKER, b"{}"),
+    (MARKER, b"null"),
+    (MARKER, b"\xff"),
+    (MARKER, b"[" * 100_000),
+    (MARKER, json.dumps({"format": 2, "position": 1, "time_ms": 1, "beginning": "", "topic_id": "", "made_by": {}}).encode()),
+    (MARKER, json.dumps({"format": 1, "position": True, "time_ms": 1, "beginning": "", "topic_id": "", "made_by": {}}).encode()),
+    (MARKER, None),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), GARBAGE, ids=range(len(GARBAGE)))
+def test_a_marker_that_is_none_means_no_checkpoint(log, key, value):
+    log.round(TopicWriter(log.store()), snapshot_of([b"a"]))
+    log.put([(key, value)])
+    assert newest(log) is None
+
+
+def test_foreign_records_and_rows_of_another_width_are_no_rows(log):
+    snapshot = snapshot_of([b"a", b"b"])
+    log.round(TopicWriter(log.store()), snapshot)
+    log.put([(b"", b"x"), (b"zzz", b"x"), (ROW + b"other", b"\1" * 7), (ROW + b"b", b"\2" * row_type(W).itemsize)])
+    assert set(newest(log).keys) == {b"a"}
+
+
+@hypothesis_settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.sampled_from([MARKER, ROW + b"a", ROW + b"b", b"", b"\2"]), st.none() | st.binary(max_size=80)), max_size=8))
+def test_any_bytes_are_read_without_a_fault(records):
+    class Message:
+        def __init__(self, key, value):
+            self.key, self.value = lambda: key, lambda: value
+
+    read = module._Read(W)
+    read.take([Message(*record) for record in records])
+    keys, rows = read.of(0)
+    assert len(keys) == len(rows) == len(rows.state)
+
+
+def test_reading_ends_when_it_is_cancelled(log):
+    log.round(TopicWriter(log.store()), snapshot_of([b"a"]))
+    with pytest.raises(CancelledError):
+        newest(log, cancelled=lambda: True)
+
+
+def test_a_dropped_partition_writes_no_more(log):
+    writer = TopicWriter(log.store())
+    writer.write(snapshot_of([b"a"]))
+    assert writer.pending
+    writer.drop(P)
+    assert (writer.pending, writer.busy(P), writer.outs()) == (False, False, ([], set()))
+
+
+def test_no_row_is_larger_than_is_said(log):
+    writer = TopicWriter(log.store())
+    writer.write(snapshot_of([b"x" * 1024]))
+    outs, _ = writer.outs()
+    assert len(outs[0].key) + len(outs[0].value) <= row_bytes_max(W, 1024)
