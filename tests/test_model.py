@@ -295,10 +295,80 @@ def test_a_file_of_free_steps_is_windowed_by_the_window_given(tmp_path: Path) ->
     np.testing.assert_allclose(found[:, -1], original(readings()[:, -4:]), atol=1e-5, rtol=0)
 
 
-def test_why_names_the_other_mode(tmp_path: Path) -> None:
-    free = load(saved(sequential(L.LSTM(4)), tmp_path))
-    assert free.why == "the file leaves the number of steps free; model.mode windowed runs it on windows instead"
-    fixed = load(saved(sequential(L.LSTM(4), steps=WINDOW), tmp_path))
-    assert "fixes 6 steps and is not stateful; model.mode carried keeps state instead" in fixed.why
+def test_all_steps_of_a_window_are_given_when_asked(tmp_path: Path) -> None:
+    original = randomised(autoencoder())
+    path = saved(original, tmp_path)
+    last, model = load(path), load(path, output="all")
+    assert (last.outputs, last.output_steps) == (F, None)
+    assert (model.outputs, model.output_steps, model.per_step) == (WINDOW * F, WINDOW, False)
+    assert "model.output all gives every one" in last.why
+    assert "a prediction is all its 6 output steps of 3 numbers" in model.why
+    found = stepped(model, reference_rung(model), REFERENCE, readings())[:, -1].reshape(ROWS, WINDOW, F)
+    np.testing.assert_allclose(found, original(readings()[:, -WINDOW:]), atol=1e-5, rtol=0)
+
+
+def test_a_horizon_of_the_models_own_keeps_its_rows_apart_when_asked(tmp_path: Path) -> None:
+    layers = [L.GRU(4), L.RepeatVector(2), L.GRU(4, return_sequences=True), L.Dense(F)]
+    path = saved(randomised(sequential(*layers, steps=WINDOW)), tmp_path)
+    whole, rows = load(path), load(path, output="all")
+    assert (whole.outputs, whole.output_steps, rows.outputs, rows.output_steps) == (2 * F, None, 2 * F, 2)
+    both = [stepped(model, reference_rung(model), REFERENCE, readings()) for model in (whole, rows)]
+    np.testing.assert_array_equal(*both)
+
+
+def test_asking_for_all_steps_changes_nothing_where_there_is_one_or_each_is_given(tmp_path: Path) -> None:
+    single = load(saved(sequential(L.LSTM(4), steps=WINDOW), tmp_path), output="all")
+    assert (single.outputs, single.output_steps) == (4, None)
+    assert "one output a window, so model.output all changes nothing" in single.why
+    each = load(saved(sequential(L.LSTM(4, return_sequences=True)), tmp_path), output="all")
+    assert (each.per_step, each.output_steps) == (True, None)
+    assert "model.output all changes nothing" in each.why
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "trained"),
+    [
+        (lambda: sequential(L.LSTM(4), steps=WINDOW), {"mode": "carried"}, WINDOW),
+        (lambda: sequential(L.LSTM(4), steps=WINDOW), {}, None),
+        (lambda: sequential(L.LSTM(4)), {}, None),
+        (lambda: keras.Sequential([keras.Input(batch_shape=(1, WINDOW, F)), L.LSTM(4, stateful=True)]), {}, None),
+    ],
+)
+def test_a_trained_window_is_what_a_file_fixes_without_being_stateful(build, options, trained, tmp_path: Path) -> None:
+    assert load(saved(build(), tmp_path), **options).trained_window == trained
+
+
+def test_why_is_one_line_that_says_mode_reason_and_the_way_to_the_other(tmp_path: Path) -> None:
+    def why(model: keras.Model, **options: object) -> str:
+        return load(saved(model, tmp_path), **options).why
+
+    assert why(sequential(L.LSTM(4))) == (
+        "carried, because the file leaves the number of steps free: a sensor's state goes on from reading to reading; "
+        "to run it on a sensor's last N readings instead, set model.window: N"
+    )
+    assert why(sequential(L.LSTM(4), steps=WINDOW)) == (
+        "windowed, because the file fixes 6 steps and is not stateful: the model is run on each sensor's last 6 readings; "
+        "to keep a state from reading to reading instead, set model.mode: carried"
+    )
+    stateful = keras.Sequential([keras.Input(batch_shape=(1, WINDOW, F)), L.LSTM(4, stateful=True)])
+    assert why(stateful) == (
+        "carried, because the file is stateful: a sensor's state goes on from reading to reading; "
+        "to run it on a sensor's last 6 readings instead, set model.mode: windowed"
+    )
     mixing = keras.Sequential([keras.Input(batch_shape=(1, WINDOW, F)), L.Conv1D(4, 3, name="edges"), L.LSTM(3, stateful=True)])
-    assert "edges (Conv1D) mixes time steps" in load(saved(mixing, tmp_path)).why
+    assert why(mixing) == (
+        "windowed, because it cannot be stepped: edges (Conv1D) mixes time steps, or is not known to keep them apart: "
+        "the model is run on each sensor's last 6 readings"
+    )
+    fixed = why(sequential(L.Bidirectional(L.LSTM(4), name="both"), steps=WINDOW))
+    assert fixed.endswith("it cannot be carried: both (Bidirectional) mixes time steps, or is not known to keep them apart")
+    assert why(sequential(L.Conv1D(4, 3)), window=4).startswith("windowed, because model.window is set: the model is run on each sensor's")
+
+
+def test_a_window_of_one_step_is_said_to_remember_nothing(tmp_path: Path) -> None:
+    original = randomised(sequential(L.LSTM(4), L.Dense(1), steps=1))
+    model = load(saved(original, tmp_path))
+    assert (model.mode, model.window, model.width) == ("windowed", 1, F)
+    assert "the model is run on each reading alone, from a state of zeros, and nothing is remembered" in model.why
+    found = stepped(model, reference_rung(model), REFERENCE, readings())
+    np.testing.assert_allclose(found.reshape(-1, 1), original(readings().reshape(-1, 1, F)), atol=1e-5, rtol=0)

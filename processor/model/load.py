@@ -35,10 +35,12 @@ SAVE_AGAIN = "save the whole model with Keras 3: model.save('model.keras')"
 class ServableModel:
     """A model and its step.
 
-    mode: "carried" or "windowed"; why: the reason in one line. features: F. outputs: O, numbers a step. per_step: a prediction
-    holds the outputs of each of its steps, not the last one alone; never so when windowed. window: the steps of the window; carried:
-    the number of steps the file fixes, if any. widths: of the states, in graph order. step: (x float32 [B, 1, F], states float32
-    [B, w]) -> (y float32 [B, O], new states).
+    mode: "carried" or "windowed"; why: the mode, the reason and the way to the other, in one line. features: F. outputs: O, numbers a
+    step. per_step: a prediction holds the outputs of each of its steps, not the last one alone; never so when windowed. output_steps: T
+    where one prediction of a windowed model is T rows, flat in y, so that O = T * numbers a row; else None. window: the steps of the
+    window; carried: the number of steps the file fixes, if any. trained_window: that number where it was the length of every sequence
+    in training, so that a state carried past it is something the model has not seen; None when windowed, stateful or free.
+    widths: of the states, in graph order. step: (x float32 [B, 1, F], states float32 [B, w]) -> (y float32 [B, O], new states).
     digest: sha256 of architecture (without names) and weights. A sensor's states are zeros at first.
     """
 
@@ -48,7 +50,9 @@ class ServableModel:
     features: int
     outputs: int
     per_step: bool
+    output_steps: int | None
     window: int | None
+    trained_window: int | None
     widths: tuple[int, ...]
     step: Step
     digest: str
@@ -71,20 +75,19 @@ def load(path: Path, *, mode: str = "auto", window: int | None = None, output: s
     model = _load_keras(path)
     _check_shapes(model)
     _check_weights(model)
-    chosen = _Choice(model, stateful=_is_stateful(config), mode=mode, window=window).choose()
-    if output == "all" and chosen.mode == "windowed" and chosen.stepped.per_step:
-        raise ModelRefused(
-            "model.output is all", expected="last: all the steps of a window are not available yet", do="set model.output to last"
-        )
+    stateful = _is_stateful(config)
+    chosen = _Choice(model, stateful=stateful, mode=mode, window=window, output=output).choose()
     stepped = chosen.stepped
     return ServableModel(
         path=path,
         mode=chosen.mode,
-        why="; ".join(filter(None, (chosen.why, stepped.note))),
+        why=chosen.why,
         features=int(model.inputs[0].shape[2]),
         outputs=stepped.outputs,
         per_step=stepped.per_step and chosen.mode == "carried",
+        output_steps=stepped.output_steps,
         window=chosen.window,
+        trained_window=chosen.window if chosen.mode == "carried" and not stateful else None,
         widths=stepped.widths,
         step=stepped.step,
         digest=digest(model),
@@ -101,7 +104,9 @@ def describe(model: ServableModel) -> dict[str, Any]:
         "features": model.features,
         "outputs": model.outputs,
         "per_step": model.per_step,
+        "output_steps": model.output_steps,
         "window": model.window,
+        "trained_window": model.trained_window,
         "state_bytes": model.state_bytes,
         "fingerprint": model.digest,
         "layers": [_describe_layer(layer, model.mode) for layer in leaf_layers(model.keras_model)],
@@ -398,10 +403,10 @@ class _Chosen:
 
 
 class _Choice:
-    """The table of modes: which one a file gets, and the reason in one line."""
+    """The table of modes: which one a file gets, the reason, and how to get the other, in one line."""
 
-    def __init__(self, model: Any, *, stateful: bool, mode: str, window: int | None) -> None:
-        self.model, self.stateful, self.mode, self.window = model, stateful, mode, window
+    def __init__(self, model: Any, *, stateful: bool, mode: str, window: int | None, output: str) -> None:
+        self.model, self.stateful, self.mode, self.window, self.output = model, stateful, mode, window, output
         steps = model.inputs[0].shape[1]
         self.steps: int | None = None if steps is None else int(steps)
 
@@ -413,32 +418,32 @@ class _Choice:
         if self.mode == "carried":
             return self._carried("model.mode is carried")
         if self.mode == "windowed":
-            return self._windowed("model.mode is windowed")
+            return self._windowed("model.mode is windowed", self._to_carried())
         if self.window is not None:
-            return self._windowed("model.window is set")
+            return self._windowed("model.window is set", self._to_carried())
         return self._automatic()
 
     def _automatic(self) -> _Chosen:
         if self.steps and not self.stateful:
-            return self._windowed(
-                f"the file fixes {self.steps} steps and is not stateful; model.mode carried keeps state instead, if it can be stepped"
-            )
+            return self._windowed(f"the file fixes {_steps(self.steps)} and is not stateful", self._to_carried())
         try:
-            stepped = carried(self.model)
+            carried(self.model)
         except CannotStepError as reason:
-            return self._windowed(f"it cannot be stepped: {reason}")
-        cause = "the file is stateful" if self.stateful else "the file leaves the number of steps free"
-        return _Chosen("carried", f"{cause}; model.mode windowed runs it on windows instead", self.steps, stepped)
+            return self._windowed(f"it cannot be stepped: {reason}", "")
+        return self._carried("the file is stateful" if self.stateful else "the file leaves the number of steps free")
 
     def _carried(self, why: str) -> _Chosen:
         try:
-            return _Chosen("carried", why, self.steps, carried(self.model))
+            stepped = carried(self.model)
         except CannotStepError as reason:
             raise ModelRefused(
                 str(reason), expected="a model that can be fed one step at a time", do="set model.mode to auto or windowed"
             ) from reason
+        note = "model.output all changes nothing: each step's output is given anyway" if self.output == "all" else ""
+        parts = f"carried, because {why}: a sensor's state goes on from reading to reading", stepped.note, note, self._to_windowed()
+        return _Chosen("carried", _line(*parts), self.steps, stepped)
 
-    def _windowed(self, why: str) -> _Chosen:
+    def _windowed(self, why: str, other: str) -> _Chosen:
         window = self.steps or self.window
         if window is None:
             raise ModelRefused(
@@ -447,13 +452,38 @@ class _Choice:
                 do="set model.window to the steps it was trained on",
             )
         try:
-            return _Chosen("windowed", why, window, windowed(_without_batch(self.model, stateful=self.stateful), window))
+            free = _without_batch(self.model, stateful=self.stateful)
+            stepped = windowed(free, window, every_step=self.output == "all")
         except Exception as error:
             raise ModelRefused(
-                f"the model cannot be run on {window} steps: {_first_line(error)}",
+                f"the model cannot be run on {_steps(window)}: {_first_line(error)}",
                 expected="a window it accepts",
                 do="set model.window to the steps it was trained on",
             ) from error
+        what = f"the model is run on each sensor's last {window} readings" if window > 1 else ONE_READING
+        return _Chosen("windowed", _line(f"windowed, because {why}: {what}", stepped.note, other), window, stepped)
+
+    def _to_carried(self) -> str:
+        try:
+            carried(self.model)
+        except CannotStepError as reason:
+            return f"it cannot be carried: {reason}"
+        return "to keep a state from reading to reading instead, set model.mode: carried"
+
+    def _to_windowed(self) -> str:
+        how = "model.mode: windowed" if self.steps else "model.window: N"
+        return f"to run it on a sensor's last {self.steps or 'N'} readings instead, set {how}"
+
+
+ONE_READING = "the model is run on each reading alone, from a state of zeros, and nothing is remembered"
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
+
+
+def _line(*parts: str) -> str:
+    return "; ".join(filter(None, parts))
 
 
 def _without_batch(model: Any, *, stateful: bool) -> Any:

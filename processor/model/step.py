@@ -49,7 +49,7 @@ class Stepped:
 
     step: (x float32 [B, 1, F], states: a list of float32 [B, w]) -> (y float32 [B, O], the new states in the same order).
     widths: the states' w, in the order in which the graph reaches them. per_step: whether Keras gives an output for each step.
-    note: what to know about the outputs, or an empty text.
+    note: what to know about the outputs, or an empty text. output_steps: T where O numbers are T rows of a window's output, else None.
     """
 
     step: Step
@@ -57,6 +57,7 @@ class Stepped:
     outputs: int
     per_step: bool
     note: str = ""
+    output_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,22 +102,25 @@ def carried(model: Any) -> Stepped:
         raise CannotStepError(f"Keras cannot run it on a single step: {str(error).strip().partition(chr(10))[0].rstrip('.')}") from error
 
 
-def windowed(model: Any, window: int) -> Stepped:
+def windowed(model: Any, window: int, *, every_step: bool = False) -> Stepped:
     """The step of a model that is run on the last `window` readings: its one state is the window, oldest reading first [B, window * F].
 
-    An output whose axis 1 is as long as the window has a time axis: the last step is given. Any other is given whole, row by row.
+    An output [T, O] whose T is the window has a time axis: its last step is given, or all of them with `every_step`. A T of another
+    length is a horizon of the model's own, such as a decoder's: given whole in any case, row by row. `every_step` keeps its rows apart.
     """
     features = int(model.inputs[0].shape[2])
     shape = tuple(int(d) for d in _on_window(model, tf.zeros((1, window, features))).shape[1:])
     timed = len(shape) == 2 and shape[0] == window
-    outputs = shape[-1] if timed else prod(shape)
+    last_only = timed and not every_step
+    outputs = shape[-1] if last_only else prod(shape)
 
     def step(x: Any, states: Sequence[Any]) -> tuple[Any, list[Any]]:
         readings = tf.concat([tf.reshape(states[0], (-1, window, features))[:, 1:], x], axis=1)
         y = _on_window(model, readings)
-        return tf.reshape(y[:, -1] if timed else y, (-1, outputs)), [tf.reshape(readings, (-1, window * features))]
+        return tf.reshape(y[:, -1] if last_only else y, (-1, outputs)), [tf.reshape(readings, (-1, window * features))]
 
-    return Stepped(step, (window * features,), outputs, timed, _shape_note(shape, timed, window))
+    output_steps = shape[0] if every_step and len(shape) == 2 else None
+    return Stepped(step, (window * features,), outputs, timed, _shape_note(shape, window, every_step=every_step), output_steps)
 
 
 def _on_window(model: Any, readings: Any) -> Any:
@@ -164,12 +168,21 @@ def _through(model: Any, inputs: Any, operation: Callable[[Any], Callable[..., A
     return graph._run_through_graph(inputs, operation_fn=operation)
 
 
-def _shape_note(shape: tuple[int, ...], timed: bool, window: int) -> str:
-    if timed:
-        return f"of its {window} output steps the last is given"
-    if len(shape) > 1:
-        return f"its output of {' x '.join(map(str, shape))} is given as {prod(shape)} numbers, row by row"
-    return ""
+def _shape_note(shape: tuple[int, ...], window: int | None, *, every_step: bool = False) -> str:
+    """What a prediction is of an output of this shape, and how to get another. window: None where there is no other."""
+    if len(shape) < 2:
+        return "it gives one output a window, so model.output all changes nothing" if every_step else ""
+    steps, width = shape[0], prod(shape[1:])
+    if every_step:
+        return f"a prediction is all its {steps} output steps of {width} {_numbers(width)}"
+    if steps == window:
+        return f"of its {steps} output steps the last is given; model.output all gives every one"
+    whole = f"its output of {' x '.join(map(str, shape))} is given as {prod(shape)} {_numbers(prod(shape))}, row by row"
+    return f"{whole}; model.output all keeps its {steps} rows apart" if window else whole
+
+
+def _numbers(count: int) -> str:
+    return "number" if count == 1 else "numbers"
 
 
 def leaf_layers(model: Any) -> Iterator[Any]:
@@ -210,7 +223,7 @@ class _Planner:
         if not shape or None in shape:
             raise CannotStepError(f"the output's shape is not known: {self.model.outputs[0].shape}")
         outputs = prod(int(d) for d in shape)
-        note = "" if last.timed else _shape_note(shape, timed=False, window=0)
+        note = "" if last.timed else _shape_note(shape, None)
         return Stepped(self._step(first, last, outputs), tuple(self.widths), outputs, last.timed, note)
 
     def _step(self, first: _Signal, last: _Signal, outputs: int) -> Step:
