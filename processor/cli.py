@@ -100,7 +100,7 @@ def _model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
     _expect_nothing(rest)
     from processor.model.load import describe_file
 
-    found = describe_file(arguments.file)
+    found = describe_file(arguments.file, mode=arguments.mode, window=arguments.window, output=arguments.output)
     if arguments.json:
         sys.stdout.write(json.dumps(found) + "\n")
     else:
@@ -148,6 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     model = commands.add_parser("model", help="look at a model file", allow_abbrev=False).add_subparsers(required=True, metavar="COMMAND")
     show = _command(model, "show", _model_show, "tell whether and how a model file is served")
     show.add_argument("file", type=Path, metavar="FILE")
+    show.add_argument("--mode", metavar="MODE", default="auto", help="as model.mode: auto, carried or windowed")
+    show.add_argument("--window", type=_positive, metavar="N", help="as model.window")
+    show.add_argument("--output", metavar="STEPS", default="last", help="as model.output: last or all")
     show.add_argument("--json", action="store_true", help="one JSON object")
     return parser
 

@@ -345,7 +345,7 @@ def test_describe_names_layers_states_and_mode(tmp_path: Path) -> None:
     assert json.loads(json.dumps(said)) == said
     assert {key: said[key] for key in said if key not in ("why", "fingerprint", "layers")} == {
         "servable": True, "mode": "carried", "features": F, "outputs": 2, "per_step": False, "output_steps": None, "window": None,
-        "trained_window": None, "state_bytes": 32,
+        "trained_window": None, "past_window": None, "state_bytes": 32,
     }  # fmt: skip
     assert said["fingerprint"] == model.digest
     assert said["layers"] == [

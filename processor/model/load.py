@@ -19,10 +19,13 @@ import keras
 import numpy as np
 
 from processor.errors import ModelRefused
+from processor.model.advice import past_window
 from processor.model.fingerprint import digest
-from processor.model.step import CannotStepError, Step, Stepped, carried, leaf_layers, state_widths, windowed
+from processor.model.step import CannotStepError, Step, Stepped, carried, leaf_layers, state_widths
+from processor.model.windows import windowed, without_batch
 
 BYTES_MAX = 2 << 30
+ROW_NUMBERS_MAX = 1 << 20  # the reference rung's 512 rows then take 2 GB
 MODES = ("auto", "carried", "windowed")
 OUTPUTS = ("last", "all")
 H5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -40,6 +43,7 @@ class ServableModel:
     where one prediction of a windowed model is T rows, flat in y, so that O = T * numbers a row; else None. window: the steps of the
     window; carried: the number of steps the file fixes, if any. trained_window: that number where it was the length of every sequence
     in training, so that a state carried past it is something the model has not seen; None when windowed, stateful or free.
+    row_numbers: the most numbers that one row has on its way, which bounds the rows of a tile.
     widths: of the states, in graph order. step: (x float32 [B, 1, F], states float32 [B, w]) -> (y float32 [B, O], new states).
     digest: sha256 of architecture (without names) and weights. A sensor's states are zeros at first.
     """
@@ -53,6 +57,7 @@ class ServableModel:
     output_steps: int | None
     window: int | None
     trained_window: int | None
+    row_numbers: int
     widths: tuple[int, ...]
     step: Step
     digest: str
@@ -78,6 +83,7 @@ def load(path: Path, *, mode: str = "auto", window: int | None = None, output: s
     stateful = _is_stateful(config)
     chosen = _Choice(model, stateful=stateful, mode=mode, window=window, output=output).choose()
     stepped = chosen.stepped
+    _check_size(stepped)
     return ServableModel(
         path=path,
         mode=chosen.mode,
@@ -88,6 +94,7 @@ def load(path: Path, *, mode: str = "auto", window: int | None = None, output: s
         output_steps=stepped.output_steps,
         window=chosen.window,
         trained_window=chosen.window if chosen.mode == "carried" and not stateful else None,
+        row_numbers=max(stepped.row_numbers, stepped.outputs, sum(stepped.widths)),
         widths=stepped.widths,
         step=stepped.step,
         digest=digest(model),
@@ -107,6 +114,7 @@ def describe(model: ServableModel) -> dict[str, Any]:
         "output_steps": model.output_steps,
         "window": model.window,
         "trained_window": model.trained_window,
+        "past_window": advice.text if (advice := past_window(model)) else None,
         "state_bytes": model.state_bytes,
         "fingerprint": model.digest,
         "layers": [_describe_layer(layer, model.mode) for layer in leaf_layers(model.keras_model)],
@@ -391,6 +399,16 @@ def _check_weights(model: Any) -> None:
             raise ModelRefused(f"the weights {weight.path} hold NaN or infinity", expected="finite weights", do="train the model again")
 
 
+def _check_size(stepped: Stepped) -> None:
+    found = max(stepped.row_numbers, stepped.outputs, sum(stepped.widths))
+    if found > ROW_NUMBERS_MAX:
+        raise ModelRefused(
+            f"one sensor takes {found:,} numbers at once on its way through the model",
+            expected=f"at most {ROW_NUMBERS_MAX:,}",
+            do="set a shorter model.window, or serve a model of fewer units",
+        )
+
+
 # --- carried or windowed
 
 
@@ -452,7 +470,7 @@ class _Choice:
                 do="set model.window to the steps it was trained on",
             )
         try:
-            free = _without_batch(self.model, stateful=self.stateful)
+            free = without_batch(self.model, stateful=self.stateful)
             stepped = windowed(free, window, every_step=self.output == "all")
         except Exception as error:
             raise ModelRefused(
@@ -484,28 +502,3 @@ def _steps(count: int) -> str:
 
 def _line(*parts: str) -> str:
     return "; ".join(filter(None, parts))
-
-
-def _without_batch(model: Any, *, stateful: bool) -> Any:
-    """The same model for any number of rows, and without states that Keras would keep between calls."""
-    if model.inputs[0].shape[0] is None and not stateful:
-        return model
-    rebuilt = type(model).from_config(_freed(model.get_config()))
-    rebuilt.set_weights(model.get_weights())
-    return rebuilt
-
-
-SHAPE_KEYS = ("batch_shape", "batch_input_shape", "build_input_shape", "input_shape", "shape")
-
-
-def _freed(node: Any) -> Any:
-    """A configuration with its batch dimensions open and nothing stateful."""
-    if isinstance(node, (list, tuple)):
-        return type(node)(_freed(item) for item in node)
-    if not isinstance(node, dict):
-        return node
-    freed = {key: _freed(value) for key, value in node.items()}
-    for key in SHAPE_KEYS:
-        if isinstance(freed.get(key), (list, tuple)) and freed[key] and not isinstance(freed[key][0], (list, tuple)):
-            freed[key] = [None, *freed[key][1:]]
-    return {**freed, "stateful": False} if "stateful" in freed else freed

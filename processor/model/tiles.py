@@ -34,6 +34,7 @@ class RungShape:
 
 LADDER = tuple(RungShape(*shape) for shape in ((8, 256), (64, 64), (128, 32), (256, 16), (512, 16), (1024, 16), (2048, 8), (4096, 8)))
 REFERENCE_ROWS = 512
+TILE_BYTES_MAX = 512 << 20  # of the largest value in a tile
 ALIGNMENT = 64  # bytes
 PROBE_STEPS = 6
 PROBE_ROWS = 8  # divides the rows of every rung
@@ -45,7 +46,7 @@ class Tiles:
     def __init__(self, model: ServableModel, *, rows_max: int = LADDER[-1].rows, log: Any = None) -> None:
         """Compiles the rungs up to the first that holds `rows_max` rows, and the reference rung; drops those whose bits differ."""
         log = structlog.get_logger(__name__) if log is None else log
-        compiled = {shape: _compile(model, shape) for shape in _wanted(rows_max)}
+        compiled = {shape: _compile(model, shape) for shape in _wanted(rows_max, model.row_numbers)}
         expected = _probe(model, _reference_shape(), compiled[_reference_shape()])
         if expected is None:
             raise ModelRefused(
@@ -86,9 +87,10 @@ def _reference_shape() -> RungShape:
     return next(shape for shape in LADDER if shape.rows == REFERENCE_ROWS)
 
 
-def _wanted(rows_max: int) -> tuple[RungShape, ...]:
+def _wanted(rows_max: int, row_numbers: int) -> tuple[RungShape, ...]:
     largest = next((shape.rows for shape in LADDER if shape.rows >= rows_max), LADDER[-1].rows)
-    return tuple(shape for shape in LADDER if shape.rows <= largest or shape.rows == REFERENCE_ROWS)
+    affordable = TILE_BYTES_MAX // (4 * max(row_numbers, 1))
+    return tuple(shape for shape in LADDER if shape.rows <= min(largest, affordable) or shape.rows == REFERENCE_ROWS)
 
 
 def _compile(model: ServableModel, shape: RungShape) -> Run:
