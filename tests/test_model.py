@@ -358,7 +358,7 @@ def test_why_is_one_line_that_says_mode_reason_and_the_way_to_the_other(tmp_path
     mixing = keras.Sequential([keras.Input(batch_shape=(1, WINDOW, F)), L.Conv1D(4, 3, name="edges"), L.LSTM(3, stateful=True)])
     assert why(mixing) == (
         "windowed, because it cannot be stepped: edges (Conv1D) mixes time steps, or is not known to keep them apart: "
-        "the model is run on each sensor's last 6 readings"
+        "the model is run on each sensor's last 6 readings; its states begin at zeros in every window, though the file is stateful"
     )
     fixed = why(sequential(L.Bidirectional(L.LSTM(4), name="both"), steps=WINDOW))
     assert fixed.endswith("it cannot be carried: both (Bidirectional) mixes time steps, or is not known to keep them apart")

@@ -4,11 +4,11 @@ Responsible for what a file may hold, for choosing between carried and windowed,
 refusal. Not responsible for how a step is made (step.py) nor for compiling it (tiles.py).
 """
 
+import io
 import json
 import os
 import warnings
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ import keras
 import numpy as np
 
 from processor.errors import ModelRefused
+from processor.model import contents, formats, weights
 from processor.model.advice import past_window
 from processor.model.fingerprint import digest
+from processor.model.formats import SAVE_AGAIN
 from processor.model.step import CannotStepError, Step, Stepped, carried, leaf_layers, state_widths
 from processor.model.windows import windowed, without_batch
 
@@ -28,10 +30,11 @@ BYTES_MAX = 2 << 30
 ROW_NUMBERS_MAX = 1 << 20  # the reference rung's 512 rows then take 2 GB
 MODES = ("auto", "carried", "windowed")
 OUTPUTS = ("last", "all")
+CONFIG_BYTES_MAX = 16 << 20
+WEIGHTS = "model.weights.h5"
 H5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
 A_MODEL_FILE = "a whole model saved by Keras 3 as .keras or .h5"
-SAVE_AGAIN = "save the whole model with Keras 3: model.save('model.keras')"
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,11 @@ class ServableModel:
 def load(path: Path, *, mode: str = "auto", window: int | None = None, output: str = "last") -> ServableModel:
     """Loads and judges a model file. Raises ModelRefused, naming what was found, for every file that cannot be served."""
     _check_options(mode, window, output)
-    config = _read_config(path)
-    model = _load_keras(path)
+    file = _read(path)
+    model = _load_keras(path, file.weight_bytes)
     _check_shapes(model)
     _check_weights(model)
-    stateful = _is_stateful(config)
+    stateful = contents.is_stateful(file.config)
     chosen = _Choice(model, stateful=stateful, mode=mode, window=window, output=output).choose()
     stepped = chosen.stepped
     _check_size(stepped)
@@ -155,24 +158,37 @@ def _check_options(mode: str, window: int | None, output: str) -> None:
 # --- what a file may hold
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """The architecture in a file, read and judged without building anything of it."""
+@dataclass(frozen=True)
+class _File:
+    """What a model file says before anything is built. config: the architecture; weight_bytes: what its weights take in memory."""
+
+    config: dict[str, Any]
+    weight_bytes: int
+
+
+def _read(path: Path) -> _File:
+    """Reads a file as far as it can be judged without building anything of it."""
     _check_file(path)
     kind = _kind(path)
     try:
-        config = _config_of_h5(path) if kind == ".h5" else _config_of_zip(path)
-        _check_config(config)
+        file = _read_h5(path) if kind == ".h5" else _read_zip(path)
+        contents.check(file.config)
     except ModelRefused:
         raise
+    except RecursionError as error:
+        raise ModelRefused(
+            f"{path} is nested too deep to be read", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN
+        ) from error
     except Exception as error:  # zipfile, zlib, h5py and json each have their own ways to say that bytes are broken
         raise _broken(path, error) from error
-    return config
+    _check_bytes(f"the weights in {path} take", file.weight_bytes)
+    return file
 
 
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        kind = "a TensorFlow SavedModel folder" if (path / "saved_model.pb").exists() else "a directory"
-        raise ModelRefused(f"{path} is {kind}", expected=A_MODEL_FILE, do=SAVE_AGAIN)
+        what, do = formats.folder(path)
+        raise ModelRefused(f"{path} is {what}", expected=A_MODEL_FILE, do=do)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -181,21 +197,24 @@ def _check_file(path: Path) -> None:
         raise ModelRefused(f"{path} cannot be read: {error.strerror}", expected=A_MODEL_FILE, do="check model.path") from error
     if size == 0:
         raise ModelRefused(f"{path} is empty", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN)
-    if size > BYTES_MAX:
-        raise ModelRefused(f"{path} has {size:,} bytes", expected=f"at most {BYTES_MAX:,}", do="serve a smaller model")
+    _check_bytes(f"{path} has", size)
+
+
+def _check_bytes(subject: str, size: int, *, bytes_max: int | None = None) -> None:
+    limit = BYTES_MAX if bytes_max is None else bytes_max
+    if size > limit:
+        raise ModelRefused(f"{subject} {size:,} bytes", expected=f"at most {limit:,}", do="serve a smaller model")
 
 
 def _kind(path: Path) -> str:
     """ ".h5" or ".keras", by content; Keras itself goes by the name, so the name must agree."""
     with path.open("rb") as file:
-        head = file.read(8)
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        raise ModelRefused(
-            f"{path} is a Python pickle", expected=A_MODEL_FILE + "; a pickle is never loaded, since it can run code", do=SAVE_AGAIN
-        )
-    kind = ".h5" if head == H5_MAGIC else ".keras" if head[:4] == ZIP_MAGIC else None
-    if kind is None:
-        raise ModelRefused(f"{path} is not a Keras file: it begins with {head!r}", expected=A_MODEL_FILE, do=SAVE_AGAIN)
+        head = file.read(formats.HEAD_BYTES)
+    kind = ".h5" if head.startswith(H5_MAGIC) else ".keras" if head.startswith(ZIP_MAGIC) else None
+    if kind is None or path.suffix in formats.BY_NAME:
+        found = formats.foreign(path, head)
+        what, do = found or (f"not a Keras file: it begins with {head[:8]!r}", SAVE_AGAIN)
+        raise ModelRefused(f"{path} is {what}", expected=A_MODEL_FILE, do=do)
     if path.suffix not in ((".h5", ".hdf5") if kind == ".h5" else (".keras",)):
         raise ModelRefused(
             f"{path} holds a {kind} file under another name", expected=f"a name that ends in {kind}", do=f"rename it to {path.stem}{kind}"
@@ -203,24 +222,32 @@ def _kind(path: Path) -> str:
     return kind
 
 
-def _config_of_zip(path: Path) -> dict[str, Any]:
+def _read_zip(path: Path) -> _File:
     with zipfile.ZipFile(path) as archive:
-        if "config.json" not in archive.namelist():
+        names = archive.namelist()
+        if "config.json" not in names:
             raise ModelRefused(f"{path} is a zip file without a Keras model in it", expected=A_MODEL_FILE, do=SAVE_AGAIN)
+        _check_bytes(f"{path}, unpacked, has", sum(member.file_size for member in archive.infolist()))
+        _check_bytes("its config.json has", archive.getinfo("config.json").file_size, bytes_max=CONFIG_BYTES_MAX)
         if damaged := archive.testzip():
             raise ModelRefused(f"{path} is damaged in its {damaged}", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN)
-        if "metadata.json" in archive.namelist():
+        if "metadata.json" in names:
             _check_version(path, json.loads(archive.read("metadata.json")).get("keras_version"))
-        return dict(json.loads(archive.read("config.json")))
+        config = json.loads(archive.read("config.json"))
+        if WEIGHTS not in names:
+            raise ModelRefused(f"{path} holds an architecture without weights", expected=A_MODEL_FILE, do=SAVE_AGAIN)
+        with h5py.File(io.BytesIO(archive.read(WEIGHTS)), "r") as file:
+            return _File(config, weights.declared_bytes(file))
 
 
-def _config_of_h5(path: Path) -> dict[str, Any]:
+def _read_h5(path: Path) -> _File:
     with h5py.File(path, "r") as file:
         config = file.attrs.get("model_config")
         if config is None:
-            raise ModelRefused(f"{path} holds weights only, no model", expected=A_MODEL_FILE, do=SAVE_AGAIN)
+            raise ModelRefused(f"{path} holds weights only, no model", expected=A_MODEL_FILE, do=formats.FROM_CODE)
         _check_version(path, file.attrs.get("keras_version"))
-        return dict(json.loads(config))
+        _check_bytes("its architecture has", len(config), bytes_max=CONFIG_BYTES_MAX)
+        return _File(json.loads(config), weights.declared_bytes(file))
 
 
 def _check_version(path: Path, version: Any) -> None:
@@ -242,102 +269,21 @@ def _first_line(error: BaseException) -> str:
     return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
-# --- what an architecture may hold, before anything of it is built
-
-
-def _objects(node: Any, owner: str = "the model") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every serialised object, each with the name of the layer that it belongs to. Compile settings are not the model."""
-    if isinstance(node, list):
-        for item in node:
-            yield from _objects(item, owner)
-    if not isinstance(node, dict):
-        return
-    if "class_name" in node:
-        config = node.get("config")
-        owner = str(config["name"]) if isinstance(config, dict) and "batch_shape" not in config and "name" in config else owner
-        yield owner, node
-    for key, value in node.items():
-        if key != "compile_config":
-            yield from _objects(value, owner)
-
-
-def _check_config(config: dict[str, Any]) -> None:
-    for owner, item in _objects(config):
-        _check_is_keras(owner, item)
-        _check_dtype(owner, item)
-        _check_kind(owner, item)
-
-
-def _check_is_keras(owner: str, item: dict[str, Any]) -> None:
-    name, module = str(item["class_name"]), item.get("module")
-    if name in ("Lambda", "__lambda__"):
-        raise ModelRefused(
-            f"layer {owner} runs code stored in the file (Lambda)", expected="Keras's own layers", do="replace it by a layer of Keras"
-        )
-    if name == "function":
-        raise ModelRefused(
-            f"layer {owner} uses a function of your own ({item.get('config')})", expected="Keras's own functions", do="replace it"
-        )
-    own = module is not None and module != "builtins" and module.split(".")[0] != "keras"
-    own = own or (module is None and item.get("registered_name") is not None)
-    if own or _is_unknown_layer(item):
-        name = name.split(">")[-1]
-        raise ModelRefused(
-            f"layer {owner} is of a class of your own ({name})",
-            expected="Keras's own layers and cells",
-            do="replace it by a layer of Keras",
-        )
-
-
-def _is_unknown_layer(item: dict[str, Any]) -> bool:
-    """A layer in an .h5 file, which names no modules, that Keras does not have."""
-    config, name = item.get("config"), item["class_name"]
-    is_layer = "module" not in item and isinstance(config, dict) and "trainable" in config
-    return is_layer and name != "Functional" and not hasattr(keras.layers, name) and not hasattr(keras, name)
-
-
-def _check_dtype(owner: str, item: dict[str, Any]) -> None:
-    config = item.get("config")
-    dtype = config.get("dtype") if isinstance(config, dict) else None
-    if isinstance(dtype, dict):
-        dtype = dtype.get("config", {}).get("name", dtype["class_name"])
-    if dtype not in (None, "float32") and item["class_name"] not in ("Embedding", "InputLayer", "__keras_tensor__"):
-        raise ModelRefused(
-            f"layer {owner} computes in {dtype}", expected="float32 throughout", do="rebuild the model with float32 and save it"
-        )
-
-
-def _check_kind(owner: str, item: dict[str, Any]) -> None:
-    if item["class_name"] == "Embedding":
-        raise ModelRefused(
-            f"layer {owner} looks up tokens (Embedding)", expected="readings of float32 numbers", do="serve a model of numbers"
-        )
-    for node in item.get("inbound_nodes") or ():
-        if isinstance(node, dict) and (node.get("kwargs") or {}).get("training"):
-            raise ModelRefused(
-                f"layer {owner} is called with training=True, so it draws random numbers",
-                expected="a model without chance",
-                do="rebuild it without training=True",
-            )
-
-
-def _is_stateful(config: dict[str, Any]) -> bool:
-    return any(isinstance(item.get("config"), dict) and item["config"].get("stateful") for _, item in _objects(config))
-
-
 # --- what Keras makes of it
 
 
-def _load_keras(path: Path) -> Any:
+def _load_keras(path: Path, weight_bytes: int) -> Any:
     """The model, built by Keras without custom objects; the one place where what Keras raises becomes a refusal."""
+    limit = weights.Limit(weight_bytes)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), limit.held():
             warnings.simplefilter("ignore")
             return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
-        raise ModelRefused(
-            f"Keras cannot load {path}: {_first_line(error)}", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN
-        ) from error
+        found = f"Keras cannot load {path}: {_first_line(error)}"
+        if limit.exceeded:
+            found = f"the layers in {path} are larger than the weights in it, which have {weight_bytes:,} bytes"
+        raise ModelRefused(found, expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN) from error
 
 
 def _check_shapes(model: Any) -> None:
@@ -479,7 +425,8 @@ class _Choice:
                 do="set model.window to the steps it was trained on",
             ) from error
         what = f"the model is run on each sensor's last {window} readings" if window > 1 else ONE_READING
-        return _Chosen("windowed", _line(f"windowed, because {why}: {what}", stepped.note, other), window, stepped)
+        states = "its states begin at zeros in every window, though the file is stateful" if self.stateful else ""
+        return _Chosen("windowed", _line(f"windowed, because {why}: {what}", states, stepped.note, other), window, stepped)
 
     def _to_carried(self) -> str:
         try:

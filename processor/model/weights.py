@@ -1,0 +1,73 @@
+"""What the weights in a file say of themselves, and the limit that this sets to a model that is built from the file.
+
+Responsible for refusing weights that lie outside the file, and an architecture that asks for more memory than its weights take: a few
+bytes can declare a layer of gigabytes. Not responsible for reading the weights; Keras does.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import h5py
+import tensorflow as tf
+
+from processor.errors import ModelRefused
+
+SPARE_BYTES = 1 << 20  # what Keras makes beside the weights that it saves
+
+
+def declared_bytes(file: Any) -> int:
+    """How many bytes of weights an open HDF5 file declares. Raises ModelRefused if it leads out of itself."""
+    return sum(dataset.size * dataset.dtype.itemsize for dataset in _datasets(file, set()))
+
+
+def _datasets(group: Any, seen: set[int]) -> Iterator[Any]:
+    for name in group:
+        if type(group.get(name, getlink=True)) is not h5py.HardLink:
+            raise _outside(f"{group.name} links to another place under {name}")
+        item = group[name]
+        place = h5py.h5o.get_info(item.id).addr
+        if place in seen:
+            continue
+        seen.add(place)
+        if isinstance(item, h5py.Group):
+            yield from _datasets(item, seen)
+        elif isinstance(item, h5py.Dataset) and item.shape is not None:
+            if item.external or item.is_virtual:
+                raise _outside(f"{item.name} is kept in another file")
+            yield item
+
+
+def _outside(found: str) -> ModelRefused:
+    return ModelRefused(f"the weights {found}", expected="a file that holds all of its weights", do="save the model again, in one file")
+
+
+class Limit:
+    """How many bytes of variables may be made, and whether one too many was asked for: Keras may raise that in other words."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._left = bytes_max + SPARE_BYTES
+
+    @property
+    def exceeded(self) -> bool:
+        return self._left < 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While it is open, a variable too many raises MemoryError before its memory is taken."""
+        with tf.variable_creator_scope(self._make):
+            yield
+
+    def _make(self, next_creator: Callable[..., Any], **options: Any) -> Any:
+        self._left -= _bytes(options["initial_value"])
+        if self.exceeded:
+            raise MemoryError("more variables than the file has weights for")
+        return next_creator(**options)
+
+
+def _bytes(value: Any) -> int:
+    """Of a variable's first value. Where a function is to make it, the function is traced, which takes no memory."""
+    if callable(value):
+        value = tf.function(value, autograph=False).get_concrete_function().structured_outputs
+    value = value if hasattr(value, "shape") and hasattr(value, "dtype") else tf.convert_to_tensor(value)
+    return int(tf.TensorShape(value.shape).num_elements() or 0) * int(tf.as_dtype(value.dtype).size)
