@@ -36,7 +36,7 @@ LADDER = tuple(RungShape(*shape) for shape in ((8, 256), (64, 64), (128, 32), (2
 REFERENCE_ROWS = 512
 TILE_BYTES_MAX = 512 << 20  # of the largest value in a tile
 ALIGNMENT = 64  # bytes
-PROBE_STEPS = 6
+PROBE_STEPS, PROBE_WINDOWS = 6, 2  # several steps; each of a windowed model runs the model on a whole window
 PROBE_ROWS = 8  # divides the rows of every rung
 
 
@@ -52,7 +52,7 @@ class Tiles:
             raise ModelRefused(
                 "the model gives a row other bits than its neighbour for the same readings",
                 expected="outputs that do not depend on how readings are batched",
-                do="change the model's layers, and tell us which they were",
+                do="replace what works along the batch axis, if anything does; else try the model's layers one by one, and report which",
             )
         kept = {shape: run for shape, run in compiled.items() if _probe(model, shape, run) == expected}
         self._model = model
@@ -177,15 +177,18 @@ def _finite(values: list[Any]) -> Any:
 def _probe(model: ServableModel, shape: RungShape, run: Run) -> bytes | None:
     """What a rung makes of a few readings and states that fill all its rows over and over, after one step and after several.
 
-    The bytes for each of them, or None where two rows differ: then bits depend on the row.
+    The bytes for each of them, or None where two rows differ: then bits depend on the row, or on the rows beside it, of which a second
+    filling has others.
     """
-    found: set[bytes] = set()
-    for shift in (0, 3):
-        at = (np.arange(shape.rows) + shift) % PROBE_ROWS
+    rows = np.arange(shape.rows)
+    once, again = rows % PROBE_ROWS, (rows + 3) % np.where(rows < shape.rows // 2, PROBE_ROWS, PROBE_ROWS // 2)
+    found: dict[int, bytes] = {}
+    for at in (once, again):
         seen = np.concatenate([_outcome(run, shape, x[:, at], state[at]) for x, state in _probes(model)], axis=1)
-        copies = seen[np.argsort(at, kind="stable")].reshape(PROBE_ROWS, -1, seen.shape[1])
-        found.update(copies[:, i].tobytes() for i in range(copies.shape[1]))
-    return found.pop() if len(found) == 1 else None
+        for probe, outcome in zip(at.tolist(), seen, strict=True):
+            if found.setdefault(probe, outcome.tobytes()) != outcome.tobytes():
+                return None
+    return b"".join(found[probe] for probe in range(PROBE_ROWS))
 
 
 def _probes(model: ServableModel) -> Iterator[tuple[Float32, Float32]]:
@@ -194,7 +197,8 @@ def _probes(model: ServableModel) -> Iterator[tuple[Float32, Float32]]:
     Of several scales, and states of zero, as a sensor begins: what is large hides in the sum how what is small was added.
     """
     rng = np.random.default_rng(0)
-    for steps, reading, state in ((1, 1, 1), (PROBE_STEPS, 1, 1), (1, 1, 0), (1, 1, 0), (1, 100, 0.1), (1, 0.01, 0.01)):
+    several = PROBE_WINDOWS if model.mode == "windowed" else PROBE_STEPS
+    for steps, reading, state in ((1, 1, 1), (several, 1, 1), (1, 1, 0), (1, 1, 0), (1, 100, 0.1), (1, 0.01, 0.01)):
         readings = reading * rng.normal(size=(steps, PROBE_ROWS, model.features))
         yield readings.astype(np.float32), (state * rng.uniform(-1, 1, size=(PROBE_ROWS, model.width))).astype(np.float32)
 
