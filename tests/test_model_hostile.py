@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from processor.errors import ModelRefused
+from processor.model import h5
 from processor.model import load as loading
 from processor.model.load import load
 
@@ -212,6 +213,23 @@ def test_weights_outside_the_file_are_refused(add: Callable[[h5py.File, str], No
         load(path)
 
 
+def test_a_file_whose_reading_does_not_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(sequential(L.LSTM(2)), tmp_path, "model.h5")
+    monkeypatch.setattr(h5, "READ_S", 0.01)
+    with pytest.raises(ModelRefused, match="is damaged: reading it does not end"):
+        load(path)
+
+
+def test_a_file_whose_reading_ends_the_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(sequential(L.LSTM(2)), tmp_path, "model.h5")
+    killed = tmp_path / "killed"
+    killed.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    killed.chmod(0o700)
+    monkeypatch.setattr(h5.sys, "executable", str(killed))
+    with pytest.raises(ModelRefused, match="ends the process that does it, by signal 11"):
+        load(path)
+
+
 def test_groups_that_hold_each_other_do_not_stop_a_load(tmp_path: Path) -> None:
     path = saved(sequential(L.LSTM(2)), tmp_path, "model.h5")
     with h5py.File(path, "r+") as file:
@@ -280,10 +298,11 @@ def judged(path: Path) -> None:
     ("name", "kind"),
     [
         *((name, kind) for name in MODELS for kind in ("config", "weights", "file")),
-        *(("carried", kind) for kind in ("h5 config", "h5 file")),  # an .h5 file holds no operations
+        *(("carried", kind) for kind in ("h5 config", "h5 file")),  # Keras loads no operations from an .h5 file
     ],
 )
-def test_a_mutated_file_is_served_or_refused(name: str, kind: str, tmp_path: Path) -> None:
+def test_a_mutated_file_is_served_or_refused(name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(h5, "READ_S", 5.0)
     original = saved(MODELS[name](), tmp_path, "whole.h5" if "h5" in kind else "whole.keras")
     content, until_s = original.read_bytes(), time.monotonic() + SECONDS
     for seed in range(ROUNDS):

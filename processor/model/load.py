@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from processor.errors import ModelRefused
-from processor.model import contents, formats, weights
+from processor.model import contents, formats, h5, weights
 from processor.model.advice import past_window
 from processor.model.fingerprint import digest
 from processor.model.formats import SAVE_AGAIN
@@ -237,17 +237,16 @@ def _read_zip(path: Path) -> _File:
         if WEIGHTS not in names:
             raise ModelRefused(f"{path} holds an architecture without weights", expected=A_MODEL_FILE, do=SAVE_AGAIN)
         with h5py.File(io.BytesIO(archive.read(WEIGHTS)), "r") as file:
-            return _File(config, weights.declared_bytes(file))
+            return _File(config, h5.declared_bytes(file))
 
 
 def _read_h5(path: Path) -> _File:
-    with h5py.File(path, "r") as file:
-        config = file.attrs.get("model_config")
-        if config is None:
-            raise ModelRefused(f"{path} holds weights only, no model", expected=A_MODEL_FILE, do=formats.FROM_CODE)
-        _check_version(path, file.attrs.get("keras_version"))
-        _check_bytes("its architecture has", len(config), bytes_max=CONFIG_BYTES_MAX)
-        return _File(json.loads(config), weights.declared_bytes(file))
+    head = h5.read_apart(path)
+    if head.config is None:
+        raise ModelRefused(f"{path} holds weights only, no model", expected=A_MODEL_FILE, do=formats.FROM_CODE)
+    _check_version(path, head.version)
+    _check_bytes("its architecture has", len(head.config), bytes_max=CONFIG_BYTES_MAX)
+    return _File(json.loads(head.config), head.weight_bytes)
 
 
 def _check_version(path: Path, version: Any) -> None:

@@ -1,45 +1,16 @@
-"""What the weights in a file say of themselves, and the limit that this sets to a model that is built from the file.
+"""The limit that the weights in a file set to a model that is built from it.
 
-Responsible for refusing weights that lie outside the file, and an architecture that asks for more memory than its weights take: a few
-bytes can declare a layer of gigabytes. Not responsible for reading the weights; Keras does.
+Responsible for refusing an architecture that asks for more memory than its weights take: a few bytes can declare a layer of gigabytes.
+Not responsible for reading the weights; Keras does.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import h5py
 import tensorflow as tf
 
-from processor.errors import ModelRefused
-
 SPARE_BYTES = 1 << 20  # what Keras makes beside the weights that it saves
-
-
-def declared_bytes(file: Any) -> int:
-    """How many bytes of weights an open HDF5 file declares. Raises ModelRefused if it leads out of itself."""
-    return sum(dataset.size * dataset.dtype.itemsize for dataset in _datasets(file, set()))
-
-
-def _datasets(group: Any, seen: set[int]) -> Iterator[Any]:
-    for name in group:
-        if type(group.get(name, getlink=True)) is not h5py.HardLink:
-            raise _outside(f"{group.name} links to another place under {name}")
-        item = group[name]
-        place = h5py.h5o.get_info(item.id).addr
-        if place in seen:
-            continue
-        seen.add(place)
-        if isinstance(item, h5py.Group):
-            yield from _datasets(item, seen)
-        elif isinstance(item, h5py.Dataset) and item.shape is not None:
-            if item.external or item.is_virtual:
-                raise _outside(f"{item.name} is kept in another file")
-            yield item
-
-
-def _outside(found: str) -> ModelRefused:
-    return ModelRefused(f"the weights {found}", expected="a file that holds all of its weights", do="save the model again, in one file")
 
 
 class Limit:
