@@ -114,6 +114,7 @@ class Service:
         lock = InstanceLock(topics.cluster, settings.transactional_id)
         folder = open_folder(settings) if topics.checkpoint is None else None
         # TensorFlow takes seconds to import: only now that the rest is known to be in order.
+        from processor.model.advice import past_window
         from processor.model.machine import made_by
         from processor.model.tiles import Tiles
 
@@ -124,6 +125,8 @@ class Service:
         slots = slots_of(settings, shapes)
         fingerprint = fingerprint_of(settings, model)
         self._announce(fingerprint, model.mode, model.why, shapes, slots)
+        if advice := past_window(model):
+            _log.warning(advice.text, trained_window=advice.window, deviation_percent=round(advice.deviation_percent, 2))
         engine = self._engine(Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX)), shapes, slots=slots)
         codec = codec_of(settings, model, fingerprint)
         limits = [topic.bytes_max for topic in topics.written]
