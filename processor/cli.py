@@ -150,6 +150,9 @@ def _demo(_arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
     _expect_nothing(rest)
+    from processor.model.quiet import import_tensorflow
+
+    import_tensorflow()
     from processor.model.load import describe_file
 
     found = describe_file(arguments.file, mode=arguments.mode, window=arguments.window, output=arguments.output)
@@ -162,6 +165,9 @@ def _model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _model_convert(arguments: argparse.Namespace, rest: list[str]) -> int:
     _expect_nothing(rest)
+    from processor.model.quiet import import_tensorflow
+
+    import_tensorflow()
     from processor.model.legacy import convert_file
     from processor.model.load import describe_file
 

@@ -114,6 +114,9 @@ class Service:
         lock = InstanceLock(topics.cluster, settings.transactional_id)
         folder = open_folder(settings) if topics.checkpoint is None else None
         # TensorFlow takes seconds to import: only now that the rest is known to be in order.
+        from processor.model.quiet import import_tensorflow
+
+        import_tensorflow()
         from processor.model.advice import past_window
         from processor.model.machine import made_by
         from processor.model.tiles import Tiles
@@ -209,6 +212,9 @@ class Service:
 
 def load_model(settings: Settings) -> "ServableModel":
     """The settings' model. Raises ModelRefused."""
+    from processor.model.quiet import import_tensorflow
+
+    import_tensorflow()
     from processor.model.load import load
 
     wanted = settings.model
@@ -223,7 +229,7 @@ def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
         outputs=model.outputs,
         width=model.width,
         window=model.window if model.mode == "windowed" else None,
-        residual=_residual(settings, model.features, model.outputs),
+        residual=_residual(settings, model.features, model.outputs, model.output_steps),
         warmup_steps=settings.model.warmup_steps,
     )
 
@@ -272,11 +278,17 @@ def _check_columns(model: "ServableModel", settings: Settings) -> None:
             )
 
 
-def _residual(settings: Settings, features: int, outputs: int) -> tuple[int, ...]:
+def _residual(settings: Settings, features: int, outputs: int, steps: int | None) -> tuple[int, ...]:
     """The features that the outputs forecast, in the outputs' order. Raises ConfigurationError."""
     wanted = settings.output.residual
     if wanted is False:
         return ()
+    if steps is not None:
+        raise ConfigurationError(
+            f"output.residual is set, and a prediction is a list of {steps} steps (model.output: all)",
+            expected="a prediction of one step, to compare the next reading with",
+            do="set model.output to last, or output.residual to false",
+        )
     if wanted is True:
         found: tuple[int, ...] = tuple(range(features))
     else:
