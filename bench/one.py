@@ -50,6 +50,9 @@ class Echo:
     def abort(self) -> None:
         pass
 
+    def expire(self, partition: int, position: int, time_ms: int | None) -> int:  # noqa: ARG002
+        return 0
+
     def drop(self, partition: int) -> None:
         pass
 

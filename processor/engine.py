@@ -137,6 +137,19 @@ class Engine:
         """Puts every sensor back as it was at the last commit."""
         self.undo.abort()
 
+    def expire(self, partition: int, position: int, time_ms: int | None) -> int:
+        """Drops the rows of sensors that have expired by the partition's time at this position; returns how many.
+
+        It does not show: each would begin anew with its next record. A row that is newer than the position is left alone, because
+        the records up to its offset are still to be passed over. Raises ValueError within a transaction: an abort goes back to an
+        earlier time.
+        """
+        if self._rules.expire_ms is None or time_ms is None:
+            return 0
+        if not self.undo.empty:
+            raise ValueError("rows are dropped at a commit boundary")
+        return self.table.forget_older(partition, time_ms - self._rules.expire_ms, position)
+
     def drop(self, partition: int) -> None:
         """Forgets a partition: its sensors and what could bring them back."""
         self.undo.drop(partition)
@@ -160,6 +173,8 @@ class Engine:
 
     def _apply_part(self, batch: Batch, part: Indices, applied: Applied, replay: bool) -> None:
         everyone = self._sort(batch, part, replay)
+        if not len(everyone.record):
+            return  # a replay of what the rows have applied already
         of, group = self._judged(batch, everyone, applied)
         if not len(of.record):
             return

@@ -98,6 +98,9 @@ class Figures:
     def restored(self, seconds: float) -> None:
         self._metrics.observe("restore_seconds", seconds)
 
+    def expired(self, sensors: int) -> None:
+        self._metrics.add("sensors_expired_total", sensors)
+
     def checkpointed(self, seconds: float, size_bytes: int) -> None:
         self._metrics.observe("checkpoint_seconds", seconds)
         self._metrics.set("checkpoint_bytes", size_bytes)

@@ -66,7 +66,8 @@ CATALOGUE: tuple[Spec, ...] = (
         "resets_total",
         "counter",
         "resets",
-        "times a sensor's state began anew: by the header sequence (single is a start and an end), a null value, or a setting under reset",
+        "times a sensor's state began anew: by the header sequence (single is a start and an end), a null value, a setting under reset, or "
+        "because it had expired and was still in memory",
         {"reason": ("start", "end", "null", "each_record", *RULES)},
     ),
     Spec("batch_readings", "histogram", "readings", "readings applied in one turn of the loop", buckets=_BATCH_BUCKETS),
@@ -77,6 +78,7 @@ CATALOGUE: tuple[Spec, ...] = (
     Spec("slots_used", "gauge", "rows", "rows that hold a sensor"),
     Spec("sensors_parked", "gauge", "sensors", "sensors whose row is kept outside the slots"),
     Spec("evictions_total", "counter", "sensors", "times a sensor was parked to free its slot for another"),
+    Spec("sensors_expired_total", "counter", "sensors", "sensors whose row was dropped because they have expired (state.expire_after)"),
     Spec("tile_fill_ratio", "histogram", "ratio", "share of a turn's computed rows that held a reading", buckets=_RATIO_BUCKETS),
     Spec("checkpoint_seconds", "histogram", "seconds", "time to write one partition's checkpoint", buckets=_LONG_BUCKETS_S),
     Spec(

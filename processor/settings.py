@@ -397,8 +397,9 @@ class Reset(Section):
 
 
 class State(Section):
-    expire_after: Annotated[None, _only_null()] = Field(
-        default=None, description="time without readings after which a sensor is forgotten; null: never"
+    expire_after: Annotated[float | None, _or_null(_duration())] = Field(
+        default=None,
+        description="a sensor whose latest record lies more than this before its partition's greatest timestamp is forgotten; null: never",
     )
 
 

@@ -25,6 +25,7 @@ from processor.engine import Engine
 from processor.errors import Fenced, RepeatedAbort, SlotstreamError
 from processor.figures import Figures
 from processor.records import Applied, Out, Rejected
+from processor.rules import keep_time
 from processor.settings import Settings
 from processor.stream.admin import Topics
 from processor.stream.assignment import Partition, State
@@ -37,6 +38,7 @@ IDLE_S = 0.1
 ABORTS_MAX = 5
 # The final checkpoint on a revoke must leave time for the others to take the partition over.
 REVOKE_CHECKPOINT_S = 5.0
+EXPIRY_S = 30.0  # between two looks at a partition for sensors that have expired; a checkpoint looks too
 LEFT_OUT = {
     "non_finite_state": "the record turns the sensor's state or prediction NaN or infinite; it was left out",
     "late": "the record's timestamp lies before the sensor's latest one (late: dead_letter); it was left out",
@@ -167,13 +169,13 @@ class Worker:
         # One call may return more than the first record of an idle wait: all of it is applied now or never seen again.
         with self._figures.timed("decode"):
             decoded = self._codec.decode(messages)
+        stands_ms = self._keep_time(decoded)
         with self._figures.timed("apply"):
             applied = self._engine.apply(decoded.batch)
         with self._figures.timed("encode"):
             values = self._codec.encode(decoded.batch, applied)
         rejected = self._with_left_out(decoded, applied)
-        self._move(messages)
-        self._move_time(decoded)
+        self._move(messages, stands_ms)
         self._figures.applied(decoded.batch, applied, decoded.resets, rejected)
         self._bad_share.add(len(messages), [(i, reason.error) for i, reason in rejected])
         try:
@@ -185,21 +187,15 @@ class Worker:
         except ProducerFencedError as error:
             self._recover(error)
 
-    def _move(self, messages: list[Message]) -> None:
+    def _keep_time(self, decoded: Decoded) -> dict[int, int]:
+        """Tells the batch each partition's time; returns where it stands after it."""
+        return keep_time(decoded.batch, {number: partition.applied.time_ms for number, partition in self.partitions.items()})
+
+    def _move(self, messages: list[Message], stands_ms: dict[int, int]) -> None:
         last = {message.partition(): message.offset() for message in messages}
         for number, offset in last.items():
             partition = self.partitions[number]
-            partition.applied = partition.applied.passed(offset + 1, None)
-
-    def _move_time(self, decoded: Decoded) -> None:
-        """Partition time rises by every record with readings, whatever becomes of it later."""
-        batch = decoded.batch
-        with_readings = batch.steps > 0
-        numbers = np.array(batch.partition, np.int64)
-        for number in np.unique(numbers[with_readings]).tolist():
-            time_ms = int(batch.event_ms[with_readings & (numbers == number)].max())
-            partition = self.partitions[number]
-            partition.applied = partition.applied.passed(partition.applied.position, time_ms)
+            partition.applied = partition.applied.passed(offset + 1, stands_ms.get(number))
 
     def _with_left_out(self, decoded: Decoded, applied: Applied) -> list[tuple[int, Rejected]]:
         """The codec's dead letters, and those of records that the engine left out, by message."""
@@ -431,9 +427,9 @@ class Worker:
 
     def _replay(self, partition: Partition, messages: list[Message]) -> None:
         decoded = self._codec.decode(messages)
+        stands_ms = self._keep_time(decoded)
         self._engine.apply(decoded.batch, replay=True)
-        self._move(messages)
-        self._move_time(decoded)
+        self._move(messages, stands_ms)
         partition.committed = partition.applied  # it was committed before: an abort does not go back behind it
         self._figures.replayed(len(decoded.batch.x))
 
@@ -474,6 +470,7 @@ class Worker:
         if not self._engine.undo.empty or self._transaction.age_s is not None:
             return
         now_s = time.monotonic()
+        self._expire_one(now_s)
         for partition in self.partitions.values():
             if now_s >= partition.checkpoint_due_s and self._worth_checkpointing(partition) and not self._writer.busy(partition.number):
                 with self._figures.timed("checkpoint"):
@@ -481,12 +478,24 @@ class Worker:
                 partition.checkpoint_due_s = now_s + self._settings.checkpoint.interval
                 return
 
+    def _expire_one(self, now_s: float) -> None:
+        """At a commit boundary: drops what has expired of one partition that is due, in a replay too."""
+        for partition in self.partitions.values():
+            if now_s >= partition.expiry_due_s:
+                self._expire(partition)
+                partition.expiry_due_s = now_s + EXPIRY_S
+                return
+
+    def _expire(self, partition: Partition) -> None:
+        self._figures.expired(self._engine.expire(partition.number, partition.committed.position, partition.committed.time_ms))
+
     def _worth_checkpointing(self, partition: Partition) -> bool:
         return partition.live and partition.committed.position != partition.checkpoint_position
 
     def _snapshot(self, partition: Partition) -> Snapshot:
         if partition.beginning is None or partition.applied != partition.committed:
             raise ValueError("a snapshot is taken at a commit boundary")
+        self._expire(partition)
         keys, rows = self._engine.table.copy(partition.number)
         return Snapshot(partition.number, partition.committed, partition.beginning, keys, rows, self._made_by)
 

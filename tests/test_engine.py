@@ -5,7 +5,7 @@ tested with real models in test_model*.py, and both together in test_oracle.py.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from processor.engine import Engine, Shapes
 from processor.records import Batch
-from processor.rules import Rules
+from processor.rules import EXPIRED, Rules, keep_time
 from processor.slots.table import StaleSlotError
 
 F = 2
@@ -72,6 +72,7 @@ class Plain:
     def __init__(self, rules=None):
         self.state = {}
         self.latest_ms = {}
+        self.time_ms = {}
         self.rules = rules or Rules()
 
     def apply(self, partition, key, offset, values, before, after, event_ms=None):
@@ -81,11 +82,14 @@ class Plain:
             self.state.pop(sensor, None)
             return None
         nothing = (np.zeros(F, np.float32), 0, None)
+        time_ms = self.time_ms[partition] = max(event_ms, self.time_ms.get(partition, event_ms))
         if not before and sensor in self.state:
             latest_ms = self.latest_ms[sensor]
-            if rules.late and event_ms < latest_ms:
+            if rules.expire_ms is not None and latest_ms + rules.expire_ms < time_ms:
+                reset_by = 3
+            elif rules.late and event_ms < latest_ms:
                 return "late"
-            if rules.gap_ms is not None and event_ms > latest_ms + rules.gap_ms:
+            elif rules.gap_ms is not None and event_ms > latest_ms + rules.gap_ms:
                 reset_by = 1
             elif rules.steps is not None and self.state[sensor][1] >= rules.steps:
                 reset_by = 2
@@ -127,9 +131,16 @@ def residual_shapes():
     return Shapes(features=F, outputs=F, width=F, residual=(0, 1))
 
 
-def check(engine, plain, records):
-    """Applies records to both and compares everything that is published."""
+def timed_batch(records, times_ms):
+    """The batch with partition time, which goes on from times_ms, and raises it."""
     batch = batch_of(records)
+    times_ms.update(keep_time(batch, {0: times_ms.get(0), 1: times_ms.get(1)}))
+    return batch
+
+
+def check(engine, plain, records, times_ms=None, *, dropped=False):
+    """Applies records to both and compares everything that is published. dropped: an expired sensor may be gone already."""
+    batch = timed_batch(records, {} if times_ms is None else times_ms)
     applied = engine.apply(batch)
     first = 0
     for i, r in enumerate(records):
@@ -140,7 +151,8 @@ def check(engine, plain, records):
             assert (applied.finite[i], applied.late[i]) == (expected == "late", expected == "late")
         else:
             ys, steps, residual, reset_by = expected
-            assert (applied.finite[i], applied.late[i], applied.reset_by[i]) == (True, False, reset_by)
+            assert (applied.finite[i], applied.late[i]) == (True, False)
+            assert applied.reset_by[i] == reset_by or (dropped and (reset_by, applied.reset_by[i]) == (EXPIRED, 0))
             assert applied.y[first : first + len(ys)].tolist() == [y.tolist() for y in ys]
             assert applied.last[i] == first + len(ys) - 1
             assert applied.steps[i] == steps
@@ -175,16 +187,22 @@ def test_any_interleaving_equals_a_plain_dict_of_states(turns, slots):
 
 
 timed = st.tuples(record, st.integers(0, 60))
-rules = st.builds(Rules, gap_ms=st.sampled_from([None, 0, 9, 30]), steps=st.sampled_from([None, 1, 3]), late=st.booleans())
+rules = st.builds(
+    Rules,
+    gap_ms=st.sampled_from([None, 0, 9, 30]),
+    steps=st.sampled_from([None, 1, 3]),
+    late=st.booleans(),
+    expire_ms=st.sampled_from([None, None, 0, 12, 40]),
+)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(turns=st.lists(st.lists(timed, max_size=12), max_size=8), by=rules, slots=st.sampled_from([1, 3, 64]))
 def test_late_records_and_resets_by_rule_equal_one_record_after_another_however_it_is_cut(turns, by, slots):
-    engine, plain, offset = Engine(Recurrence(), residual_shapes(), by, slots=slots), Plain(by), 0
+    engine, plain, offset, times_ms = Engine(Recurrence(), residual_shapes(), by, slots=slots), Plain(by), 0, {}
     for records in turns:
         numbered = [(p, k, offset + i, v, b, a, at) for i, ((p, k, v, b, a), at) in enumerate(records)]
-        check(engine, plain, numbered)
+        check(engine, plain, numbered, times_ms)
         offset += len(numbered)
         engine.commit()
     for partition in (0, 1):
@@ -201,20 +219,105 @@ def test_a_copy_of_a_partition_goes_on_where_it_was_taken(records, cuts, data, b
     """A copy taken after any record, loaded elsewhere and replayed in any cuts, gives the rows of the whole."""
     numbered = [(0, k, i, v, b, a, at) for i, ((_, k, v, b, a), at) in enumerate(records)]
     after = data.draw(st.integers(0, len(numbered)))
-    whole = Engine(Recurrence(), residual_shapes(), by, slots=64)
+    whole, times_ms = Engine(Recurrence(), residual_shapes(), by, slots=64), {}
     for r in numbered[:after]:
-        whole.apply(batch_of([r]))
-    other = Engine(Recurrence(), residual_shapes(), by, slots=slots)
+        whole.apply(timed_batch([r], times_ms))
+    other, others_ms = Engine(Recurrence(), residual_shapes(), by, slots=slots), dict(times_ms)
     other.table.load(0, *whole.table.copy(0))
     rest = numbered[after:]
     for r in rest:
-        whole.apply(batch_of([r]))
+        whole.apply(timed_batch([r], times_ms))
     points = [0, *sorted(c for c in cuts if c < len(rest)), len(rest)]
     for a, b in itertools.pairwise(points):
-        other.apply(batch_of(rest[a:b]), replay=True)
+        other.apply(timed_batch(rest[a:b], others_ms), replay=True)
     assert other.undo.empty
     expected, got = (dict(zip(k, r.state.tolist(), strict=True)) for k, r in (whole.table.copy(0), other.table.copy(0)))
     assert got == expected
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    turns=st.lists(st.tuples(st.lists(timed, max_size=12), st.sampled_from(["drop", "commit", "abort", "go on"])), max_size=10),
+    by=rules,
+    expire_ms=st.sampled_from([0, 12, 40]),
+    slots=st.sampled_from([1, 3, 64]),
+)
+def test_dropping_what_has_expired_at_any_commit_does_not_show(turns, by, expire_ms, slots):
+    by = replace(by, expire_ms=expire_ms)
+    engine, plain, offset, times_ms = Engine(Recurrence(), residual_shapes(), by, slots=slots), Plain(by), 0, {}
+    committed = (dict(plain.state), dict(plain.latest_ms), 0, {})
+    for records, end in turns:
+        numbered = [(p, k, offset + i, v, b, a, at) for i, ((p, k, v, b, a), at) in enumerate(records)]
+        check(engine, plain, numbered, times_ms, dropped=True)
+        offset += len(numbered)
+        if end in ("drop", "commit"):
+            engine.commit()
+            committed = (dict(plain.state), dict(plain.latest_ms), offset, dict(times_ms))
+        elif end == "abort":
+            engine.abort()
+            plain.state, plain.latest_ms, offset, times_ms = (dict(committed[0]), dict(committed[1]), committed[2], dict(committed[3]))
+            plain.time_ms = dict(times_ms)
+        if end == "drop":
+            before = {p: engine.table.sensors(p) for p in (0, 1)}
+            for p in (0, 1):
+                dropped = engine.expire(p, offset, times_ms.get(p))
+                assert dropped == before[p] - engine.table.sensors(p)
+                left = {k for (of, k) in plain.state if of == p and plain.latest_ms[of, k] + expire_ms >= plain.time_ms[of]}
+                assert set(engine.table.copy(p)[0]) == left
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(records=st.lists(timed, max_size=30), data=st.data(), slots=st.sampled_from([1, 3, 64]))
+def test_dropping_in_a_replay_leaves_rows_that_are_newer_than_its_position(records, data, slots):
+    """Rows may be newer than the position their replay begins at; those up to their offset are passed over, and must stay known."""
+    by = Rules(expire_ms=12)
+    numbered = [(0, k, i, v, b, a, at) for i, ((_, k, v, b, a), at) in enumerate(records)]
+    start = data.draw(st.integers(0, len(numbered)))
+    whole, other = (Engine(Recurrence(), residual_shapes(), by, slots=n) for n in (64, slots))
+    times_ms, started_ms = {}, {}
+    for i, r in enumerate(numbered):
+        started_ms = dict(times_ms) if i == start else started_ms
+        whole.apply(timed_batch([r], times_ms))
+    whole.commit()
+    other.table.load(0, *whole.table.copy(0))
+    started_ms = dict(times_ms) if start == len(numbered) else started_ms
+    for i, r in enumerate(numbered[start:], start):
+        other.apply(timed_batch([r], started_ms), replay=True)
+        other.expire(0, i + 1, started_ms.get(0))
+    whole.expire(0, len(numbered), times_ms.get(0))
+    expected, got = (dict(zip(k, r.state.tolist(), strict=True)) for k, r in (whole.table.copy(0), other.table.copy(0)))
+    assert {key: row for key, row in got.items() if key in expected} == expected
+
+
+def test_nothing_is_dropped_within_a_transaction():
+    engine, times_ms = Engine(Recurrence(), residual_shapes(), Rules(expire_ms=5), slots=4), {}
+    engine.apply(timed_batch([(0, b"a", 0, [(1.0, 2.0)], False, False, 0), (0, b"b", 1, [(1.0, 2.0)], False, False, 10)], times_ms))
+    with pytest.raises(ValueError, match="at a commit boundary"):
+        engine.expire(0, 2, times_ms[0])
+    engine.commit()
+    assert engine.expire(0, 2, times_ms[0]) == 1
+    assert engine.table.copy(0)[0] == [b"b"]
+
+
+def test_partition_time_rises_by_readings_whatever_becomes_of_them_and_not_by_null_values():
+    """The sensor's own record counts too; that a record is late or breaks its sensor does not matter; a null value never counts."""
+    engine, times_ms = Engine(Recurrence(), residual_shapes(), Rules(expire_ms=10, late=True), slots=4), {}
+    one = [(1.0, 2.0)]
+    records = [
+        (0, b"a", 0, one, False, False, 0),
+        (0, b"b", 1, None, False, False, 50),
+        (0, b"a", 2, one, False, False, 10),
+        (0, b"b", 3, one, False, False, 12),
+        (0, b"c", 4, [(3e38, 0.0), (3e38, 0.0), (3e38, 0.0)], False, False, 21),
+        (0, b"b", 5, one, False, False, 3),
+        (0, b"a", 6, one, False, False, 20),
+    ]
+    applied = engine.apply(timed_batch(records, times_ms))
+    assert applied.finite.tolist() == [True] * 4 + [False] + [True] * 2
+    assert applied.late.tolist() == [False] * 5 + [True, False]
+    assert applied.steps[[2, 3, 6]].tolist() == [2, 1, 1]
+    assert applied.reset_by[6] == EXPIRED
+    assert times_ms == {0: 21}
 
 
 def test_replay_passes_over_what_a_row_has_applied():

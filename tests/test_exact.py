@@ -13,6 +13,7 @@ from harness import keras, readings, rewritten, save_model
 from processor.engine import Engine
 from processor.model.load import load
 from processor.model.tiles import Tiles
+from processor.rules import keep_time
 from processor.service import codec_of, rules_of, shapes_of
 from processor.settings import load_settings
 from processor.tools.oracle import InputRecord, Reference, as_published
@@ -26,6 +27,7 @@ MODELS = {
     "stacked": ([L.SimpleRNN(5, return_sequences=True), L.Dropout(0.3), L.LSTM(9, return_sequences=True), L.Dense(3)], {}, []),
     "each record": ([L.LSTM(8), L.Dense(1)], {}, ["--reset.each_record=true"]),
     "by rules": ([L.LSTM(8), L.Dense(3)], {}, ["--output.residual=true", *RULES]),
+    "expiring": ([L.GRU(8), L.Dense(3)], {}, ["--output.residual=true", "--state.expire_after=350ms", "--reset.after_steps=9"]),
     "fields, scaled": (
         [L.GRU(8), L.Dense(2)],
         {},
@@ -82,9 +84,10 @@ def built(tmp_path, layers, options, settings):
     return model, settings, codec
 
 
-def answers(engine, codec, records):
-    """What a batch of records is answered with, by partition and offset."""
+def answers(engine, codec, records, times_ms):
+    """What a batch of records is answered with, by partition and offset. times_ms: partition time, which it raises."""
     decoded = codec.decode([Message(r) for r in records])
+    times_ms.update(keep_time(decoded.batch, {0: times_ms.get(0), 1: times_ms.get(1)}))
     applied = engine.apply(decoded.batch)
     found = {(r.partition, r.offset): r.error for _, r in decoded.rejected}
     for i, value in enumerate(codec.encode(decoded.batch, applied)):
@@ -110,19 +113,22 @@ def test_any_cuts_slots_and_aborts_give_the_references_bits(name, tmp_path):
     tiles = Tiles(model, rows_max=64)
     for slots in (1, 7, 64):
         engine, at, got = Engine(tiles, shapes_of(model, settings), rules_of(settings), slots=slots), 0, {}
-        committed = (0, {})
+        times_ms, dropped = {}, 0
+        committed = (0, {}, {})
         while at < len(records):
             batch = records[at : at + int(rng.choice([1, 2, 17, 90]))]
-            got = {**got, **answers(engine, codec, batch)}
+            got = {**got, **answers(engine, codec, batch, times_ms)}
             at += len(batch)
             end = rng.random()
             if end < 0.3:
                 engine.commit()
-                committed = (at, dict(got))
+                committed = (at, dict(got), dict(times_ms))
+                dropped += engine.expire(at % 2, len(records), times_ms.get(at % 2))
             elif end < 0.5:
                 engine.abort()
-                at, got = committed[0], dict(committed[1])
+                at, got, times_ms = committed[0], dict(committed[1]), dict(committed[2])
         assert got == want, f"{slots} slots"
+        assert (dropped > 0) == (settings.state.expire_after is not None)
 
 
 def test_64_slots_give_5000_sensors_the_bits_of_65536(tmp_path):
@@ -155,8 +161,8 @@ def test_a_record_that_breaks_its_sensor_is_left_out_and_no_neighbour_sees_it(tm
     assert {"non_finite_state"} < {answer if isinstance(answer, str) else "output" for answer in want.values()}
     tiles = Tiles(model, rows_max=8)
     for size in (1, 13, 300):
-        engine, got = Engine(tiles, shapes_of(model, settings), slots=4), {}
+        engine, got, times_ms = Engine(tiles, shapes_of(model, settings), slots=4), {}, {}
         for first in range(0, len(records), size):
-            got |= answers(engine, codec, records[first : first + size])
+            got |= answers(engine, codec, records[first : first + size], times_ms)
             engine.commit()
         assert got == want

@@ -535,11 +535,10 @@ def test_cold_starts_every_sensor_anew_at_the_committed_offset(successor, other_
 
 
 def service_fingerprint(service: Service) -> str:
-    from processor.model.load import load
-    from processor.service import _fingerprint
+    from processor.service import fingerprint_of, load_model
 
-    found = load(service.model)
-    return _fingerprint(service.settings, found.digest, found.mode, found.window)
+    settings = service.settings
+    return fingerprint_of(settings, load_model(settings))
 
 
 def test_a_checkpoint_without_offsets_stops_the_start_and_tells_the_position(successor, refused):
@@ -612,6 +611,53 @@ def test_a_log_that_no_longer_holds_what_is_needed_stops_the_start(kafka, unique
     wait_for(made, "the topic made anew")
     wait_for(lambda: len(broker.list_topics(topics.input).topics[topics.input].partitions) == 1, "the topic known")
     assert "is another topic of the same name" in ends(0)
+
+
+# -- sensors that fall silent ---------------------------------------------------------------------------------------------------
+
+
+def test_a_sensor_that_has_expired_leaves_the_checkpoints_and_begins_anew_when_it_returns(kafka, unique, tmp_path, model):
+    topics = Topics(kafka.bootstrap, unique("expiry"), partitions=1)
+    service = Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS, "--state.expire_after=10m")
+    rng, start_ms, hour_ms = np.random.default_rng(3), int(time.time() * 1000) - 7_200_000, 3_600_000
+    sensors = [b"sensor-%d" % i for i in range(30)]
+
+    def records(keys, count, at_ms):
+        return [(0, key, numbers(rng.normal(size=3)), at_ms + i, ()) for i, key in enumerate(keys * count)]
+
+    def held():
+        settings = service.settings
+        store = Directory(settings.checkpoint.path, settings.group_id, settings.input.topic, keep=2)
+        snapshot = store.newest(0, position_max=None, usable=lambda _: True)
+        return sorted(snapshot.keys) if snapshot else []
+
+    batches = [
+        records(sensors, 3, start_ms),
+        records(sensors[:1], 2, start_ms + hour_ms),  # time goes on, and all but this one are silent
+        records(sensors[:20], 4, start_ms + hour_ms + 1000),
+        records(sensors, 1, start_ms + hour_ms + 2000),
+    ]
+    with service:
+        service.wait_ready()
+        topics.produce(batches[0])
+        service.wait_answered(90)
+        wait_for(lambda: held() == sorted(sensors), "all in a checkpoint")
+        topics.produce(batches[1])
+        wait_for(lambda: held() == sensors[:1], "those that expired gone from the checkpoint")
+        assert service.metric("sensors_expired_total") == 29
+        assert service.metric("resets_total", '{reason="expired"}') == 1, "the one that let time go on had expired by its own record"
+        before = service.metric("batch_readings_count")
+        topics.produce(batches[2])
+        wait_for(lambda: service.metric("batch_readings_count") > before, "work under way", every_s=0.01)
+        service.kill()
+    with service:
+        topics.produce(batches[3])
+        service.wait_answered(sum(map(len, batches)))
+        assert service.stop() == 0
+    assert_exact(service, topics)
+    steps = [answer["steps"] for _, answer in sorted(topics.answers().items())][-30:]
+    assert steps == [7] + [5] * 19 + [1] * 10
+    assert held() == sorted(sensors)
 
 
 # -- disks --------------------------------------------------------------------------------------------------------------------

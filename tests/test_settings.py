@@ -301,7 +301,6 @@ def test_a_bare_number_is_no_duration(written: str, path: Path) -> None:
 
 NOT_YET = [
     ("parking.path", "parked", "null"),
-    ("state.expire_after", "1d", "null"),
     ("delivery", "at_least_once", "exactly_once"),
     ("checkpoint.store", "topic", "auto or directory"),
     ("checkpoint.topic", "states", "null"),

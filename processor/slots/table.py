@@ -108,6 +108,21 @@ class Table:
         self.forget([(partition, key) for key in self._index.get(partition, ())])
         self._index.pop(partition, None)
 
+    def forget_older(self, partition: int, event_ms: int, position: int) -> int:
+        """Forgets the sensors whose event time and applied offset lie below these; returns how many."""
+        index = self._index.get(partition, {})
+        locations = np.fromiter(index.values(), np.int64, len(index))
+        in_slot = locations < self.slots
+        slots = locations[in_slot]
+        events, applied = np.zeros(len(index), np.int64), np.zeros(len(index), np.int64)
+        events[in_slot], applied[in_slot] = self.rows.event_ms[slots], self.rows.applied[slots]
+        events[~in_slot], applied[~in_slot] = self.parking.times(locations[~in_slot] - self.slots)
+        old = (events < event_ms) & (applied < position)
+        if not old.any():
+            return 0
+        self.forget([(partition, key) for key, gone in zip(index, old.tolist(), strict=True) if gone])
+        return int(old.sum())
+
     def copy(self, partition: int) -> tuple[list[bytes], Rows]:
         """All of a partition's sensors, and a copy of their rows in the same order."""
         index = self._index.get(partition, {})

@@ -94,6 +94,7 @@ class Partition:
     checkpoint_due_s: float = 0.0
     checkpoint_at_s: float | None = None
     checkpoint_position: int | None = None
+    expiry_due_s: float = 0.0
 
     def to(self, state: State) -> None:
         if state not in _NEXT[self.state]:

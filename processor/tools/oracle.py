@@ -59,6 +59,7 @@ class Reference:
         self._model, self._settings, self._model_id = model, settings, model_id
         self._run = reference_rung(model)
         self._sensors: dict[tuple[int, bytes], _Sensor] = {}
+        self._time_ms: dict[int, int] = {}  # the greatest timestamp of each partition so far
         self._x = np.zeros((REFERENCE.steps_max, REFERENCE.rows, model.features), np.float32)
         self._state = np.zeros((REFERENCE.rows, model.width), np.float32)
         self._counts = np.zeros(REFERENCE.rows, np.int32)
@@ -86,7 +87,8 @@ class Reference:
             return None
         before, after = self._sequence(record)
         readings, event_ms = self._parse(record)
-        sensor = None if before else self._go_on(self._sensors.get(sensor_id), event_ms)
+        time_ms = self._time_ms[record.partition] = max(event_ms, self._time_ms.get(record.partition, event_ms))
+        sensor = None if before else self._go_on(self._sensors.get(sensor_id), event_ms, time_ms)
         state, steps, previous = (sensor.state, sensor.steps, sensor.previous) if sensor else (self._zeros(), 0, None)
         latest_ms = max(event_ms, sensor.latest_ms) if sensor else event_ms
         window = self._model.window if self._model.mode == "windowed" else None
@@ -133,9 +135,10 @@ class Reference:
             out["past_window"] = True
         return out
 
-    def _go_on(self, sensor: _Sensor | None, event_ms: int) -> _Sensor | None:
+    def _go_on(self, sensor: _Sensor | None, event_ms: int, time_ms: int) -> _Sensor | None:
         """The sensor as the record finds it, None where it begins anew."""
-        if sensor is None:
+        expire_s = self._settings.state.expire_after
+        if sensor is None or (expire_s is not None and time_ms - sensor.latest_ms > round(expire_s * 1000)):
             return None
         if self._settings.late == "dead_letter" and event_ms < sensor.latest_ms:
             raise _BadError("late")
