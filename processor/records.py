@@ -23,6 +23,7 @@ ERRORS = (
 
 # What makes a sensor begin anew beside the record's own word: a setting, by the sensor's latest record.
 RULES = ("after_gap", "after_steps", "expired")
+NO_GAP = -1
 
 
 @dataclass(slots=True)
@@ -35,6 +36,8 @@ class Batch:
     reset_before, reset_after bool [n]
     x                         all readings in record order, float32 [steps.sum(), F]
     time_ms                   partition time as of each record, its own included, int64 [n]; empty until rules.keep_time()
+    since_gap_ms              in a partition whose earlier readings were lost, how far its time has come since, int64 [n]; NO_GAP in others;
+                              empty where no partition is such
     """
 
     partition: list[int]
@@ -47,6 +50,7 @@ class Batch:
     reset_after: NDArray[np.bool_]
     x: NDArray[np.float32]
     time_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    since_gap_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.key)

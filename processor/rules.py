@@ -6,15 +6,27 @@ a replay decides as the first run did, however the log was cut into batches. Kno
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.records import RULES, Batch
+from processor.records import NO_GAP, RULES, Batch
 from processor.slots.rows import Indices, Rows
 
 AFTER_GAP, AFTER_STEPS, EXPIRED = (1 + i for i in range(len(RULES)))
 NEVER = int(np.iinfo(np.int64).min)  # partition time before the first reading
+
+
+class Clock(NamedTuple):
+    """A partition's time: the greatest so far and that of the first reading, both None before it.
+
+    gap: readings before the first were lost, so that a sensor without a row may have had one.
+    """
+
+    time_ms: int | None = None
+    first_ms: int | None = None
+    gap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +45,27 @@ class Rules:
 
     def __bool__(self) -> bool:
         return self.late or any(limit is not None for limit in (self.gap_ms, self.steps, self.expire_ms))
+
+    def lost(self, batch: Batch) -> NDArray[np.bool_] | None:
+        """Of which records the sensor, should it have no row, may have had readings that were lost: bool [n], None for none.
+
+        Those that would have expired by then are as if they had never been.
+        """
+        if not len(batch.since_gap_ms):
+            return None
+        lost: NDArray[np.bool_] = batch.since_gap_ms != NO_GAP
+        return lost if self.expire_ms is None else lost & (batch.since_gap_ms <= self.expire_ms)
+
+    def expired_before(self, clock: Clock) -> int | None:
+        """Rows whose latest record lies before this have expired, and whether they are there does not show. None: none is such.
+
+        After a gap it shows for a while: a sensor with a row begins anew by the rule, one without has perhaps lost readings.
+        """
+        if self.expire_ms is None or clock.time_ms is None or clock.first_ms is None:
+            return None
+        if clock.gap and clock.time_ms - clock.first_ms <= self.expire_ms:
+            return None
+        return clock.time_ms - self.expire_ms
 
     def judge(
         self, batch: Batch, record: Indices, first: Indices, exists: NDArray[np.bool_], rows: Rows
@@ -72,17 +105,26 @@ class Rules:
         return late, reset_by
 
 
-def keep_time(batch: Batch, so_far: Mapping[int, int | None]) -> dict[int, int]:
-    """Enters partition time as of each record into the batch; returns where it stands then, for partitions that had a reading.
+def keep_time(batch: Batch, clocks: Mapping[int, Clock]) -> dict[int, Clock]:
+    """Enters partition time as of each record into the batch, from where each partition's clock stood; returns where they stand then.
 
-    It rises by every record with readings, whatever becomes of it later. so_far: where it stood before, None before the first.
+    It rises by every record with readings, whatever becomes of it later.
     """
-    time_ms = np.where(batch.steps > 0, batch.event_ms, NEVER)
-    numbers, stands = np.array(batch.partition, np.int64), dict[int, int]()
+    batch.time_ms = np.where(batch.steps > 0, batch.event_ms, NEVER)
+    numbers, stand = np.array(batch.partition, np.int64), dict[int, Clock]()
     for number in np.unique(numbers).tolist():
-        at, before_ms = np.flatnonzero(numbers == number), so_far[number]
-        time_ms[at] = np.maximum(np.maximum.accumulate(time_ms[at]), NEVER if before_ms is None else before_ms)
-        if (last_ms := int(time_ms[at[-1]])) != NEVER:
-            stands[number] = last_ms
-    batch.time_ms = time_ms
-    return stands
+        at, clock = np.flatnonzero(numbers == number), clocks[number]
+        time_ms = np.maximum(np.maximum.accumulate(batch.time_ms[at]), NEVER if clock.time_ms is None else clock.time_ms)
+        batch.time_ms[at] = time_ms
+        if time_ms[-1] == NEVER:
+            stand[number] = clock
+            continue
+        first_ms = int(time_ms[time_ms != NEVER][0]) if clock.first_ms is None else clock.first_ms
+        stand[number] = clock._replace(time_ms=int(time_ms[-1]), first_ms=first_ms)
+    if any(clock.gap for clock in stand.values()):
+        batch.since_gap_ms = np.full(len(batch), NO_GAP, np.int64)
+        for number, clock in stand.items():
+            if clock.gap:
+                at = np.flatnonzero(numbers == number)
+                batch.since_gap_ms[at] = np.where(batch.time_ms[at] == NEVER, 0, batch.time_ms[at] - (clock.first_ms or 0))
+    return stand
