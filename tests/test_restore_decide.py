@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from processor.checkpoint.restore import Decision, Found, Present, decide, partitions_added
 from processor.checkpoint.snapshot import Snapshot
-from processor.errors import PolicyStop
+from processor.errors import PolicyStop, SlotstreamError
 from processor.settings import Settings
 from processor.slots.rows import Rows
 from processor.stream.assignment import Beginning, Mark
@@ -462,6 +462,15 @@ def test_another_topic_of_the_same_name_may_begin_as_a_first_start_does(of, star
 def test_an_offset_that_an_operator_set_in_the_new_topic_counts():
     of = found(50, said=None, low=7, end=90, stored=(snapshot_at(40, ELSEWHERE),))
     assert decided(of, on_partitions_added="cold").position == 50
+
+
+@pytest.mark.parametrize("policy", ["fail", "cold"])
+def test_a_process_from_before_partitions_were_added_does_not_undo_what_another_has_begun(policy):
+    more = replace(BEGINNING, partitions=16, added_to=8)
+    for of in (found(500, said=more), found(None, others=(more,))):
+        with pytest.raises(SlotstreamError, match="when this process started and has 16") as caught:
+            decided(of, on_partitions_added=policy)
+        assert caught.value.exit_code == 1
 
 
 def test_partitions_that_appear_while_it_runs_end_it_so_that_a_start_helps_where_the_policy_lets_it():

@@ -123,6 +123,8 @@ def _first_start(found: Found, present: Present, settings: Settings) -> Decision
             do=f"go on from it: kafka-consumer-groups.sh --bootstrap-server ... --group {group} --topic {topic}:{found.partition} "
             f"--reset-offsets --to-offset {position} --execute; or start afresh under another `group`",
         )
+    for said in found.others:
+        _refuse_to_go_back(said, present, settings)
     before = min((said.partitions if said.added_to is None else said.added_to for said in found.others), default=present.partitions)
     if any(said.partitions != present.partitions for said in found.others) and settings.on_partitions_added == "fail":
         raise partitions_added(settings, before, present.partitions)
@@ -152,6 +154,7 @@ def _another_topic(found: Found, committed: int | None, present: Present, settin
 
 
 def _other_partitions(found: Found, committed: int, said: Beginning, present: Present, settings: Settings) -> Decision:
+    _refuse_to_go_back(said, present, settings)
     if settings.on_partitions_added == "fail":
         raise partitions_added(settings, said.partitions, present.partitions)
     if not found.low <= committed <= found.end:
@@ -164,6 +167,16 @@ def _other_partitions(found: Found, committed: int, said: Beginning, present: Pr
         now=present.partitions,
     )
     return Decision(committed, present.begin(committed, added_to=said.partitions), new=True)
+
+
+def _refuse_to_go_back(said: Beginning, present: Present, settings: Settings) -> None:
+    """Partitions do not become fewer: another instance has started since they were added, and this one has not."""
+    if said.partitions > present.partitions:
+        raise SlotstreamError(
+            f"{settings.input.topic} had {present.partitions} partitions when this process started and has {said.partitions}",
+            expected="every instance of the group to know them",
+            do="start again",
+        )
 
 
 def _another_model(found: Found, committed: int, said: Beginning, present: Present, settings: Settings) -> Decision:
