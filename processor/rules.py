@@ -36,12 +36,14 @@ class Rules:
     steps       the record after so many steps begins a sequence; None: never
     late        a record before the sensor's latest one is left out
     expire_ms   a sensor whose latest record lies more than this before partition time begins anew; None: never
+    each_record every record begins a sequence: no sensor has anything to lose
     """
 
     gap_ms: int | None = None
     steps: int | None = None
     late: bool = False
     expire_ms: int | None = None
+    each_record: bool = False
 
     def __bool__(self) -> bool:
         return self.late or any(limit is not None for limit in (self.gap_ms, self.steps, self.expire_ms))
@@ -51,7 +53,7 @@ class Rules:
 
         Those that would have expired by then are as if they had never been.
         """
-        if not len(batch.since_gap_ms):
+        if not len(batch.since_gap_ms) or self.each_record:
             return None
         lost: NDArray[np.bool_] = batch.since_gap_ms != NO_GAP
         return lost if self.expire_ms is None else lost & (batch.since_gap_ms <= self.expire_ms)

@@ -333,4 +333,5 @@ def rules_of(settings: Settings) -> Rules:
         steps=settings.reset.after_steps,
         late=settings.late == "dead_letter",
         expire_ms=None if expire_s is None else round(expire_s * 1000),
+        each_record=settings.reset.each_record,
     )

@@ -335,6 +335,18 @@ def test_dropping_in_a_replay_leaves_rows_that_are_newer_than_its_position(recor
     assert {key: row for key, row in got.items() if key in expected} == expected
 
 
+@pytest.mark.parametrize(("each_record", "rows"), [(False, [b"a"]), (True, [])])
+def test_a_sensor_that_is_forgotten_after_a_gap_leaves_a_row_that_says_so_where_one_is_needed(each_record, rows):
+    engine, clocks = Engine(Recurrence(), residual_shapes(), Rules(each_record=each_record), slots=4), started(gap=(0,))
+    engine.apply(timed_batch([(0, b"a", 0, [(1.0, 2.0)], True, True)], clocks))
+    engine.commit()
+    keys, found = engine.table.copy(0)
+    assert keys == rows
+    assert found.steps.tolist() == [0] * len(rows)
+    assert not found.state.any()
+    assert not engine.apply(timed_batch([(0, b"a", 1, [(1.0, 2.0)], each_record, False)], clocks)).warming[0]
+
+
 def test_nothing_is_dropped_within_a_transaction():
     engine, clocks = Engine(Recurrence(), residual_shapes(), Rules(expire_ms=5), slots=4), started()
     engine.apply(timed_batch([(0, b"a", 0, [(1.0, 2.0)], False, False, 0), (0, b"b", 1, [(1.0, 2.0)], False, False, 10)], clocks))
