@@ -363,7 +363,11 @@ def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Co
 
 
 def rules_of(settings: Settings) -> Rules:
-    gap_s = settings.reset.after_gap
+    gap_s, expire_s = settings.reset.after_gap, settings.state.expire_after
     return Rules(
-        gap_ms=None if gap_s is None else round(gap_s * 1000), steps=settings.reset.after_steps, late=settings.late == "dead_letter"
+        gap_ms=None if gap_s is None else round(gap_s * 1000),
+        steps=settings.reset.after_steps,
+        late=settings.late == "dead_letter",
+        expire_ms=None if expire_s is None else round(expire_s * 1000),
+        each_record=settings.reset.each_record,
     )

@@ -31,7 +31,7 @@ def snapshot_of(keys: list[bytes], position: int = 100, partition: int = 2, begi
     rows.state = rng.integers(0, 2**32, (n, W), np.uint32).view(np.float32)
     rows.applied, rows.steps = rng.integers(0, max(position, 1), n), rng.integers(1, 2**62, n)
     rows.event_ms, rows.incomplete = rng.integers(-(2**53), 2**53, n), rng.random(n) < 0.5
-    return Snapshot(partition, Mark(position, 1_700_000_000_000), beginning, keys, rows, {"tensorflow": "2.21"})
+    return Snapshot(partition, Mark(position, 1_700_000_000_000, 1_600_000_000_000), beginning, keys, rows, {"tensorflow": "2.21"})
 
 
 def content(snapshot: Snapshot | None) -> object:

@@ -61,6 +61,7 @@ def to_tensors(snapshot: Snapshot) -> tuple[Tensors, dict[str, str]]:
         "partition": snapshot.partition,
         "position": snapshot.mark.position,
         "time_ms": snapshot.mark.time_ms,
+        "first_ms": snapshot.mark.first_ms,
         "beginning": snapshot.beginning.to_metadata(),
         "made_by": snapshot.made_by,
     }
@@ -90,7 +91,8 @@ def from_tensors(tensors: Tensors, metadata: dict[str, str]) -> Snapshot:
     ends = np.cumsum(tensors["key_lengths"]).tolist()
     joined = tensors["keys"].tobytes()
     keys = [joined[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)] if n else []
-    return Snapshot(facts["partition"], Mark(facts["position"], facts["time_ms"]), beginning, keys, rows, facts["made_by"])
+    mark = Mark(facts["position"], facts["time_ms"], facts.get("first_ms"))
+    return Snapshot(facts["partition"], mark, beginning, keys, rows, facts["made_by"])
 
 
 def _digest(tensors: Tensors, facts: str) -> str:
