@@ -204,7 +204,7 @@ def _missing_state(found: Found, committed: int, said: Beginning, present: Prese
         raise PolicyStop(
             f"partition {found.partition}: committed offset {found.committed}, but no usable checkpoint at or below it",
             expected="one (on_missing_state: fail)",
-            do="bring the checkpoint folder back, or set on_missing_state to rebuild (replays the input) or cold (forgets)",
+            do="bring the checkpoints back, or set on_missing_state to rebuild (replays the input) or cold (forgets)",
         )
     if settings.on_missing_state == "cold":
         _log.warning("no usable checkpoint: every sensor starts anew", partition=found.partition, position=found.committed)
