@@ -165,7 +165,8 @@ def _unfit_for_checkpoints(topic: Topic, source: Topic) -> tuple[str, str] | Non
     if topic.partitions != source.partitions:
         found = f"{topic.name} has {topic.partitions} partitions, {source.name} has {source.partitions}"
         if topic.partitions < source.partitions:
-            return found, f"raise them: kafka-topics.sh --bootstrap-server ... --alter --topic {topic.name} --partitions {source.partitions}"
+            command = f"kafka-topics.sh --bootstrap-server ... --alter --topic {topic.name} --partitions {source.partitions}"
+            return found, f"raise them: {command}"
         return found, "create it anew with as many (it holds nothing that the input cannot give again), or name another checkpoint.topic"
     return None
 
