@@ -150,9 +150,12 @@ def _demo(_arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
     _expect_nothing(rest)
+    from processor.model.quiet import import_tensorflow
+
+    import_tensorflow()
     from processor.model.load import describe_file
 
-    found = describe_file(arguments.file)
+    found = describe_file(arguments.file, mode=arguments.mode, window=arguments.window, output=arguments.output)
     if arguments.json:
         sys.stdout.write(json.dumps(found) + "\n")
     else:
@@ -162,6 +165,9 @@ def _model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _model_convert(arguments: argparse.Namespace, rest: list[str]) -> int:
     _expect_nothing(rest)
+    from processor.model.quiet import import_tensorflow
+
+    import_tensorflow()
     from processor.model.legacy import convert_file
     from processor.model.load import describe_file
 
@@ -248,6 +254,9 @@ def _parser() -> argparse.ArgumentParser:
     model = of_models.add_subparsers(required=True, metavar="COMMAND")
     show = _command(model, "show", _model_show, "tell whether and how a model file is served")
     show.add_argument("file", type=Path, metavar="FILE")
+    show.add_argument("--mode", metavar="MODE", default="auto", help="as model.mode: auto, carried or windowed")
+    show.add_argument("--window", type=_positive, metavar="N", help="as model.window")
+    show.add_argument("--output", metavar="STEPS", default="last", help="as model.output: last or all")
     show.add_argument("--json", action="store_true", help="one JSON object")
     convert = _command(model, "convert", _model_convert, "rebuild a file of Keras 1 or 2 for Keras 3")
     convert.add_argument("old", type=Path, metavar="OLD", help="a whole model: .h5, .hdf5 or .keras")

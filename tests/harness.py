@@ -18,7 +18,7 @@ import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from processor.model.load import load
+from processor.service import load_model
 from processor.settings import load_settings
 from processor.tools.oracle import InputRecord, Reference, as_published
 
@@ -251,7 +251,7 @@ class Service:
 
 def served(service: Service, topics: Topics):
     """The service's model, and its step as the reference oracle runs it: what each input record must be answered with."""
-    model = load(service.model)
+    model = load_model(service.settings)
     model_id = json.loads(topics.read(topics.output)[0].value())["model"]
     return model, Reference(model, service.settings, model_id)
 

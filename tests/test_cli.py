@@ -274,7 +274,7 @@ SHOWN = {
 
 
 def test_model_show_prints_a_table_or_one_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    module(monkeypatch, "processor.model.load", describe_file=lambda path: SHOWN)
+    module(monkeypatch, "processor.model.load", describe_file=lambda path, **_: SHOWN)
     assert cli.main(["model", "show", "a.keras"]) == 0
     printed = capsys.readouterr().out
     for text in ("carried", "it is [stateful]", "name lstm, shape [null, 64]", "name dense"):
@@ -283,9 +283,17 @@ def test_model_show_prints_a_table_or_one_object(monkeypatch: pytest.MonkeyPatch
     assert json.loads(capsys.readouterr().out) == SHOWN
 
 
+def test_model_show_judges_a_file_by_the_settings_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    module(monkeypatch, "processor.model.load", describe_file=lambda path, **options: asked.append(options) or SHOWN)
+    assert cli.main(["model", "show", "a.keras"]) == 0
+    assert cli.main(["model", "show", "a.keras", "--mode", "windowed", "--window", "30", "--output", "all"]) == 0
+    assert asked == [{"mode": "auto", "window": None, "output": "last"}, {"mode": "windowed", "window": 30, "output": "all"}]
+
+
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_model_show_of_a_file_that_cannot_be_served_ends_with_1(form: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    module(monkeypatch, "processor.model.load", describe_file=lambda path: {"servable": False, "why": f"no such file: {path}"})
+    module(monkeypatch, "processor.model.load", describe_file=lambda path, **_: {"servable": False, "why": f"no such file: {path}"})
     assert cli.main(["model", "show", "a.keras", *form]) == 1
 
 

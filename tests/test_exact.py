@@ -11,9 +11,8 @@ import pytest
 from harness import keras, readings, rewritten, save_model
 
 from processor.engine import Engine
-from processor.model.load import load
 from processor.model.tiles import Tiles
-from processor.service import codec_of, rules_of, shapes_of
+from processor.service import codec_of, load_model, rules_of, shapes_of
 from processor.settings import load_settings
 from processor.tools.oracle import InputRecord, Reference, as_published
 
@@ -38,6 +37,12 @@ MODELS = {
         ],
     ),
     "float32": ([L.LSTM(8), L.Dense(1)], {}, ["--input.format=float32", "--reset.after_steps=5"]),
+    "all steps of a window": (
+        [L.LSTM(6, return_sequences=True), L.Conv1D(4, 3, padding="same"), L.Dense(2)],
+        {"steps": 5},
+        ["--model.output=all", "--output.scale={mean: [1, 2], std: [3, 4]}"],
+    ),
+    "carried past the window": ([L.GRU(6), L.Dense(3)], {"steps": 4}, ["--model.mode=carried", "--output.residual=true"]),
     "windowed": ([L.Bidirectional(L.LSTM(6)), L.Dense(3)], {"steps": 7}, ["--output.residual=true"]),
 }
 
@@ -76,8 +81,9 @@ def stream(rng, count, sensors, settings):
 
 
 def built(tmp_path, layers, options, settings):
-    model = load(save_model(tmp_path / "model.keras", *layers, **options))
-    settings = load_settings(None, settings, {})
+    path = save_model(tmp_path / "model.keras", *layers, **options)
+    settings = load_settings(None, [f"--model.path={path}", *settings], {})
+    model = load_model(settings)
     codec = codec_of(settings, model, "test")
     return model, settings, codec
 

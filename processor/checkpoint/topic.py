@@ -72,9 +72,6 @@ class TopicStore:
         # Keys of rows that no restore will use: a writer deletes them with its first round.
         self.useless: dict[int, list[bytes]] = {}
 
-    def prepare(self) -> None:
-        """Nothing: the topic is looked at before the start, with the others."""
-
     def newest(
         self,
         partition: int,

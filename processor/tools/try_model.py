@@ -74,7 +74,7 @@ def try_model(settings: Settings, path: Path, form: Form, wanted: Wanted, out: T
         show.tell(readings.described)
         # What a model takes stands in its file, and reading that takes TensorFlow: seconds.
         model = load_model(settings)
-        show.tell(f"{settings.model.path}: {model.mode}: {model.why}")
+        show.tell(f"{settings.model.path}: {model.why}")
         readings.expect(model.features, f"{settings.model.path} has")
         readings.expect_numbers()
         if output is not None:
