@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do if $$p -
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: help demo test lint bench recipes kafka demo-model setup clean
+.PHONY: help demo test lint fuzz bench recipes kafka demo-model setup clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
 
@@ -37,6 +37,9 @@ lint: .venv/.test ## style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: .venv/.test ## bad input in bulk into everything that reads bytes; COUNT=10000000 inputs, SEED=1
+	$(BIN)/python tests/fuzz.py $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 bench: .venv/.run ## the service against the same loop without a model
 	$(BIN)/python -m bench

@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,6 +115,77 @@ def _feed(arguments: argparse.Namespace, rest: list[str]) -> int:
         sys.stdout.write(f"interrupted: go on with --from-line {fed.next_line}\n")
         return 130
     return 1 if fed.left_out and not fed.delivered else 0
+
+
+def _state_list(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = _settings(arguments, rest)
+    _warning_clients()
+    from processor.tools.state import list_sensors
+
+    wanted = {"partition": arguments.partition, "prefix": arguments.sensor, "limit": arguments.limit}
+    return _print_lines(list_sensors(settings, **wanted, as_json=arguments.json, tell=_tell))
+
+
+def _state_show(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = _settings(arguments, rest)
+    _warning_clients()
+    from processor.tools.state_show import show
+
+    return _print_lines(show(settings, arguments.sensor, partition=arguments.partition, tell=_tell))
+
+
+def _state_export(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = _settings(arguments, rest)
+    _warning_clients()
+    from processor.tools.state import export
+
+    sys.stdout.write(f"{export(settings, arguments.file, partition=arguments.partition, tell=_tell)}\n")
+    return 0
+
+
+def _state_reset(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = _settings(arguments, rest)
+    _warning_clients()
+    from processor.tools.state_reset import find, send
+
+    resets = find(settings, arguments.sensors, partition=arguments.partition, tell=_tell)
+    if not arguments.yes and sys.stdin.isatty():
+        for reset in resets:
+            _tell(str(reset))
+        if not _confirmed(f"Forget their readings, for good, in {settings.input.topic}? [y/N] "):
+            _tell("nothing was sent")
+            return 1
+    return _print_lines(iter(send(settings, resets)))
+
+
+def _confirmed(question: str) -> bool:
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _print_lines(lines: Iterator[str]) -> int:
+    """Each as soon as it is there: there may be a million."""
+    try:
+        for line in lines:
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _tell(line: str) -> None:
+    """What is no result."""
+    sys.stdout.flush()
+    sys.stderr.write(f"{line}\n")
+
+
+def _warning_clients() -> None:
+    """That a checkpoint was passed over is to be known by whoever looks into them."""
+    from processor import logs
+
+    logs.configure("warning", "console")
 
 
 def _of_csv(arguments: argparse.Namespace) -> tuple["Form", "Wanted"]:
@@ -250,6 +321,7 @@ def _parser() -> argparse.ArgumentParser:
     pace.add_argument("--speed", type=_speed, metavar="60x", help="as many times as fast as the readings' timestamps")
     feed.add_argument("--from-line", type=_positive, metavar="N", help="begin at this line of the file", default=1)
     _command(commands, "demo", _demo, "a whole plant on this machine: Kafka, sensors, the service")
+    _with_state(commands)
     of_models = commands.add_parser("model", help="look at a model file, convert an old one", allow_abbrev=False)
     model = of_models.add_subparsers(required=True, metavar="COMMAND")
     show = _command(model, "show", _model_show, "tell whether and how a model file is served")
@@ -290,6 +362,24 @@ def _with_settings(commands: Any, name: str, function: Command, help_text: str) 
     return parser
 
 
+def _with_state(commands: Any) -> None:
+    of_states = commands.add_parser("state", help="look at the sensors' states in the checkpoints, reset a sensor", allow_abbrev=False)
+    state = of_states.add_subparsers(required=True, metavar="COMMAND")
+    listing = _with_settings(state, "list", _state_list, "tell which sensors the newest checkpoints hold")
+    listing.add_argument("--sensor", metavar="PREFIX", default="", help="only those whose names begin so")
+    listing.add_argument("--json", action="store_true", help="one JSON object a line")
+    listing.add_argument("--limit", type=_positive, metavar="N", help="at most so many sensors")
+    show = _with_settings(state, "show", _state_show, "tell of one sensor's state, layer by layer")
+    show.add_argument("sensor", metavar="SENSOR", help="its name, or 0x and hex where its key is no UTF-8")
+    export = _with_settings(state, "export", _state_export, "write all state rows to a file")
+    export.add_argument("file", type=Path, metavar="FILE.safetensors")
+    reset = _with_settings(state, "reset", _state_reset, "make sensors begin anew, by a null record in the input")
+    reset.add_argument("sensors", metavar="SENSOR", nargs="+", help="as for show")
+    reset.add_argument("--yes", action="store_true", help="do not ask")
+    for parser in (listing, show, export, reset):
+        parser.add_argument("--partition", type=_partition, metavar="N", help="of the input topic (all that have the sensor)")
+
+
 def _with_csv(parser: argparse.ArgumentParser) -> None:
     """What a CSV's columns are, and how it is written."""
     parser.add_argument("file", type=Path, metavar="FILE.csv", help="a row of names, then a reading a row")
@@ -326,6 +416,10 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _partition(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
+
+
 def _above_zero(text: str) -> float:
     try:
         number = float(text)
@@ -345,7 +439,7 @@ def _separator(text: str) -> str:
     from processor.tools.csv_file import SEPARATORS
 
     text = "tab" if text == "\\t" else text
-    if text != "auto" and text not in SEPARATORS and (len(text) != 1 or text.isalnum() or text in "\"\r\n"):
+    if text != "auto" and text not in SEPARATORS and (len(text) != 1 or text.isalnum() or text in '"\r\n'):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected auto, {', '.join(SEPARATORS)} or one character")
     return text
 

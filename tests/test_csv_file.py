@@ -174,6 +174,13 @@ def test_what_is_no_csv_is_told(content, said, write):
         CsvFile(write(content))
 
 
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("content", [b",", b"#\n,,\n \n", b"pump,%s\na,1\n" % (b"x" * 140_000), b'"' + b"x" * 140_000])
+def test_a_file_of_no_cells_or_too_large_ones_is_told(content, header, write):
+    with pytest.raises(ConfigurationError, match="nothing that reads as a row, from line"):
+        CsvFile(write(content), Form(header=header))
+
+
 @pytest.mark.parametrize("name", ["missing.csv", "."])
 def test_what_cannot_be_opened_is_told(name, tmp_path):
     with pytest.raises(ConfigurationError, match="cannot be read"):

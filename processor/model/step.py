@@ -104,6 +104,13 @@ def carried(model: Any) -> Stepped:
         raise CannotStepError(f"Keras cannot run it on a single step: {str(error).strip().partition(chr(10))[0].rstrip('.')}") from error
 
 
+def stepped_layers(model: Any) -> list[Any]:
+    """The recurrent layers of a model that carried() takes, in the order of its states; one that is used twice comes twice."""
+    planner = _Planner(model)
+    planner.plan()
+    return planner.recurrent
+
+
 def through(model: Any, inputs: Any, operation: Callable[[Any], Callable[..., Any]]) -> Any:
     """Runs a model's graph with other operations in place of its own."""
     graph = keras.Model(model.inputs, model.outputs) if isinstance(model, keras.Sequential) else model
@@ -139,6 +146,7 @@ class _Planner:
         self.steps = model.inputs[0].shape[1]  # None: free
         self.calls: list[_Call] = []
         self.widths: list[int] = []
+        self.recurrent: list[Any] = []
         self.signals = 0
         self.stateful_seen: set[int] = set()
 
@@ -221,6 +229,7 @@ class _Planner:
 
     def _recurrent(self, layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         self._refuse_recurrent(layer, x, args, kwargs)
+        self.recurrent.append(layer)
         widths, size = state_widths(layer), _output_width(layer)
         shape: tuple[int | None, ...] = (1, size) if layer.return_sequences else (size,)
         outputs = [self._signal(timed=layer.return_sequences, shape=shape)]

@@ -94,6 +94,12 @@ class CsvFile:
         complete = len(head) < SAMPLE_LINES and sum(map(len, head)) < SAMPLE_BYTES
         self.separator = _separator(head, complete, form.header) if separator == "auto" else SEPARATORS.get(separator, separator)
         rows = _parse(head, self.separator, complete)
+        if not any(map(_width, rows)):
+            raise ConfigurationError(
+                f"{self.path} holds nothing that reads as a row, from line {self._before + 1} on",
+                expected="rows of cells below 128 kB, and quotes that are closed",
+                do="look at that line",
+            )
         self.columns = self._names(rows, form.header)
         self._header = form.header
         self._head_lines = head

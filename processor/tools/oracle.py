@@ -239,7 +239,7 @@ class Reference:
             return int(digits) if len(digits) <= 300 else float(digits)
 
         try:
-            found = json.loads(value.decode(), parse_constant=constant, parse_int=integer)
+            found = json.loads(value.decode(), parse_constant=constant, parse_int=integer, object_pairs_hook=_Object)
             json.dumps(found, ensure_ascii=False).encode()
             if _levels(found) > NESTING_MAX:
                 raise ValueError
@@ -322,6 +322,15 @@ def _float32(numbers: Any) -> Any:
     return None if numbers is None else float(np.float32(numbers))
 
 
+class _Object(dict[str, Any]):
+    """levels: how deep it nests, with what stands under a name that comes again later and is in the dict no more."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.levels = 1 + max((_levels(value) for _, value in pairs), default=0)
+
+
 def _levels(found: Any) -> int:
-    inner = found.values() if isinstance(found, dict) else found if isinstance(found, list) else None
-    return 0 if inner is None else 1 + max(map(_levels, inner), default=0)
+    if isinstance(found, _Object):
+        return found.levels
+    return 1 + max(map(_levels, found), default=0) if isinstance(found, list) else 0
