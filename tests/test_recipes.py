@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from processor.sandbox.kafka import EmbeddedKafka
-from recipes import fixed_batch, one_sensor, residuals, short_sequences
-from recipes.running import Outcome, difference, refusal
+from recipes import fixed_batch, one_sensor, residuals, short_sequences, trained_windows
+from recipes.running import Outcome, difference, refusal, show_model
 
 CLASSIC = (one_sensor, fixed_batch, short_sequences)
-RECORDS = {one_sensor: [5, 5], fixed_batch: [1000], short_sequences: [20], residuals: [2880]}
+RECORDS = {one_sensor: [5, 5], fixed_batch: [1000], short_sequences: [20], residuals: [2880], trained_windows: [300, 300]}
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "recipes.md"
 
@@ -91,6 +91,12 @@ def test_the_faults_of_the_plant_are_found_by_the_residuals_of_keras() -> None:
     precision, recall = residuals.precision_and_recall(flags, faulty)
     assert precision > 0.8
     assert recall > 0.8
+
+
+def test_the_lines_on_the_modes_of_a_window_are_those_of_model_show(tmp_path: Path) -> None:
+    shown = [show_model(trained_windows.windowed_model(), tmp_path, *options) for options in ((), ("--mode", "carried"))]
+    assert shown[0]["why"] in PAGE.read_text()
+    assert shown[1]["past_window"] in PAGE.read_text()
 
 
 @pytest.mark.parametrize(
