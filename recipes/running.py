@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
@@ -136,24 +137,22 @@ class Service:
         """Waits for `count` outputs, stops the service, and returns every committed one, in order within a partition."""
         self.wait(count)
         process.stop(self._running, STOP_PATIENCE_S)
-        consumer, found, ended = self._consumer(), list[dict[str, Any]](), 0
-        until_s = time.monotonic() + 30
-        while ended < self._partitions and time.monotonic() < until_s:
-            messages, ends = _read(consumer)
-            found += [json.loads(message.value()) for message in messages]
-            ended += ends
-        consumer.close()
+        found, ended, until_s = list[dict[str, Any]](), 0, time.monotonic() + 30
+        with closing(self._consumer()) as consumer:
+            while ended < self._partitions and time.monotonic() < until_s:
+                messages, ends = _read(consumer)
+                found += [json.loads(message.value()) for message in messages]
+                ended += ends
         return found
 
     def wait(self, count: int) -> None:
         """Returns when a consumer of committed data has read `count` outputs."""
-        consumer, seen = self._consumer(), 0
-        until_s = time.monotonic() + START_TIMEOUT_S
-        while seen < count:
-            if self._running.poll() is not None or time.monotonic() > until_s:
-                raise RuntimeError(process.with_log(f"no {count} predictions came", self._log))
-            seen += len(_read(consumer)[0])
-        consumer.close()
+        seen, until_s = 0, time.monotonic() + START_TIMEOUT_S
+        with closing(self._consumer()) as consumer:
+            while seen < count:
+                if self._running.poll() is not None or time.monotonic() > until_s:
+                    raise RuntimeError(process.with_log(f"no {count} predictions came", self._log))
+                seen += len(_read(consumer)[0])
 
     def _consumer(self) -> Consumer:
         """Of the output topic from its beginning, without what was aborted or is not committed yet."""

@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 
 from processor.sandbox.kafka import EmbeddedKafka
-from recipes import fixed_batch, one_sensor, residuals, short_sequences, trained_windows
+from recipes import fixed_batch, one_sensor, reconstruction, residuals, short_sequences, trained_windows
 from recipes.running import Outcome, difference, refusal, show_model
 
 CLASSIC = (one_sensor, fixed_batch, short_sequences)
-RECORDS = {one_sensor: [5, 5], fixed_batch: [1000], short_sequences: [20], residuals: [2880], trained_windows: [300, 300]}
+RECORDS = {
+    one_sensor: [5, 5],
+    fixed_batch: [1000],
+    short_sequences: [20],
+    residuals: [2880],
+    trained_windows: [300, 300],
+    reconstruction: [200, 200, 200],
+}
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "recipes.md"
 
