@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from processor.sandbox.kafka import EmbeddedKafka
-from recipes import fixed_batch, one_sensor, reconstruction, residuals, short_sequences, trained_windows
+from recipes import engine_runs, fixed_batch, one_sensor, reconstruction, residuals, short_sequences, trained_windows
 from recipes.running import Outcome, difference, refusal, show_model
 
 CLASSIC = (one_sensor, fixed_batch, short_sequences)
@@ -20,6 +20,7 @@ RECORDS = {
     residuals: [2880],
     trained_windows: [300, 300],
     reconstruction: [200, 200, 200],
+    engine_runs: [183, 167, 138],
 }
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "recipes.md"
