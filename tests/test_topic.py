@@ -1,71 +1,24 @@
 """Checkpoints in a topic, on a real Kafka: what was written round by round is read back, or passed over.
 
-The whole service with its checkpoints in a topic is in test_oracle.py and test_faults.py; here the store alone, its writer fed
-as the loop feeds it.
+The whole service with its checkpoints in a topic is in test_oracle.py and test_faults.py, what it has in common with the folder in
+test_stores.py; here what is the topic's own: transactions, markers, rows without one.
 """
 
 import json
 from collections.abc import Callable
 
-import numpy as np
 import pytest
-from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from stores import BEGINNING, OTHER, Log, P, W, content, snapshot_of
 
 from processor.checkpoint import topic as module
-from processor.checkpoint.snapshot import Snapshot
-from processor.checkpoint.topic import MARKER, ROW, TopicStore, TopicWriter, row_bytes_max, row_type
-from processor.settings import Settings
-from processor.slots.rows import Rows
+from processor.checkpoint.topic import MARKER, ROW, TopicWriter, row_bytes_max, row_type
+from processor.records import Out
 from processor.stream.admin import Topic
-from processor.stream.assignment import Beginning, Mark
+from processor.stream.assignment import Beginning
 from processor.stream.history import CancelledError
-
-W = 3
-BEGINNING = Beginning(5, "00aa" * 4, "f" * 64, "topic-id", 8)
-OTHER = Beginning(90, "00bb" * 4, "f" * 64, "topic-id", 8)
-P = 1
-
-
-class Log:
-    """A checkpoint topic, written to as the loop's transactions do."""
-
-    def __init__(self, bootstrap: str, name: str) -> None:
-        admin = AdminClient({"bootstrap.servers": bootstrap})
-        admin.create_topics([NewTopic(name, 2, 1, config={"cleanup.policy": "compact"})])[name].result(30)
-        self.topic = Topic(name, "checkpoint-id", 2, 1_000_000, "compact")
-        self.settings = Settings(kafka={"bootstrap.servers": bootstrap}, group="group")
-        self.producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": name})
-        self.producer.init_transactions(30)
-
-    def store(self) -> TopicStore:
-        return TopicStore(self.settings, self.topic, W)
-
-    def put(self, outs: list, *, commit: bool = True) -> None:
-        self.producer.begin_transaction()
-        for out in outs:
-            self.producer.produce(self.topic.name, out[1] if isinstance(out, tuple) else out.value, *key_of(out))
-        if commit:
-            self.producer.commit_transaction(30)
-        else:
-            self.producer.flush(30)
-            self.producer.abort_transaction(30)
-
-    def round(self, writer: TopicWriter, snapshot: Snapshot) -> None:
-        """A whole round, each piece in a transaction of its own."""
-        writer.write(snapshot)
-        while writer.busy(P):
-            outs, partitions = writer.outs()
-            assert partitions == {P}
-            self.put(outs)
-            writer.committed()
-
-
-def key_of(out):
-    return (out[0], P) if isinstance(out, tuple) else (out.key, out.partition)
 
 
 @pytest.fixture
@@ -73,39 +26,8 @@ def log(kafka, unique) -> Log:
     return Log(kafka.bootstrap, unique("states"))
 
 
-def snapshot_of(keys, position=100, *, beginning=BEGINNING, seed=0, base=None, removed=(), applied_max=None) -> Snapshot:
-    """Every column random, the states any float32 there is."""
-    rng, n = np.random.default_rng(seed), len(keys)
-    rows = Rows.zeros(n, W)
-    rows.state = rng.integers(0, 2**32, (n, W), np.uint32).view(np.float32)
-    rows.applied, rows.steps = rng.integers(0, (applied_max or position), n), rng.integers(1, 2**62, n)
-    rows.event_ms, rows.incomplete = rng.integers(-(2**53), 2**53, n), rng.random(n) < 0.5
-    return Snapshot(P, Mark(position, 7), beginning, list(keys), rows, {"tensorflow": "2.21"}, base, list(removed))
-
-
-def content(snapshot: Snapshot | None):
-    """By sensor, to compare bit for bit."""
-    if snapshot is None:
-        return None
-    rows = snapshot.rows
-    columns = [rows.state.view(np.uint32).tolist(), *(c.tolist() for c in (rows.applied, rows.steps, rows.event_ms, rows.incomplete))]
-    return snapshot.mark, snapshot.beginning, snapshot.made_by, dict(zip(snapshot.keys, zip(*columns, strict=True), strict=True))
-
-
 def newest(log: Log, position_max: int | None = 1000, beginning: Beginning | None = BEGINNING, partition: int = P, **more: Callable):
     return log.store().newest(partition, position_max=position_max, usable=lambda found: beginning in (None, found), **more)
-
-
-def test_an_empty_topic_holds_no_checkpoint(log):
-    assert newest(log) is None
-
-
-def test_what_was_written_is_read_back_bit_for_bit_whatever_the_keys(log):
-    snapshot = snapshot_of([b"pump-7", b"", b"\xff\x00", b"\0", b"x" * 1024])
-    log.round(TopicWriter(log.store()), snapshot)
-    assert content(newest(log)) == content(snapshot)
-    assert content(newest(log, None, None)) == content(snapshot)
-    assert newest(log, partition=0) is None
 
 
 def test_a_round_over_many_transactions_is_read_back(log, monkeypatch):
@@ -113,18 +35,6 @@ def test_a_round_over_many_transactions_is_read_back(log, monkeypatch):
     snapshot = snapshot_of([b"sensor-%d" % i for i in range(50)])
     log.round(TopicWriter(log.store()), snapshot)
     assert content(newest(log)) == content(snapshot)
-
-
-def test_a_later_round_adds_what_changed_and_takes_away_what_is_gone(log):
-    writer = TopicWriter(log.store())
-    first = snapshot_of([b"a", b"b", b"c", b"d"])
-    log.round(writer, first)
-    assert writer.base(P) == 100
-    second = snapshot_of([b"b", b"e"], 200, seed=1, base=100, removed=[b"c", b"never stored"])
-    log.round(writer, second)
-    rows = {**content(first)[3], **content(second)[3]}
-    del rows[b"c"]
-    assert content(newest(log)) == (second.mark, BEGINNING, second.made_by, rows)
 
 
 def test_a_round_without_its_marker_leaves_the_one_before_with_newer_rows_and_nothing_deleted(log, monkeypatch):
@@ -138,8 +48,8 @@ def test_a_round_without_its_marker_leaves_the_one_before_with_newer_rows_and_no
     log.put(outs)
     writer.committed()
     assert writer.busy(P)
-    rows = {**content(first)[3], b"a": content(second)[3][b"a"]}
-    assert content(newest(log)) == (first.mark, BEGINNING, first.made_by, rows)
+    *facts, rows = content(first)
+    assert content(newest(log)) == (*facts, {**rows, b"a": content(second)[-1][b"a"]})
 
 
 def test_an_aborted_piece_is_written_again(log, monkeypatch):
@@ -231,14 +141,15 @@ def test_a_marker_whose_lineage_is_no_number_means_no_checkpoint(log, lineage):
 @pytest.mark.parametrize(("key", "value"), GARBAGE, ids=range(len(GARBAGE)))
 def test_a_marker_that_is_none_means_no_checkpoint(log, key, value):
     log.round(TopicWriter(log.store()), snapshot_of([b"a"]))
-    log.put([(key, value)])
+    log.put([Out(log.topic.name, P, key, value, record_ms=0)])
     assert newest(log) is None
 
 
 def test_foreign_records_and_rows_of_another_width_are_no_rows(log):
     snapshot = snapshot_of([b"a", b"b"])
     log.round(TopicWriter(log.store()), snapshot)
-    log.put([(b"", b"x"), (b"zzz", b"x"), (ROW + b"other", b"\1" * 7), (ROW + b"b", b"\2" * row_type(W).itemsize)])
+    foreign = [(b"", b"x"), (b"zzz", b"x"), (ROW + b"other", b"\1" * 7), (ROW + b"b", b"\2" * row_type(W).itemsize)]
+    log.put([Out(log.topic.name, P, key, value, record_ms=0) for key, value in foreign])
     assert set(newest(log).keys) == {b"a"}
 
 

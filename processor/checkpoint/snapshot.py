@@ -2,11 +2,14 @@
 
 A snapshot is a cache of a pure function of the log: it may be old, never wrong. So whatever reads as damaged, as of another
 format, or as of another beginning is passed over, and costs a replay.
+
+Knows what is in a file and how an increment names its base; which files there are is directory.py's.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -15,11 +18,23 @@ from numpy.typing import NDArray
 from processor.slots.rows import Rows
 from processor.stream.assignment import Beginning, Mark
 
-FORMAT = 1
+# Two numbers, so that a program that knows only whole ones passes an increment over and does not take it for all there is.
+FORMAT, FORMAT_OF_INCREMENTS = 1, 2
+
+# A restore opens no more than so many files on top of a whole one.
+INCREMENTS_MAX = 10
 
 
 class UnusableError(Exception):
     """The bytes are no snapshot of this format: torn, altered, or something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How an increment names the file that it adds to: its name, and the digest that its metadata holds."""
+
+    file: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +43,8 @@ class Snapshot:
 
     made_by   which TensorFlow and instruction set computed it: bits are promised within one of each
     base      the position of the snapshot that this one adds to; None: it is whole
-    removed   sensors that the base may hold and that are gone
+    removed   sensors that the base may hold and that are gone; says nothing in a whole one
+    chain     the files that it was read from, if it was read from files
     """
 
     partition: int
@@ -39,13 +55,56 @@ class Snapshot:
     made_by: dict[str, str] = field(default_factory=dict)
     base: int | None = None
     removed: list[bytes] = field(default_factory=list)
+    chain: "Chain | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Files that are one snapshot together: a whole one, and the increments that were added to it one after another.
+
+    position, beginning      the snapshot's
+    files                    their names, the whole one's first
+    digest                   what the last one's metadata holds
+    rows_whole, rows_added   how many the whole one holds, and the increments together
+    rows_changed             how many changed between the last two snapshots: what the next increment is expected to hold; 0 if unknown
+    """
+
+    position: int
+    beginning: Beginning
+    files: tuple[str, ...]
+    digest: str
+    rows_whole: int
+    rows_added: int
+    rows_changed: int
+
+    @classmethod
+    def grown(cls, before: "Chain | None", snapshot: Snapshot, link: Link) -> "Chain":
+        """The chain that ends with this snapshot's file. before: the one that ends with the snapshot before it, if it is known."""
+        rows, position, beginning = len(snapshot.keys), snapshot.mark.position, snapshot.beginning
+        if snapshot.base is None:
+            changed = np.count_nonzero(snapshot.rows.applied >= before.position) if before else 0
+            return cls(position, beginning, (link.file,), link.digest, rows, 0, int(changed))
+        if before is None:
+            raise ValueError(f"an increment on position {snapshot.base} without the files before it")
+        return cls(position, beginning, (*before.files, link.file), link.digest, before.rows_whole, before.rows_added + rows, rows)
+
+    @property
+    def may_grow(self) -> bool:
+        """One more increment is worth it: it saves half of a whole one or more, and with it a restore reads no more than two whole ones.
+
+        Where nobody knows how much changes, one increment finds it out.
+        """
+        added = self.rows_added + self.rows_changed
+        return len(self.files) <= INCREMENTS_MAX and added < self.rows_whole and 2 * self.rows_changed <= self.rows_whole
 
 
 Tensors = dict[str, NDArray[Any]]
 
 
-def to_tensors(snapshot: Snapshot) -> tuple[Tensors, dict[str, str]]:
-    """Named arrays and text metadata, which hold a digest of it all."""
+def to_tensors(snapshot: Snapshot, link: Link | None = None) -> tuple[Tensors, dict[str, str]]:
+    """Named arrays and text metadata, which hold a digest of it all. link: the file that an increment adds to."""
+    if (link is None) != (snapshot.base is None):
+        raise ValueError("an increment names its base, and a whole snapshot none")
     rows = snapshot.rows
     tensors: Tensors = {
         "state": np.ascontiguousarray(rows.state),
@@ -53,10 +112,10 @@ def to_tensors(snapshot: Snapshot) -> tuple[Tensors, dict[str, str]]:
         "steps": rows.steps,
         "event_ms": rows.event_ms,
         "incomplete": rows.incomplete.astype(np.uint8),
-        "key_lengths": np.array([len(key) for key in snapshot.keys], np.int64),
-        "keys": np.frombuffer(b"".join(snapshot.keys), np.uint8),
+        "key_lengths": _lengths(snapshot.keys),
+        "keys": _joined(snapshot.keys),
     }
-    facts = {
+    facts: dict[str, Any] = {
         "format": FORMAT,
         "partition": snapshot.partition,
         "position": snapshot.mark.position,
@@ -65,34 +124,84 @@ def to_tensors(snapshot: Snapshot) -> tuple[Tensors, dict[str, str]]:
         "beginning": snapshot.beginning.to_metadata(),
         "made_by": snapshot.made_by,
     }
+    if link is not None:
+        tensors |= {"removed_lengths": _lengths(snapshot.removed), "removed": _joined(snapshot.removed)}
+        base = {"position": snapshot.base, "file": link.file, "digest": link.digest}
+        facts |= {"format": FORMAT_OF_INCREMENTS, "base": base}
     metadata = {"slotstream": json.dumps(facts, sort_keys=True)}
     return tensors, {**metadata, "digest": _digest(tensors, metadata["slotstream"])}
 
 
-def from_tensors(tensors: Tensors, metadata: dict[str, str]) -> Snapshot:
-    """Raises UnusableError for anything that to_tensors() did not make."""
+def from_tensors(tensors: Tensors, metadata: dict[str, str]) -> tuple[Snapshot, Link | None]:
+    """The snapshot, and the file that it adds to if it is not whole. Raises UnusableError for what to_tensors() did not make."""
     if metadata.get("digest") != _digest(tensors, metadata.get("slotstream", "")):
         raise UnusableError("its digest differs from its content")
     facts = json.loads(metadata["slotstream"])
-    if facts["format"] != FORMAT:
-        raise UnusableError(f"it is of format {facts['format']}, expected {FORMAT}")
+    base = facts.get("base")
+    expected = FORMAT if base is None else FORMAT_OF_INCREMENTS
+    if facts["format"] != expected:
+        raise UnusableError(f"it is of format {facts['format']}, expected {expected}")
     beginning = Beginning.from_metadata(facts["beginning"])
     if beginning is None:
         raise UnusableError("it does not say what it is a function of")
-    n = len(tensors["applied"])
     rows = Rows(
         state=tensors["state"],
         applied=tensors["applied"],
         steps=tensors["steps"],
         event_ms=tensors["event_ms"],
         incomplete=tensors["incomplete"].astype(np.bool_),
-        saved_in=np.zeros(n, np.int64),
+        saved_in=np.zeros(len(tensors["applied"]), np.int64),
     )
-    ends = np.cumsum(tensors["key_lengths"]).tolist()
-    joined = tensors["keys"].tobytes()
-    keys = [joined[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)] if n else []
-    mark = Mark(facts["position"], facts["time_ms"], facts.get("first_ms"))
-    return Snapshot(facts["partition"], mark, beginning, keys, rows, facts["made_by"])
+    mark, keys = Mark(facts["position"], facts["time_ms"], facts.get("first_ms")), _cut(tensors["keys"], tensors["key_lengths"])
+    whole = Snapshot(facts["partition"], mark, beginning, keys, rows, facts["made_by"])
+    if base is None:
+        return whole, None
+    removed = _cut(tensors["removed"], tensors["removed_lengths"])
+    return replace(whole, base=base["position"], removed=removed), Link(base["file"], base["digest"])
+
+
+def merged(whole: Snapshot, increments: list[Snapshot]) -> Snapshot:
+    """What the last increment would be were it whole, the order of the sensors aside. Uses the whole one's rows up."""
+    if not increments:
+        return whole
+    # The increments first, with one another: the whole one's rows are the many, and most often stay where they are.
+    newest: dict[bytes, int] = {}
+    removed, first = set[bytes](), 0
+    for increment in increments:
+        removed.update(increment.removed)
+        for key in increment.removed:
+            newest.pop(key, None)
+        newest.update(zip(increment.keys, range(first, first + len(increment.keys)), strict=True))
+        first += len(increment.keys)
+    changed = Rows.join([increment.rows for increment in increments], 0).take(np.fromiter(newest.values(), np.int64, len(newest)))
+
+    places = {key: place for place, key in enumerate(whole.keys)}
+    at = np.fromiter((places.get(key, -1) for key in newest), np.int64, len(newest))
+    known, new = np.flatnonzero(at >= 0), np.flatnonzero(at < 0)
+    whole.rows.put(at[known], changed.take(known))
+    stays = np.ones(len(whole.keys), np.bool_)
+    stays[[places[key] for key in removed if key in places and key not in newest]] = False
+    keys, rows = whole.keys, whole.rows
+    if not stays.all():
+        keys, rows = list(compress(keys, stays.tolist())), rows.take(np.flatnonzero(stays))
+    if len(new):
+        keys = keys + [key for key, place in zip(newest, at.tolist(), strict=True) if place < 0]
+        rows = Rows.join([rows, changed.take(new)], 0)
+    return replace(increments[-1], keys=keys, rows=rows, base=None, removed=[])
+
+
+def _lengths(keys: list[bytes]) -> NDArray[np.int64]:
+    return np.array([len(key) for key in keys], np.int64)
+
+
+def _joined(keys: list[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(keys), np.uint8)
+
+
+def _cut(joined: NDArray[np.uint8], lengths: NDArray[np.int64]) -> list[bytes]:
+    """The keys that were joined, again."""
+    text, ends = joined.tobytes(), np.cumsum(lengths).tolist()
+    return [text[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
 
 
 def _digest(tensors: Tensors, facts: str) -> str:

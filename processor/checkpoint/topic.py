@@ -95,7 +95,7 @@ class TopicStore:
         facts = read.marker
         if facts is None:
             return None
-        beginning, mark = Beginning.from_metadata(facts["beginning"]), Mark(facts["position"], facts["time_ms"])
+        beginning, mark = Beginning.from_metadata(facts["beginning"]), Mark(facts["position"], facts["time_ms"], facts.get("first_ms"))
         if beginning is None or not _LINEAGE.fullmatch(beginning.lineage) or facts["topic_id"] != self.topic.id:
             return self._passed_over(partition, "its marker is of another topic of this name, or does not say what it is a function of")
         if not usable(beginning):
@@ -171,7 +171,7 @@ def _marker(value: bytes | None) -> dict[str, Any] | None:
         facts = json.loads(value or b"")
         known = facts["format"] == FORMAT and isinstance(facts["made_by"], dict)
         known = known and isinstance(facts["topic_id"], str) and isinstance(facts["beginning"], str)
-        whole = [facts["position"], 0 if facts["time_ms"] is None else facts["time_ms"]]
+        whole = [facts["position"], *(time for time in (facts["time_ms"], facts.get("first_ms")) if time is not None)]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return facts if known and all(type(number) is int and abs(number) < 2**63 for number in whole) else None
@@ -280,6 +280,7 @@ class TopicWriter(CheckpointWriter):
             "format": FORMAT,
             "position": snapshot.mark.position,
             "time_ms": snapshot.mark.time_ms,
+            "first_ms": snapshot.mark.first_ms,
             "beginning": snapshot.beginning.to_metadata(),
             "topic_id": self._topic.id,
             "made_by": snapshot.made_by,

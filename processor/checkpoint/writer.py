@@ -1,19 +1,20 @@
 """Writing checkpoints beside the loop: a slow or full disk delays them, never a commit.
 
-One thread, one snapshot a partition at a time: a partition whose last one is still being written is not copied again.
+One thread, one snapshot a partition at a time: a partition whose last one is still being written is not copied again. So what
+the next one may add to is known before it is copied, and only the loop's thread keeps it.
 """
 
 import queue
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
 from processor.checkpoint.directory import Directory
-from processor.checkpoint.snapshot import Snapshot
+from processor.checkpoint.snapshot import Chain, Snapshot
 from processor.records import Out
 
 _log = structlog.get_logger(__name__)
@@ -88,22 +89,37 @@ class CheckpointWriter:
 
 
 class Writer(CheckpointWriter):
-    """Snapshots into a store of files, on a thread beside the loop."""
+    """Snapshots into a store of files, on a thread beside the loop. All methods are the loop's thread's."""
 
     def __init__(self, store: Directory) -> None:
         self._store = store
-        self._jobs: queue.SimpleQueue[Snapshot | list[Path] | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[Written] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Snapshot, Chain | None] | list[Path] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[Written, Chain | None]] = queue.SimpleQueue()
         self._busy: set[int] = set()
+        self._left: set[int] = set()  # busy with a snapshot from before the partition was dropped
+        self._chains: dict[int, Chain] = {}  # what the next snapshot of a partition may be added to
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
         self._thread.start()
+
+    def begins(self, partition: int, snapshot: Snapshot | None) -> None:
+        self._note(partition, snapshot.chain if snapshot is not None else None)
+
+    def base(self, partition: int) -> int | None:
+        chain = self._chains.get(partition)
+        # While one is on its way nobody knows whether it will be there to be added to.
+        return chain.position if chain is not None and chain.may_grow and partition not in self._busy else None
 
     def busy(self, partition: int) -> bool:
         return partition in self._busy
 
     def write(self, snapshot: Snapshot) -> None:
         self._busy.add(snapshot.partition)
-        self._jobs.put(snapshot)
+        self._jobs.put((snapshot, self._chains.get(snapshot.partition)))
+
+    def drop(self, partition: int) -> None:
+        self._chains.pop(partition, None)
+        if partition in self._busy:
+            self._left.add(partition)
 
     def prune(self, paths: Collection[Path]) -> None:
         if paths:
@@ -128,26 +144,39 @@ class Writer(CheckpointWriter):
         """Ends the thread after what is queued, without waiting for it."""
         self._jobs.put(None)
 
-    def _take(self, written: Written) -> Written:
+    def _take(self, done: tuple[Written, Chain | None]) -> Written:
+        written, chain = done
         self._busy.discard(written.partition)
+        if written.partition in self._left:
+            # From before the partition was dropped: it goes on from another snapshot, and somebody may have added to what this replaced.
+            self._left.discard(written.partition)
+            return replace(written, prunable=())
+        # After a failure nothing: the keys that were removed are in no file, so only a whole one is right.
+        self._note(written.partition, chain)
         return written
+
+    def _note(self, partition: int, chain: Chain | None) -> None:
+        if chain is None:
+            self._chains.pop(partition, None)
+        else:
+            self._chains[partition] = chain
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if isinstance(job, Snapshot):
-                self._done.put(self._write(job))
-            else:
+            if isinstance(job, list):
                 self._delete(job)
+            else:
+                self._done.put(self._write(*job))
 
-    def _write(self, snapshot: Snapshot) -> Written:
+    def _write(self, snapshot: Snapshot, before: Chain | None) -> tuple[Written, Chain | None]:
         begun_s = time.monotonic()
         partition, position = snapshot.partition, snapshot.mark.position
         try:
-            _, size = self._store.write(snapshot)
+            _, size, chain = self._store.write(snapshot, before)
             prunable = self._store.prunable(partition, snapshot.beginning, position)
         except Exception as error:  # noqa: BLE001 - the loop tells it and goes on; a dead thread would say nothing
-            return Written(partition, position, time.monotonic() - begun_s, error=str(error) or type(error).__name__)
-        return Written(partition, position, time.monotonic() - begun_s, size, tuple(prunable))
+            return Written(partition, position, time.monotonic() - begun_s, error=str(error) or type(error).__name__), None
+        return Written(partition, position, time.monotonic() - begun_s, size, tuple(prunable)), chain
 
     def _delete(self, paths: list[Path]) -> None:
         try:
