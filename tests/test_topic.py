@@ -134,7 +134,8 @@ def test_a_marker_whose_lineage_is_no_number_means_no_checkpoint(log, lineage):
     writer.write(snapshot)
     facts = json.loads(writer.outs()[0][-1].value)
     beginning = Beginning(5, lineage, "f" * 64, "topic-id", 8)
-    log.put([(MARKER, json.dumps({**facts, "beginning": beginning.to_metadata()}).encode())])
+    marker = json.dumps({**facts, "beginning": beginning.to_metadata()}).encode()
+    log.put([Out(log.topic.name, P, MARKER, marker, record_ms=0)])
     assert newest(log, beginning=None) is None
 
 
