@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do if $$p -
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: help demo test lint bench recipes kafka demo-model setup clean
+.PHONY: help demo test lint fuzz bench recipes kafka demo-model setup clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
 
@@ -16,13 +16,13 @@ $(BIN)/python:
 
 .venv/.run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "setting up .venv (TensorFlow is most of it: a minute or two, once)"
-	@$(PIP) -e '.[sandbox]'
+	@$(PIP) -e '.[sandbox,plot]'
 	@touch $@
 
 # Keras 2, which old model files are compared with. Its wheel asks for `tensorflow`, which would overwrite the files of tensorflow-cpu.
 .venv/.test: .venv/.run
 	@echo "adding what the tests need to .venv"
-	@$(PIP) -e '.[sandbox,test]'
+	@$(PIP) -e '.[sandbox,plot,test]'
 	@$(PIP) --no-deps tf_keras
 	@touch $@ .venv/.run
 
@@ -37,6 +37,9 @@ lint: .venv/.test ## style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: .venv/.test ## bad input in bulk into everything that reads bytes; COUNT=10000000 inputs, SEED=1
+	$(BIN)/python tests/fuzz.py $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 bench: .venv/.run ## the service against the same loop without a model
 	$(BIN)/python -m bench

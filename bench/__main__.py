@@ -18,6 +18,7 @@ import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from bench import windowed
 from processor.sandbox.kafka import EmbeddedKafka
 from processor.settings import load_settings
 from processor.stream import admin
@@ -43,6 +44,10 @@ def main() -> None:
     parser.add_argument("--only", help="scenarios whose name contains this", default="")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if arguments.only in "windowed":
+        windowed.measure(FEATURES)
+        if arguments.only == "windowed":  # which needs no Kafka
+            return
     with tempfile.TemporaryDirectory() as name, EmbeddedKafka(Path(name) / "kafka") as kafka:
         folder = Path(name)
         model = _model(folder)

@@ -16,6 +16,7 @@ import numpy as np
 from processor import logs
 from processor.metrics import Metrics
 from processor.records import Applied, Batch
+from processor.rules import Clock
 from processor.service import Service
 from processor.settings import load_settings
 
@@ -49,6 +50,9 @@ class Echo:
 
     def abort(self) -> None:
         pass
+
+    def expire(self, partition: int, position: int, clock: Clock) -> int:  # noqa: ARG002
+        return 0
 
     def drop(self, partition: int) -> None:
         pass

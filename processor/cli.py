@@ -8,19 +8,24 @@ Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 stopped on purpose
 """
 
 import argparse
+import codecs
 import importlib
 import importlib.util
 import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.settings import Settings, config_file, keys, load_settings
+
+if TYPE_CHECKING:
+    from processor.tools.csv_file import Form
+    from processor.tools.rows import Wanted
 
 Command = Callable[[argparse.Namespace, list[str]], int]
 
@@ -28,9 +33,10 @@ Command = Callable[[argparse.Namespace, list[str]], int]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. What is not a SlotstreamError is a bug, and keeps its traceback."""
     try:
-        arguments, rest = _parser().parse_known_args(argv)
+        words, options = _settings_apart(sys.argv[1:] if argv is None else argv)
+        arguments, rest = _parser().parse_known_args(words)
         command: Command = arguments.command
-        return command(arguments, rest)
+        return command(arguments, options + rest)
     except SlotstreamError as error:
         sys.stderr.write(f"slotstream: {error}\n")
         return error.exit_code
@@ -83,6 +89,123 @@ def _init(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _try(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = _settings(arguments, [*rest, f"--model.path={arguments.model}"])
+    form, wanted = _of_csv(arguments)
+    _quiet_clients()
+    from processor.tools.try_model import try_model
+
+    try:
+        tried = try_model(settings, arguments.file, form, wanted, sys.stdout, output=arguments.output, plot=arguments.plot)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 1 if tried.errors.total() == tried.readings else 0
+
+
+def _feed(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = _settings(arguments, rest)
+    form, wanted = _of_csv(arguments)
+    _quiet_clients()
+    from processor.tools.feed import Pace, feed
+
+    fed = feed(settings, arguments.file, form, wanted, Pace(rate=arguments.rate, speed=arguments.speed), from_line=arguments.from_line)
+    sys.stdout.write(f"{settings.input.topic}: {fed}\n")
+    if fed.interrupted:
+        sys.stdout.write(f"interrupted: go on with --from-line {fed.next_line}\n")
+        return 130
+    return 1 if fed.left_out and not fed.delivered else 0
+
+
+def _state_list(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = _settings(arguments, rest)
+    _warning_clients()
+    from processor.tools.state import list_sensors
+
+    wanted = {"partition": arguments.partition, "prefix": arguments.sensor, "limit": arguments.limit}
+    return _print_lines(list_sensors(settings, **wanted, as_json=arguments.json, tell=_tell))
+
+
+def _state_show(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = _settings(arguments, rest)
+    _warning_clients()
+    from processor.tools.state_show import show
+
+    return _print_lines(show(settings, arguments.sensor, partition=arguments.partition, tell=_tell))
+
+
+def _state_export(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = _settings(arguments, rest)
+    _warning_clients()
+    from processor.tools.state import export
+
+    sys.stdout.write(f"{export(settings, arguments.file, partition=arguments.partition, tell=_tell)}\n")
+    return 0
+
+
+def _state_reset(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = _settings(arguments, rest)
+    _warning_clients()
+    from processor.tools.state_reset import find, send
+
+    resets = find(settings, arguments.sensors, partition=arguments.partition, tell=_tell)
+    if not arguments.yes and sys.stdin.isatty():
+        for reset in resets:
+            _tell(str(reset))
+        if not _confirmed(f"Forget their readings, for good, in {settings.input.topic}? [y/N] "):
+            _tell("nothing was sent")
+            return 1
+    return _print_lines(iter(send(settings, resets)))
+
+
+def _confirmed(question: str) -> bool:
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _print_lines(lines: Iterator[str]) -> int:
+    """Each as soon as it is there: there may be a million."""
+    try:
+        for line in lines:
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _tell(line: str) -> None:
+    """What is no result."""
+    sys.stdout.flush()
+    sys.stderr.write(f"{line}\n")
+
+
+def _warning_clients() -> None:
+    """That a checkpoint was passed over is to be known by whoever looks into them."""
+    from processor import logs
+
+    logs.configure("warning", "console")
+
+
+def _of_csv(arguments: argparse.Namespace) -> tuple["Form", "Wanted"]:
+    from processor.tools.csv_file import Form
+    from processor.tools.rows import Wanted
+
+    return (
+        Form(arguments.separator, arguments.encoding, header=not arguments.no_header),
+        Wanted(
+            key=arguments.key,
+            sensor=arguments.sensor,
+            columns=arguments.columns,
+            timestamp=arguments.timestamp,
+            timestamp_unit=arguments.timestamp_unit,
+            timestamp_format=arguments.timestamp_format,
+            decimal=arguments.decimal,
+        ),
+    )
+
+
 def _quiet_clients() -> None:
     """What the Kafka client says on its way is no result; what fails comes as an error."""
     from processor import logs
@@ -98,9 +221,12 @@ def _demo(_arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
     _expect_nothing(rest)
+    from processor.model.quiet import import_tensorflow
+
+    import_tensorflow()
     from processor.model.load import describe_file
 
-    found = describe_file(arguments.file)
+    found = describe_file(arguments.file, mode=arguments.mode, window=arguments.window, output=arguments.output)
     if arguments.json:
         sys.stdout.write(json.dumps(found) + "\n")
     else:
@@ -110,6 +236,9 @@ def _model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _model_convert(arguments: argparse.Namespace, rest: list[str]) -> int:
     _expect_nothing(rest)
+    from processor.model.quiet import import_tensorflow
+
+    import_tensorflow()
     from processor.model.legacy import convert_file
     from processor.model.load import describe_file
 
@@ -145,6 +274,23 @@ def _readable(value: Any) -> str:
 # The arguments.
 
 
+def _settings_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words, and the settings among them with their values: argparse would take such a value for a file's name."""
+    names = {key.name for key in keys()}
+    left, options = list[str](), list[str]()
+    to_come = list(words)
+    while to_come:
+        word = to_come.pop(0)
+        option, equals, _ = word.partition("=")
+        if not option.startswith("--") or not (option[2:] in names or "." in option):
+            left.append(word)
+            continue
+        options.append(word)
+        if not equals and to_come and not to_come[0].startswith("--"):
+            options.append(to_come.pop(0))
+    return left, options
+
+
 def _settings(arguments: argparse.Namespace, rest: list[str]) -> Settings:
     return load_settings(config_file(arguments.config, os.environ), rest, os.environ)
 
@@ -163,11 +309,26 @@ def _parser() -> argparse.ArgumentParser:
     init = _with_settings(commands, "init", _init, "create the topics that are missing")
     init.add_argument("--partitions", type=_positive, metavar="N", help="of the input topic (8)", default=8)
     init.add_argument("--replication-factor", type=_positive, metavar="N", help="of new topics (the broker's default)")
+    trial = _with_settings(commands, "try", _try, "run a model on a CSV, without a broker: predictions as CSV on standard output")
+    trial.add_argument("model", type=Path, metavar="MODEL", help="the Keras file (in place of model.path)")
+    _with_csv(trial)
+    trial.add_argument("--output", type=Path, metavar="FILE", help="write the predictions there")
+    trial.add_argument("--plot", type=Path, metavar="OUT.png", help="draw them (needs the extra plot)")
+    feed = _with_settings(commands, "feed", _feed, "put a CSV on the input topic")
+    _with_csv(feed)
+    pace = feed.add_mutually_exclusive_group()
+    pace.add_argument("--rate", type=_above_zero, metavar="N", help="readings a second (as fast as the broker takes them)")
+    pace.add_argument("--speed", type=_speed, metavar="60x", help="as many times as fast as the readings' timestamps")
+    feed.add_argument("--from-line", type=_positive, metavar="N", help="begin at this line of the file", default=1)
     _command(commands, "demo", _demo, "a whole plant on this machine: Kafka, sensors, the service")
+    _with_state(commands)
     of_models = commands.add_parser("model", help="look at a model file, convert an old one", allow_abbrev=False)
     model = of_models.add_subparsers(required=True, metavar="COMMAND")
     show = _command(model, "show", _model_show, "tell whether and how a model file is served")
     show.add_argument("file", type=Path, metavar="FILE")
+    show.add_argument("--mode", metavar="MODE", default="auto", help="as model.mode: auto, carried or windowed")
+    show.add_argument("--window", type=_positive, metavar="N", help="as model.window")
+    show.add_argument("--output", metavar="STEPS", default="last", help="as model.output: last or all")
     show.add_argument("--json", action="store_true", help="one JSON object")
     convert = _command(model, "convert", _model_convert, "rebuild a file of Keras 1 or 2 for Keras 3")
     convert.add_argument("old", type=Path, metavar="OLD", help="a whole model: .h5, .hdf5 or .keras")
@@ -201,6 +362,42 @@ def _with_settings(commands: Any, name: str, function: Command, help_text: str) 
     return parser
 
 
+def _with_state(commands: Any) -> None:
+    of_states = commands.add_parser("state", help="look at the sensors' states in the checkpoints, reset a sensor", allow_abbrev=False)
+    state = of_states.add_subparsers(required=True, metavar="COMMAND")
+    listing = _with_settings(state, "list", _state_list, "tell which sensors the newest checkpoints hold")
+    listing.add_argument("--sensor", metavar="PREFIX", default="", help="only those whose names begin so")
+    listing.add_argument("--json", action="store_true", help="one JSON object a line")
+    listing.add_argument("--limit", type=_positive, metavar="N", help="at most so many sensors")
+    show = _with_settings(state, "show", _state_show, "tell of one sensor's state, layer by layer")
+    show.add_argument("sensor", metavar="SENSOR", help="its name, or 0x and hex where its key is no UTF-8")
+    export = _with_settings(state, "export", _state_export, "write all state rows to a file")
+    export.add_argument("file", type=Path, metavar="FILE.safetensors")
+    reset = _with_settings(state, "reset", _state_reset, "make sensors begin anew, by a null record in the input")
+    reset.add_argument("sensors", metavar="SENSOR", nargs="+", help="as for show")
+    reset.add_argument("--yes", action="store_true", help="do not ask")
+    for parser in (listing, show, export, reset):
+        parser.add_argument("--partition", type=_partition, metavar="N", help="of the input topic (all that have the sensor)")
+
+
+def _with_csv(parser: argparse.ArgumentParser) -> None:
+    """What a CSV's columns are, and how it is written."""
+    parser.add_argument("file", type=Path, metavar="FILE.csv", help="a row of names, then a reading a row")
+    sensor = parser.add_mutually_exclusive_group(required=True)
+    sensor.add_argument("--key", metavar="COLUMN", help="the column that names the sensor")
+    sensor.add_argument("--sensor", metavar="NAME", help="the sensor that all rows are of")
+    parser.add_argument("--columns", metavar="A,B", help="the features, in the model's order (all other columns, in file order)")
+    parser.add_argument("--timestamp", metavar="COLUMN", help="the time of a reading; Date,Time for two columns")
+    parser.add_argument("--timestamp-unit", choices=["auto", "s", "ms", "us", "ns"], default="auto", help="of numbers; Unix time (auto)")
+    parser.add_argument("--timestamp-format", metavar="FORM", help="as of Python's strptime: '%%d/%%m/%%Y %%H:%%M:%%S'")
+    parser.add_argument(
+        "--separator", type=_separator, default="auto", metavar="NAME", help="comma, semicolon, tab, pipe, space or a character (auto)"
+    )
+    parser.add_argument("--decimal", choices=["auto", "comma", "point"], default="auto", help="1,5 or 1.5 (auto)")
+    parser.add_argument("--encoding", type=_encoding, default="auto", metavar="NAME", help="utf-8, utf-16, latin-1, cp1252, others (auto)")
+    parser.add_argument("--no-header", action="store_true", help="there is no row of names: the columns are 1, 2, 3")
+
+
 def _settings_help() -> str:
     lines = [
         "settings, each also a key of the YAML file and an environment variable (SLOTSTREAM_INPUT__TOPIC):",
@@ -217,6 +414,41 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text}, expected a whole number, 1 or more")
     return int(text)
+
+
+def _partition(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
+
+
+def _above_zero(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
+    return number
+
+
+def _speed(text: str) -> float:
+    """60x or 60."""
+    return _above_zero(text.removesuffix("x"))
+
+
+def _separator(text: str) -> str:
+    from processor.tools.csv_file import SEPARATORS
+
+    text = "tab" if text == "\\t" else text
+    if text != "auto" and text not in SEPARATORS and (len(text) != 1 or text.isalnum() or text in '"\r\n'):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected auto, {', '.join(SEPARATORS)} or one character")
+    return text
+
+
+def _encoding(text: str) -> str:
+    try:
+        return text if text == "auto" else codecs.lookup(text).name
+    except LookupError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected auto, utf-8, utf-16, latin-1, cp1252 or another name") from None
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.records import Applied, Batch
-from processor.rules import Rules
+from processor.rules import NEVER, Clock, Rules
 from processor.slots.plan import Shape, plan
 from processor.slots.rows import Indices, Rows
 from processor.slots.table import ABSENT, Sensor, Table
@@ -74,6 +74,12 @@ class _Sorted:
     location: Indices  # ABSENT where there is no row, [G]
     generation: NDArray[np.int64]  # [G]
     stored: Rows  # [G]
+
+    @property
+    def exists(self) -> NDArray[np.bool_]:
+        """Whether each sensor has a state. A row without steps only says that the sensor was forgotten."""
+        exists: NDArray[np.bool_] = (self.location != ABSENT) & (self.stored.steps > 0)
+        return exists
 
     def without(self, left_out: NDArray[np.bool_]) -> tuple["_Sorted", Indices]:
         """Without these records, and without the sensors that have no other; which of the sensors are left."""
@@ -137,6 +143,20 @@ class Engine:
         """Puts every sensor back as it was at the last commit."""
         self.undo.abort()
 
+    def expire(self, partition: int, position: int, clock: Clock) -> int:
+        """Drops the rows of sensors that have expired by the partition's clock at this position; returns how many.
+
+        It does not show: each would begin anew with its next record. A row that is newer than the position is left alone, because
+        the records up to its offset are still to be passed over. Raises ValueError within a transaction: an abort goes back to an
+        earlier time.
+        """
+        before_ms = self._rules.expired_before(clock)
+        if before_ms is None:
+            return 0
+        if not self.undo.empty:
+            raise ValueError("rows are dropped at a commit boundary")
+        return self.table.forget_older(partition, before_ms, position)
+
     def drop(self, partition: int) -> None:
         """Forgets a partition: its sensors and what could bring them back."""
         self.undo.drop(partition)
@@ -160,6 +180,8 @@ class Engine:
 
     def _apply_part(self, batch: Batch, part: Indices, applied: Applied, replay: bool) -> None:
         everyone = self._sort(batch, part, replay)
+        if not len(everyone.record):
+            return  # a replay of what the rows have applied already
         of, group = self._judged(batch, everyone, applied)
         if not len(of.record):
             return
@@ -171,7 +193,7 @@ class Engine:
     def _judged(self, batch: Batch, of: _Sorted, applied: Applied) -> tuple[_Sorted, Indices]:
         """Without the records that are late; the settings' resets are noted. Which of the sensors are left."""
         if self._rules:
-            late, reset_by = self._rules.judge(batch, of.record, of.first, of.location != ABSENT, of.stored)
+            late, reset_by = self._rules.judge(batch, of.record, of.first, of.exists, of.stored)
             applied.late[of.record], applied.reset_by[of.record] = late, reset_by
             if late.any():
                 return of.without(late)
@@ -242,9 +264,12 @@ class Engine:
         sequence = np.cumsum(begins) - 1
         first = np.flatnonzero(begins)
         of_group = of.group[first]
-        goes_on = new[first] & ~before[first] & (of.location[of_group] != ABSENT)
+        goes_on = new[first] & ~before[first] & of.exists[of_group]
+        lost = self._rules.lost(batch)
 
         start = Rows.zeros(len(first), self._shapes.row_width)
+        if lost is not None:
+            start.incomplete = lost[record[first]] & new[first] & ~before[first] & (of.location[of_group] == ABSENT)
         start.put(np.flatnonzero(goes_on), of.stored.take(of_group[goes_on]))
         counts = np.add.reduceat(steps, first)
         readings = _readings(batch, record, steps)
@@ -270,7 +295,15 @@ class Engine:
         if self._shapes.residual:
             rows.state[:, self._shapes.width :] = y[np.maximum(total[last_record] - 1, 0)] if len(y) else 0.0
         broken = of.group[np.searchsorted(total, np.flatnonzero(~finite), side="right")] if not finite.all() else _NONE
-        return _Outcome(~after[last_record], rows), np.unique(broken)
+        keep = ~after[last_record]
+        if lost is not None:
+            # A sensor that is forgotten here has lost nothing: a row without steps remembers that, or it would be flagged again.
+            forgotten = np.flatnonzero(~keep & lost[record[last_record]])
+            blank = Rows.zeros(len(forgotten), self._shapes.row_width)
+            blank.applied, blank.event_ms[:] = rows.applied[forgotten], NEVER
+            rows.put(forgotten, blank)
+            keep[forgotten] = True
+        return _Outcome(keep, rows), np.unique(broken)
 
     def _scan(self, x: Floats, counts: Indices, state: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Steps sequences of counts[i] readings, one after another in x, from the given states.

@@ -45,6 +45,8 @@ class Figures:
         self._evictions = 0
         self._started = False
         self._progress: tuple[float, int] = (0.0, 0)  # when it was last told, and the backlog then
+        self._replayed = 0  # offsets
+        self._replay_progress: tuple[float, int] | None = None  # when replays were last told of, and how many offsets then
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -91,12 +93,21 @@ class Figures:
     def dropped(self, partition: int) -> None:
         self._metrics.forget("lag_records", partition=partition)
         self._metrics.forget("checkpoint_age_seconds", partition=partition)
+        self._metrics.forget("restore_records_left", partition=partition)
 
-    def replayed(self, readings: int) -> None:
+    def gap(self, policy: str) -> None:
+        self._metrics.add("gaps_total", policy=policy)
+
+    def replayed(self, readings: int, offsets: int) -> None:
         self._metrics.add("replayed_readings_total", readings)
+        self._replayed += offsets
 
-    def restored(self, seconds: float) -> None:
+    def restored(self, partition: int, seconds: float) -> None:
         self._metrics.observe("restore_seconds", seconds)
+        self._metrics.forget("restore_records_left", partition=partition)
+
+    def expired(self, sensors: int) -> None:
+        self._metrics.add("sensors_expired_total", sensors)
 
     def checkpointed(self, seconds: float, size_bytes: int) -> None:
         self._metrics.observe("checkpoint_seconds", seconds)
@@ -112,6 +123,7 @@ class Figures:
             return
         self._observe_due_s = now_s + OBSERVE_EVERY_S
         self._observe(engine, partitions, known_end, now_s)
+        self._report_replays(partitions, now_s)
         self._metrics.set("ready", float(ready))
         if joined and not self._started:
             self._report(partitions, now_s, ready=ready)
@@ -124,9 +136,33 @@ class Figures:
         self._evictions = table.evictions
         for partition in partitions:
             metrics.set("checkpoint_age_seconds", _checkpoint_age_s(partition, now_s), partition=partition.number)
+            if partition.replay is not None:
+                left = partition.replay.stop - partition.applied.position
+                metrics.set("restore_records_left", max(0, left), partition=partition.number)
             if partition.live:
                 lag = max(0, known_end(partition.number) - partition.committed.position)
                 metrics.set("lag_records", lag, partition=partition.number)
+
+    def _report_replays(self, partitions: Collection[Partition], now_s: float) -> None:
+        """How far they have come, all together, every PROGRESS_EVERY_S while there are any."""
+        replays = [(p.replay, p.applied.position) for p in partitions if p.replay is not None]
+        if not replays or self._replay_progress is None:
+            self._replay_progress = (now_s, self._replayed) if replays else None
+            return
+        told_s, before = self._replay_progress
+        if now_s - told_s < PROGRESS_EVERY_S:
+            return
+        rate = (self._replayed - before) / (now_s - told_s)
+        left = sum(max(0, replay.stop - position) for replay, position in replays)
+        _log.info(
+            "replaying",
+            partitions=len(replays),
+            records_replayed=sum(position - replay.start for replay, position in replays),
+            records_total=sum(map(len, (replay for replay, _ in replays))),
+            records_per_second=round(rate),
+            seconds_left=round(left / rate) if rate else None,
+        )
+        self._replay_progress = (now_s, self._replayed)
 
     def _report(self, partitions: Collection[Partition], now_s: float, *, ready: bool) -> None:
         """How far the start has come: at first, every PROGRESS_EVERY_S, and once when it is over."""

@@ -4,7 +4,7 @@ Columns, not objects: a batch is a few arrays and lists of one length, because e
 whole batch at once. Holds data only; bytes are the codec's, states the engine's.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ ERRORS = (
 )
 
 # What makes a sensor begin anew beside the record's own word: a setting, by the sensor's latest record.
-RULES = ("after_gap", "after_steps")
+RULES = ("after_gap", "after_steps", "expired")
+NO_GAP = -1
 
 
 @dataclass(slots=True)
@@ -34,6 +35,9 @@ class Batch:
     steps                     readings a record, int64 [n]; 0 for a null record
     reset_before, reset_after bool [n]
     x                         all readings in record order, float32 [steps.sum(), F]
+    time_ms                   partition time as of each record, its own included, int64 [n]; empty until rules.keep_time()
+    since_gap_ms              in a partition whose earlier readings were lost, how far its time has come since, int64 [n]; NO_GAP in others;
+                              empty where no partition is such
     """
 
     partition: list[int]
@@ -45,6 +49,8 @@ class Batch:
     reset_before: NDArray[np.bool_]
     reset_after: NDArray[np.bool_]
     x: NDArray[np.float32]
+    time_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    since_gap_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.key)

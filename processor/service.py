@@ -114,6 +114,10 @@ class Service:
         lock = InstanceLock(topics.cluster, settings.transactional_id)
         folder = open_folder(settings) if topics.checkpoint is None else None
         # TensorFlow takes seconds to import: only now that the rest is known to be in order.
+        from processor.model.quiet import import_tensorflow
+
+        import_tensorflow()
+        from processor.model.advice import past_window
         from processor.model.machine import made_by
         from processor.model.tiles import Tiles
 
@@ -124,6 +128,8 @@ class Service:
         slots = slots_of(settings, shapes)
         fingerprint = fingerprint_of(settings, model)
         self._announce(fingerprint, model.mode, model.why, shapes, slots)
+        if advice := past_window(model):
+            _log.warning(advice.text, trained_window=advice.window, deviation_percent=round(advice.deviation_percent, 2))
         engine = self._engine(Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX)), shapes, slots=slots)
         codec = codec_of(settings, model, fingerprint)
         limits = [topic.bytes_max for topic in topics.written]
@@ -206,6 +212,9 @@ class Service:
 
 def load_model(settings: Settings) -> "ServableModel":
     """The settings' model. Raises ModelRefused."""
+    from processor.model.quiet import import_tensorflow
+
+    import_tensorflow()
     from processor.model.load import load
 
     wanted = settings.model
@@ -220,7 +229,7 @@ def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
         outputs=model.outputs,
         width=model.width,
         window=model.window if model.mode == "windowed" else None,
-        residual=_residual(settings, model.features, model.outputs),
+        residual=_residual(settings, model.features, model.outputs, model.output_steps),
         warmup_steps=settings.model.warmup_steps,
     )
 
@@ -269,11 +278,17 @@ def _check_columns(model: "ServableModel", settings: Settings) -> None:
             )
 
 
-def _residual(settings: Settings, features: int, outputs: int) -> tuple[int, ...]:
+def _residual(settings: Settings, features: int, outputs: int, steps: int | None) -> tuple[int, ...]:
     """The features that the outputs forecast, in the outputs' order. Raises ConfigurationError."""
     wanted = settings.output.residual
     if wanted is False:
         return ()
+    if steps is not None:
+        raise ConfigurationError(
+            f"output.residual is set, and a prediction is a list of {steps} steps (model.output: all)",
+            expected="a prediction of one step, to compare the next reading with",
+            do="set model.output to last, or output.residual to false",
+        )
     if wanted is True:
         found: tuple[int, ...] = tuple(range(features))
     else:
@@ -348,7 +363,11 @@ def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Co
 
 
 def rules_of(settings: Settings) -> Rules:
-    gap_s = settings.reset.after_gap
+    gap_s, expire_s = settings.reset.after_gap, settings.state.expire_after
     return Rules(
-        gap_ms=None if gap_s is None else round(gap_s * 1000), steps=settings.reset.after_steps, late=settings.late == "dead_letter"
+        gap_ms=None if gap_s is None else round(gap_s * 1000),
+        steps=settings.reset.after_steps,
+        late=settings.late == "dead_letter",
+        expire_ms=None if expire_s is None else round(expire_s * 1000),
+        each_record=settings.reset.each_record,
     )

@@ -399,8 +399,9 @@ class Reset(Section):
 
 
 class State(Section):
-    expire_after: Annotated[None, _only_null()] = Field(
-        default=None, description="time without readings after which a sensor is forgotten; null: never"
+    expire_after: Annotated[float | None, _or_null(_duration())] = Field(
+        default=None,
+        description="a sensor whose latest record lies more than this before its partition's greatest timestamp is forgotten; null: never",
     )
 
 
@@ -470,18 +471,24 @@ class Settings(BaseSettings):
         default="rebuild",
         description="offsets but no usable checkpoint: rebuild replays the topic, cold starts every sensor anew, fail ends the service",
     )
-    on_gap: Annotated[Literal["fail"], _choice("fail", planned=("rebuild", "cold"))] = Field(
-        default="fail", description="the topic no longer reaches back far enough to rebuild the state"
+    on_gap: Annotated[Literal["rebuild", "cold", "fail"], _choice("rebuild", "cold", "fail")] = Field(
+        default="rebuild",
+        description="all was processed, but the topic no longer reaches back to where a replay must begin: rebuild replays what is left, "
+        "cold starts every sensor anew, and both mark a sensor's predictions warming_up until its reset; fail ends the service",
     )
-    on_lost_input: Annotated[Literal["fail"], _choice("fail", planned=("continue",))] = Field(
-        default="fail", description="readings were deleted from the topic before they were processed"
-    )
-    on_model_change: Annotated[Literal["fail", "cold"], _choice("fail", "cold", planned=("rebuild",))] = Field(
+    on_lost_input: Annotated[Literal["fail", "continue"], _choice("fail", "continue")] = Field(
         default="fail",
-        description="the state belongs to another model or to other settings that decide: cold starts every sensor anew",
+        description="readings were deleted from the topic before they were processed: continue goes on with the first that is left, every "
+        "sensor anew and marked warming_up until its reset",
     )
-    on_partitions_added: Annotated[Literal["fail"], _choice("fail", planned=("cold",))] = Field(
-        default="fail", description="the input topic has more partitions than before, or is another topic of the same name"
+    on_model_change: Annotated[Literal["fail", "cold", "rebuild"], _choice("fail", "cold", "rebuild")] = Field(
+        default="fail",
+        description="the state belongs to another model or to other settings that decide: cold starts every sensor anew, rebuild replays "
+        "the topic through the new model",
+    )
+    on_partitions_added: Annotated[Literal["fail", "cold"], _choice("fail", "cold")] = Field(
+        default="fail",
+        description="the input topic has more partitions than before, or is another topic of the same name: cold starts every sensor anew",
     )
     http: Http = Field(default=Http(), description="metrics and health")
     log: Log = Field(default=Log(), description="messages on standard error")

@@ -25,9 +25,10 @@ from processor.engine import Engine
 from processor.errors import Fenced, RepeatedAbort, SlotstreamError
 from processor.figures import Figures
 from processor.records import Applied, Out, Rejected
+from processor.rules import Clock, keep_time
 from processor.settings import Settings
 from processor.stream.admin import Topics
-from processor.stream.assignment import Partition, State
+from processor.stream.assignment import Mark, Partition, State
 from processor.stream.at_least_once import AtLeastOnce
 from processor.stream.consumer import MemberFencedError, Polled, Reader
 from processor.stream.transaction import AbortedError, ProducerFencedError, Transaction
@@ -38,6 +39,7 @@ IDLE_S = 0.1
 ABORTS_MAX = 5
 # The final checkpoint on a revoke must leave time for the others to take the partition over.
 REVOKE_CHECKPOINT_S = 5.0
+EXPIRY_S = 30.0  # between two looks at a partition for sensors that have expired; a checkpoint looks too
 LEFT_OUT = {
     "non_finite_state": "the record turns the sensor's state or prediction NaN or infinite; it was left out",
     "late": "the record's timestamp lies before the sensor's latest one (late: dead_letter); it was left out",
@@ -105,6 +107,8 @@ class Worker:
         if self._rewind_due:
             return
         self._note_ends(polled)
+        if polled.lost:
+            self._restore_again(polled.lost)
         if self._commit_due():
             self._commit()
         self._checkpoint()
@@ -168,13 +172,13 @@ class Worker:
         # One call may return more than the first record of an idle wait: all of it is applied now or never seen again.
         with self._figures.timed("decode"):
             decoded = self._codec.decode(messages)
+        clocks = self._keep_time(decoded)
         with self._figures.timed("apply"):
             applied = self._engine.apply(decoded.batch)
         with self._figures.timed("encode"):
             values = self._codec.encode(decoded.batch, applied)
         rejected = self._with_left_out(decoded, applied)
-        self._move(messages)
-        self._move_time(decoded)
+        self._move(messages, clocks)
         self._figures.applied(decoded.batch, applied, decoded.resets, rejected)
         self._bad_share.add(len(messages), [(i, reason.error) for i, reason in rejected])
         try:
@@ -186,21 +190,15 @@ class Worker:
         except ProducerFencedError as error:
             self._recover(error)
 
-    def _move(self, messages: list[Message]) -> None:
+    def _keep_time(self, decoded: Decoded) -> dict[int, Clock]:
+        """Tells the batch each partition's time; returns where it stands after it."""
+        return keep_time(decoded.batch, {number: _clock(partition, partition.applied) for number, partition in self.partitions.items()})
+
+    def _move(self, messages: list[Message], clocks: dict[int, Clock]) -> None:
         last = {message.partition(): message.offset() for message in messages}
         for number, offset in last.items():
-            partition = self.partitions[number]
-            partition.applied = partition.applied.passed(offset + 1, None)
-
-    def _move_time(self, decoded: Decoded) -> None:
-        """Partition time rises by every record with readings, whatever becomes of it later."""
-        batch = decoded.batch
-        with_readings = batch.steps > 0
-        numbers = np.array(batch.partition, np.int64)
-        for number in np.unique(numbers[with_readings]).tolist():
-            time_ms = int(batch.event_ms[with_readings & (numbers == number)].max())
-            partition = self.partitions[number]
-            partition.applied = partition.applied.passed(partition.applied.position, time_ms)
+            partition, clock = self.partitions[number], clocks.get(number, Clock())
+            partition.applied = partition.applied.passed(offset + 1, clock.time_ms, clock.first_ms)
 
     def _with_left_out(self, decoded: Decoded, applied: Applied) -> list[tuple[int, Rejected]]:
         """The codec's dead letters, and those of records that the engine left out, by message."""
@@ -350,14 +348,12 @@ class Worker:
         if self._abandoned:
             return
         if any(number >= self._present.partitions for number in partitions):
-            raise partitions_added(self._settings.input.topic, self._present.partitions, max(partitions) + 1)
+            raise partitions_added(self._settings, self._present.partitions, max(partitions) + 1)
         self._figures.rebalanced("assigned")
         now_s = time.monotonic()
         for i, number in enumerate(sorted(partitions)):
             # Checkpoints are spread over the interval, so that no commit boundary copies them all.
-            due_s = now_s + self._settings.checkpoint.interval * (i + 1) / len(partitions)
-            self.partitions[number] = Partition(number, now_s, checkpoint_due_s=due_s)
-            self._restores[number] = self._restore(number)
+            self._begin_restore(number, now_s + self._settings.checkpoint.interval * (i + 1) / len(partitions))
         _log.info("partitions assigned", partitions=sorted(partitions), owned=len(self.partitions))
 
     def revoked(self, partitions: list[int]) -> None:
@@ -416,6 +412,24 @@ class Worker:
         self._writer.drop(number)
         self._figures.dropped(number)
 
+    def _begin_restore(self, number: int, checkpoint_due_s: float) -> None:
+        self.partitions[number] = Partition(number, time.monotonic(), checkpoint_due_s=checkpoint_due_s)
+        self._restores[number] = self._restore(number)
+
+    def _restore_again(self, numbers: set[int]) -> None:
+        """The log does not hold the next record of these partitions: what follows, a restore decides as at a start."""
+        self._commit()
+        if self._rewind_due:
+            return  # they are started again where they stood, and found again
+        for number in numbers:
+            partition = self.partitions[number]
+            _log.warning("the log does not hold the next record", partition=number, position=partition.applied.position)
+            self._reader.stop([number])
+            # What is still written is of the state that ends here: it must not be taken for a checkpoint of the next one.
+            self._take_written(self._writer.wait([number], REVOKE_CHECKPOINT_S))
+            self._drop(number)
+            self._begin_restore(number, partition.checkpoint_due_s)
+
     # -- restoring ----------------------------------------------------------------------------------------------------------
 
     def _take_restored(self) -> None:
@@ -435,8 +449,18 @@ class Worker:
                 self._replay(self.partitions[number], item)
 
     def _begin(self, partition: Partition, decision: Decision) -> None:
+        if partition.number in self._decisions:
+            # Decided once more, since the log was cut in the replay: nothing of what was restored so far counts.
+            self._engine.drop(partition.number)
+            partition.applied = partition.committed = Mark(0, None)
+            partition.checkpoint_position = None
         self._decisions[partition.number] = decision
         partition.beginning = decision.beginning
+        if decision.policy is not None:
+            self._figures.gap(decision.policy)
+        if decision.replay_from is not None:
+            partition.applied = partition.committed = Mark(decision.replay_from, None)
+            partition.replay = range(decision.replay_from, decision.position)
         snapshot = decision.snapshot
         self._writer.begins(partition.number, snapshot)
         if snapshot is None:
@@ -449,23 +473,24 @@ class Worker:
 
     def _replay(self, partition: Partition, messages: list[Message]) -> None:
         decoded = self._codec.decode(messages)
+        clocks, begun_at = self._keep_time(decoded), partition.applied.position
         self._engine.apply(decoded.batch, replay=True)
-        self._move(messages)
-        self._move_time(decoded)
+        self._move(messages, clocks)
         partition.committed = partition.applied  # it was committed before: an abort does not go back behind it
-        self._figures.replayed(len(decoded.batch.x))
+        self._figures.replayed(len(decoded.batch.x), partition.applied.position - begun_at)
 
     def _restored(self, partition: Partition, done: Done) -> None:
         del self._restores[partition.number]
         decision = self._decisions.pop(partition.number)
         partition.applied = partition.applied.passed(decision.position, None)
         partition.committed = partition.applied
+        partition.replay = None
         partition.end_seen = done.end
         partition.caught_up = decision.position >= done.end
         if partition.checkpoint_position is None:
             partition.checkpoint_due_s = 0.0  # the first is made at once: a crash in the first seconds finds one
         seconds = time.monotonic() - partition.assigned_at_s
-        self._figures.restored(seconds)
+        self._figures.restored(partition.number, seconds)
         _log.info(
             "partition restored",
             partition=partition.number,
@@ -492,6 +517,7 @@ class Worker:
         if not self._engine.undo.empty or self._transaction.age_s is not None:
             return
         now_s = time.monotonic()
+        self._expire_one(now_s)
         for partition in self.partitions.values():
             if now_s >= partition.checkpoint_due_s and self._worth_checkpointing(partition) and not self._writer.busy(partition.number):
                 with self._figures.timed("checkpoint"):
@@ -499,12 +525,25 @@ class Worker:
                 partition.checkpoint_due_s = now_s + self._settings.checkpoint.interval
                 return
 
+    def _expire_one(self, now_s: float) -> None:
+        """At a commit boundary: drops what has expired of one partition that is due, in a replay too."""
+        for partition in self.partitions.values():
+            if now_s >= partition.expiry_due_s:
+                self._expire(partition)
+                partition.expiry_due_s = now_s + EXPIRY_S
+                return
+
+    def _expire(self, partition: Partition) -> None:
+        clock = _clock(partition, partition.committed)
+        self._figures.expired(self._engine.expire(partition.number, partition.committed.position, clock))
+
     def _worth_checkpointing(self, partition: Partition) -> bool:
         return partition.live and partition.committed.position != partition.checkpoint_position
 
     def _snapshot(self, partition: Partition) -> Snapshot:
         if partition.beginning is None or partition.applied != partition.committed:
             raise ValueError("a snapshot is taken at a commit boundary")
+        self._expire(partition)
         table, number, base = self._engine.table, partition.number, self._writer.base(partition.number)
         keys, rows = table.copy(number, base)
         removed = table.take_forgotten(number)
@@ -527,3 +566,7 @@ class Worker:
                 partition.checkpoint_position = written.position
                 partition.checkpoint_at_s = time.monotonic()
                 self._prunable.append(written)
+
+
+def _clock(partition: Partition, mark: Mark) -> Clock:
+    return Clock(mark.time_ms, mark.first_ms, gap=partition.beginning is not None and partition.beginning.gap)

@@ -1,1 +1,1 @@
-"""Three uses of stateful LSTMs, each from the code found on the web to a service on a Kafka topic. docs/recipes.md explains them."""
+"""Uses of recurrent models, each from the code that people have to a service on a Kafka topic. docs/recipes.md explains them."""

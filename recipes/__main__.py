@@ -2,7 +2,17 @@
 
 import sys
 
-from recipes import fixed_batch, one_sensor, short_sequences
+from recipes import (
+    engine_runs,
+    fixed_batch,
+    one_sensor,
+    reconstruction,
+    residuals,
+    short_sequences,
+    trained_windows,
+)
 from recipes.running import main
 
-sys.exit(main([one_sensor.run, fixed_batch.run, short_sequences.run]))
+RECIPES = (one_sensor, fixed_batch, short_sequences, residuals, trained_windows, reconstruction, engine_runs)
+
+sys.exit(main([recipe.run for recipe in RECIPES]))

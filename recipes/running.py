@@ -2,7 +2,7 @@
 
     with Service(bootstrap, folder, model, settings) as service:
         service.feed([("pump-7", reading), ...])
-        predictions = service.predictions(5)
+        predictions = service.predictions(5)  # or outputs(5): the records as a consumer reads them
 
 Responsible for the processes and the records; what a recipe feeds, expects and compares stands in the recipe alone.
 """
@@ -16,15 +16,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import yaml
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from numpy.typing import ArrayLike
 
@@ -56,6 +58,18 @@ class Outcome:
         return f"  {self.what}: {counts}, largest difference {self.difference:.1e} (at most {TOLERANCE:.0e}): {verdict}"
 
 
+class Record(NamedTuple):
+    """A record to feed. values: F numbers are one reading, a list of such lists is several steps, None is a null record.
+
+    timestamp_ms: Unix milliseconds, None: the record's own time. sequence: the header of that name, None: no header.
+    """
+
+    sensor: str
+    values: ArrayLike | None
+    timestamp_ms: int | None = None
+    sequence: str | None = None
+
+
 class Service:
     """`slotstream init`, then `slotstream run`, with topics, group and checkpoints that nothing else uses; SIGTERM at the end."""
 
@@ -68,15 +82,17 @@ class Service:
         self._log = self._folder / "slotstream.log"
         self._bootstrap, self._partitions = bootstrap, partitions
         self._input, self._output = f"{name}.readings", f"{name}.predictions"
+        self._group = f"slotstream.{self._output}"  # what `group` is when it is not set
         model.save(self._folder / "model.keras")
-        content = {
+        content: dict[str, Any] = {
             "kafka": {"bootstrap.servers": bootstrap},
             "input": {"topic": self._input},
             "output": {"topic": self._output},
             "model": {"path": "model.keras"},
             "http": {"port": 0},
-            **(settings or {}),
         }
+        for key, value in (settings or {}).items():
+            content[key] = content.get(key, {}) | value if isinstance(value, dict) else value
         (self._folder / "slotstream.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
     def __enter__(self) -> "Service":
@@ -92,40 +108,54 @@ class Service:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         ended = process.stop(self._running, STOP_PATIENCE_S)
         admin = AdminClient({"bootstrap.servers": self._bootstrap, "log_level": 4})
-        for deleted in admin.delete_topics([self._input, self._output, f"{self._input}.dead-letter"]).values():
+        topics = [self._input, self._output, f"{self._input}.dead-letter", f"{self._group}.checkpoints"]
+        for deleted in admin.delete_topics(topics).values():
             deleted.result(30)
-        if kind is None and ended != 0:
+        if kind is not None:
+            return
+        if ended != 0:
             raise RuntimeError(process.with_log(f"slotstream run ended with {ended}", self._log))
+        for deleted in admin.delete_consumer_groups([self._group]).values():
+            deleted.result(30)
 
-    def feed(self, records: Iterable[tuple[str, ArrayLike]]) -> None:
-        """(sensor, values): a list of F numbers is one reading, a list of such lists is a record of several steps."""
+    def feed(self, records: Iterable[Record | tuple[str, ArrayLike]]) -> None:
+        """(sensor, values), and whatever else Record has."""
         producer = Producer({"bootstrap.servers": self._bootstrap})
-        for sensor, values in records:
-            producer.produce(self._input, key=sensor, value=json.dumps({"values": np.asarray(values).tolist()}))
+        for record in starmap(Record, records):
+            producer.produce(self._input, key=record.sensor, value=_value(record), headers=_headers(record))
         if producer.flush(30):
             raise RuntimeError(f"the broker at {self._bootstrap} did not take the readings within 30 s")
 
     def predictions(self, count: int) -> dict[str, list[Any]]:
-        """Waits for `count` predictions, stops the service, and returns every committed prediction, by sensor in order."""
-        until_s = time.monotonic() + START_TIMEOUT_S
-        while len(self._committed()) < count:
-            if self._ends_within(1.0) or time.monotonic() > until_s:
-                raise RuntimeError(process.with_log(f"no {count} predictions came", self._log))
-        process.stop(self._running, STOP_PATIENCE_S)
+        """Waits for `count` outputs, stops the service, and returns the prediction of every committed one, by sensor in order."""
         by_sensor: dict[str, list[Any]] = {}
-        for record in self._committed():
-            by_sensor.setdefault(record["sensor"], []).append(record["prediction"])
+        for output in self.outputs(count):
+            by_sensor.setdefault(output["sensor"], []).append(output["prediction"])
         return by_sensor
 
-    def _ends_within(self, seconds: float) -> bool:
-        try:
-            self._running.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+    def outputs(self, count: int) -> list[dict[str, Any]]:
+        """Waits for `count` outputs, stops the service, and returns every committed one, in order within a partition."""
+        self.wait(count)
+        process.stop(self._running, STOP_PATIENCE_S)
+        found, ended, until_s = list[dict[str, Any]](), 0, time.monotonic() + 30
+        with closing(self._consumer()) as consumer:
+            while ended < self._partitions and time.monotonic() < until_s:
+                messages, ends = _read(consumer)
+                found += [json.loads(message.value()) for message in messages]
+                ended += ends
+        return found
 
-    def _committed(self) -> list[dict[str, Any]]:
-        """The output topic from its beginning to its end, without what was aborted or is not committed yet."""
+    def wait(self, count: int) -> None:
+        """Returns when a consumer of committed data has read `count` outputs."""
+        seen, until_s = 0, time.monotonic() + START_TIMEOUT_S
+        with closing(self._consumer()) as consumer:
+            while seen < count:
+                if self._running.poll() is not None or time.monotonic() > until_s:
+                    raise RuntimeError(process.with_log(f"no {count} predictions came", self._log))
+                seen += len(_read(consumer)[0])
+
+    def _consumer(self) -> Consumer:
+        """Of the output topic from its beginning, without what was aborted or is not committed yet."""
         consumer = Consumer(
             {
                 "bootstrap.servers": self._bootstrap,
@@ -136,19 +166,39 @@ class Service:
             }
         )
         consumer.assign([TopicPartition(self._output, number, OFFSET_BEGINNING) for number in range(self._partitions)])
-        found, ended = list[dict[str, Any]](), 0
-        until_s = time.monotonic() + 30
-        while ended < self._partitions and time.monotonic() < until_s:
-            for message in consumer.consume(1000, 0.2):
-                error = message.error()
-                if error is None:
-                    found.append(json.loads(message.value()))
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    ended += 1
-                elif error.fatal():
-                    raise KafkaException(error)
-        consumer.close()
-        return found
+        return consumer
+
+
+def _value(record: Record) -> str | None:
+    if record.values is None:
+        return None
+    timestamp = {} if record.timestamp_ms is None else {"timestamp": record.timestamp_ms}
+    return json.dumps({**timestamp, "values": np.asarray(record.values).tolist()})
+
+
+def _headers(record: Record) -> dict[str, str] | None:
+    return {"sequence": record.sequence} if record.sequence else None
+
+
+def _read(consumer: Consumer) -> tuple[list[Message], int]:
+    """What comes within 0.1 s, and how many ends of partitions were reached in it."""
+    messages, ends = list[Message](), 0
+    for message in consumer.consume(1000, 0.1):
+        error = message.error()
+        if error is None:
+            messages.append(message)
+        elif error.code() == KafkaError._PARTITION_EOF:
+            ends += 1
+        elif error.fatal():
+            raise KafkaException(error)
+    return messages, ends
+
+
+def show_model(model: keras.Model, folder: Path, *options: str) -> dict[str, Any]:
+    """What `slotstream model show --json` says of a model."""
+    model.save(folder / "shown.keras")
+    command = [*COMMAND, "model", "show", str(folder / "shown.keras"), "--json", *options]
+    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
 def refusal(call: Callable[[], object]) -> str:

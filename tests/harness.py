@@ -15,14 +15,16 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from processor.model.load import load
+from processor.checkpoint.directory import Directory, Name
+from processor.service import load_model
 from processor.settings import load_settings
 from processor.tools.oracle import InputRecord, Reference, as_published
 
 L = keras.layers
+SMALL = ("--slots=8", "--dead_letter.max_ratio=1")
 
 
 def wait_for(condition, what, timeout_s=60.0, every_s=0.05):
@@ -249,9 +251,90 @@ class Service:
             self.kill()
 
 
+class Stream:
+    """A seeded stream of records of every kind, produced piece by piece."""
+
+    def __init__(self, topics: Topics, count: int, seed: int = 1):
+        sensors = 8 * topics.partitions
+        self._topics = topics
+        self._left = readings(np.random.default_rng(seed), count, features=3, sensors=sensors, partitions=topics.partitions)
+        self.due = 0
+
+    def feed(self, count: int | None = None) -> int:
+        """Produces the next records, all by default; returns how many answers are due for everything produced so far."""
+        count = len(self._left) if count is None else count
+        assert len(self._left) >= count, "the stream is used up"
+        records, self._left = self._left[:count], self._left[count:]
+        self._topics.produce(records)
+        self.due += answers_due(records)
+        return self.due
+
+    def feed_until(self, condition, what, records: int = 5, timeout_s: float = 90.0):
+        """Produces some records again and again until the condition holds, so that it comes true while the service works."""
+
+        def step():
+            if self._left:
+                self.feed(min(records, len(self._left)))
+            return condition()
+
+        wait_for(step, what, timeout_s, every_s=0.1)
+
+
+class Group:
+    """A consumer group's offsets in a topic, as an operator sees and moves them."""
+
+    def __init__(self, bootstrap: str, name: str, topic: str):
+        self.bootstrap, self.name, self.topic = bootstrap, name, topic
+        self.admin = AdminClient({"bootstrap.servers": bootstrap})
+
+    def committed(self) -> dict[int, TopicPartition]:
+        """By partition; without those that have none."""
+        request = [ConsumerGroupTopicPartitions(self.name)]
+        wanted = self.admin.list_consumer_group_offsets(request, require_stable=True)[self.name].result(30)
+        return {tp.partition: tp for tp in wanted.topic_partitions if tp.topic == self.topic and tp.offset >= 0}
+
+    def positions(self) -> dict[int, int]:
+        return {number: tp.offset for number, tp in self.committed().items()}
+
+    def move(self, positions: dict[int, int]) -> None:
+        """As kafka-consumer-groups.sh does it: the metadata goes."""
+        moved = [TopicPartition(self.topic, p, offset) for p, offset in positions.items()]
+        self.admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(self.name, moved)])[self.name].result(30)
+
+    def commit(self, offsets: dict[int, tuple[int, str]]) -> None:
+        """(position, metadata) by partition, as an instance would have left them."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.name, "enable.auto.commit": False})
+        try:
+            told = [TopicPartition(self.topic, p, offset, metadata) for p, (offset, metadata) in offsets.items()]
+            consumer.commit(offsets=told, asynchronous=False)
+        finally:
+            consumer.close()
+
+
+def group_of(service: Service) -> Group:
+    return Group(service.topics.bootstrap, service.settings.group_id, service.topics.input)
+
+
+def checkpoints(service: Service) -> dict[int, list[Path]]:
+    """Each partition's checkpoint files, newest first."""
+    settings = service.settings
+    store = Directory(settings.checkpoint.path, settings.group_id, settings.input.topic, keep=2)
+    found = {}
+    for partition in range(service.topics.partitions):
+        folder = store.folder(partition)
+        files = [path for path in folder.iterdir() if Name.parse(path.name)] if folder.is_dir() else []
+        found[partition] = sorted(files, reverse=True)
+    return found
+
+
+def newest(service: Service) -> dict[int, int]:
+    """The positions of the newest checkpoints, by partition."""
+    return {p: Name.parse(files[0].name).position for p, files in checkpoints(service).items() if files}
+
+
 def served(service: Service, topics: Topics):
     """The service's model, and its step as the reference oracle runs it: what each input record must be answered with."""
-    model = load(service.model)
+    model = load_model(service.settings)
     model_id = json.loads(topics.read(topics.output)[0].value())["model"]
     return model, Reference(model, service.settings, model_id)
 

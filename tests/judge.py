@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from processor.codec.codec import Codec
@@ -88,3 +89,14 @@ class Judge:
             return answer
         steps = answer["prediction"] if isinstance(answer["prediction"][0], list) else [answer["prediction"]]
         return [len(steps)], [answer["timestamp"]], steps
+
+    def answer(self, record: Record) -> Any:
+        """Of a record that begins a sequence: (error,), or its steps, time and the bytes of its float32 numbers."""
+        self._reference._sensors.clear()
+        answer = self._reference.feed(oracle.InputRecord(record.p, record.o, record.k, record.v, record.record_ms, tuple(record.h or ())))
+        if answer is None:
+            return 0, record.record_ms, b""
+        if isinstance(answer, str):
+            return (answer,)
+        steps = answer["prediction"] if isinstance(answer["prediction"][0], list) else [answer["prediction"]]
+        return len(steps), answer["timestamp"], np.array(steps, np.float32).tobytes()

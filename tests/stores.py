@@ -36,7 +36,8 @@ def snapshot_of(
     rows.state = rng.integers(0, 2**32, (n, W), np.uint32).view(np.float32)
     rows.applied, rows.steps = rng.integers(0, applied_max or max(position, 1), n), rng.integers(1, 2**62, n)
     rows.event_ms, rows.incomplete = rng.integers(-(2**53), 2**53, n), rng.random(n) < 0.5
-    return Snapshot(partition, Mark(position, time_ms), beginning, list(keys), rows, {"tensorflow": "2.21"}, base, list(removed))
+    mark = Mark(position, time_ms, None if time_ms is None else time_ms - 7)
+    return Snapshot(partition, mark, beginning, list(keys), rows, {"tensorflow": "2.21"}, base, list(removed))
 
 
 def rows_by_sensor(keys: list[bytes], rows: Rows) -> dict[bytes, tuple[object, ...]]:

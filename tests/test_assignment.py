@@ -72,6 +72,12 @@ def test_passing_records_leaves_the_last_position_and_the_greatest_time(passed, 
     assert mark == Mark(passed[-1][0] if passed else 0, max(known, default=None))
 
 
+def test_the_first_time_that_is_told_stays():
+    mark = Mark(10, None).passed(11, None, None).passed(12, 7, 7)
+    assert mark == Mark(12, 7, 7)
+    assert mark.passed(13, 9, 8) == Mark(13, 9, 7)
+
+
 def test_passing_leaves_the_mark_before_as_it_was():
     before = Mark(1, 2)
     before.passed(9, 9)
@@ -143,7 +149,16 @@ def test_the_end_of_the_log_moves_the_position_forward_only(end, position):
 
 # -- what the committed offset's metadata says ------------------------------------------------------------------
 
-beginnings = st.builds(Beginning, st.integers(0, 2**63 - 1), st.text(), st.text(), st.text(), st.integers(1, 10_000))
+beginnings = st.builds(
+    Beginning,
+    st.integers(0, 2**63 - 1),
+    st.text(),
+    st.text(),
+    st.text(),
+    st.integers(1, 10_000),
+    gap=st.booleans(),
+    added_to=st.none() | st.integers(1, 10_000),
+)
 
 
 @deterministic
@@ -153,7 +168,7 @@ def test_a_beginning_comes_back_from_metadata(beginning):
 
 
 def test_metadata_is_small_and_plain_enough_for_a_broker():
-    text = Beginning(2**63 - 1, "a" * 16, "f" * 64, "A" * 22, 10_000).to_metadata()
+    text = Beginning(2**63 - 1, "a" * 16, "f" * 64, "A" * 22, 10_000, gap=True, added_to=9_999).to_metadata()
     assert text.isascii()
     assert len(text) < 4096  # offset.metadata.max.bytes
 
@@ -176,6 +191,11 @@ def test_metadata_that_lacks_a_field_is_no_beginning(name):
 @pytest.mark.parametrize("value", [None, "x", [], {}, float("inf"), float("nan"), "9" * 5000])
 def test_metadata_with_no_number_for_a_number_is_no_beginning(name, value):
     assert Beginning.from_metadata(json.dumps({**WHOLE, name: value})) is None
+
+
+def test_metadata_that_says_nothing_of_lost_readings_and_added_partitions_knows_of_none():
+    assert Beginning.from_metadata(json.dumps(WHOLE)) == Beginning(5, "a", "f", "t", 8, gap=False, added_to=None)
+    assert WHOLE.keys() == {"origin", "lineage", "fingerprint", "topic_id", "partitions"}
 
 
 def test_metadata_that_nests_too_deep_is_no_beginning():

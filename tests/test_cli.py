@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from processor import cli, logs
 from processor.errors import ConfigurationError, Fenced, ModelRefused, SlotstreamError
 from processor.settings import Settings, keys
+from processor.tools.csv_file import Form
+from processor.tools.rows import Wanted
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +135,17 @@ def test_wrong_settings_end_with_2_and_say_all(command: str, capsys: pytest.Capt
         ["init", "--partitions", "0"],
         ["init", "--partitions=x"],
         ["model", "show", "a", "b", "--x"],
+        ["try", "m.keras"],
+        ["try", "m.keras", "a.csv"],
+        ["feed", "--key=a"],
+        ["feed", "a.csv", "--key=a", "--sensor=b"],
+        ["feed", "a.csv", "--key=a", "--rate=0"],
+        ["feed", "a.csv", "--key=a", "--speed=fast"],
+        ["feed", "a.csv", "--key=a", "--rate=1", "--speed=2"],
+        ["feed", "a.csv", "--key=a", "--from-line=0"],
+        ["feed", "a.csv", "--key=a", "--separator=ab"],
+        ["feed", "a.csv", "--key=a", "--encoding=morse"],
+        ["feed", "a.csv", "--key=a", "stray"],
     ],
 )
 def test_wrong_use_ends_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +155,12 @@ def test_wrong_use_ends_with_2(words: list[str], capsys: pytest.CaptureFixture[s
         code = int(str(stopped.code))
     assert code == 2
     assert "slotstream" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["try", "m.keras", "a.csv", "--key=a"], ["feed", "a.csv", "--key=a"]])
+def test_wrong_settings_of_a_command_with_files_end_with_2_and_say_all(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*command, "--slots=0", "--input.topc", "x", "--colums=a"]) == 2
+    assert capsys.readouterr().err.startswith("slotstream: 3 problems in the settings:\n")
 
 
 def test_options_are_not_abbreviated(service: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,6 +207,63 @@ def test_init_hands_over_what_was_asked_for(monkeypatch: pytest.MonkeyPatch, cap
     assert capsys.readouterr().out == "created readings\npredictions is there\n" * 2
 
 
+@dataclass
+class Tried:
+    errors: Counter[str]
+    readings: int
+
+
+@pytest.mark.parametrize(("bad", "code"), [(0, 0), (1, 0), (2, 1)])
+def test_try_hands_over_what_was_asked_for(bad: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def try_model(settings: Settings, path: Path, form: Form, wanted: Wanted, out: object, **options: object) -> Tried:
+        asked.append((settings.model.path, settings.output.residual, settings.input.topic, path, form, wanted, options))
+        return Tried(Counter({"bad_schema": bad}), 2)
+
+    module(monkeypatch, "processor.tools.try_model", try_model=try_model)
+    words = ["try", "--output.residual", "true", "m.keras", "--input.topic", "a", "a.csv", "--output", "b.csv", "--columns=x,y"]
+    assert cli.main([*words, "--sensor=s", "--separator=\\t", "--encoding=latin1", "--no-header"]) == code
+    form, wanted = Form("tab", "iso8859-1", header=False), Wanted(sensor="s", columns="x,y")
+    assert asked == [(Path("m.keras"), True, "a", Path("a.csv"), form, wanted, {"output": Path("b.csv"), "plot": None})]
+
+
+@dataclass
+class Fed:
+    delivered: int = 3
+    left_out: int = 0
+    interrupted: bool = False
+    next_line: int = 9
+
+    def __str__(self) -> str:
+        return "3 readings"
+
+
+@pytest.mark.parametrize(
+    ("fed", "code", "said"),
+    [
+        (Fed(), 0, "a: 3 readings\n"),
+        (Fed(left_out=1), 0, "a: 3 readings\n"),
+        (Fed(delivered=0, left_out=1), 1, "a: 3 readings\n"),
+        (Fed(interrupted=True), 130, "a: 3 readings\ninterrupted: go on with --from-line 9\n"),
+    ],
+)
+def test_feed_hands_over_what_was_asked_for(
+    fed: Fed, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def feed(settings: Settings, path: Path, form: Form, wanted: Wanted, pace: dict[str, object], *, from_line: int) -> Fed:
+        asked.append((path, form, wanted, pace, from_line))
+        return fed
+
+    module(monkeypatch, "processor.tools.feed", feed=feed, Pace=dict)
+    words = ["feed", "a.csv", "--input.topic", "a", "--key", "pump", "--timestamp=Date,Time", "--speed", "60x", "--from-line=7"]
+    assert cli.main(words) == code
+    assert asked == [(Path("a.csv"), Form(), Wanted(key="pump", timestamp="Date,Time"), {"rate": None, "speed": 60.0}, 7)]
+    assert capsys.readouterr().out == said
+
+
 SHOWN = {
     "servable": True,
     "mode": "carried",
@@ -197,7 +274,7 @@ SHOWN = {
 
 
 def test_model_show_prints_a_table_or_one_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    module(monkeypatch, "processor.model.load", describe_file=lambda path: SHOWN)
+    module(monkeypatch, "processor.model.load", describe_file=lambda path, **_: SHOWN)
     assert cli.main(["model", "show", "a.keras"]) == 0
     printed = capsys.readouterr().out
     for text in ("carried", "it is [stateful]", "name lstm, shape [null, 64]", "name dense"):
@@ -206,9 +283,17 @@ def test_model_show_prints_a_table_or_one_object(monkeypatch: pytest.MonkeyPatch
     assert json.loads(capsys.readouterr().out) == SHOWN
 
 
+def test_model_show_judges_a_file_by_the_settings_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    module(monkeypatch, "processor.model.load", describe_file=lambda path, **options: asked.append(options) or SHOWN)
+    assert cli.main(["model", "show", "a.keras"]) == 0
+    assert cli.main(["model", "show", "a.keras", "--mode", "windowed", "--window", "30", "--output", "all"]) == 0
+    assert asked == [{"mode": "auto", "window": None, "output": "last"}, {"mode": "windowed", "window": 30, "output": "all"}]
+
+
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_model_show_of_a_file_that_cannot_be_served_ends_with_1(form: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    module(monkeypatch, "processor.model.load", describe_file=lambda path: {"servable": False, "why": f"no such file: {path}"})
+    module(monkeypatch, "processor.model.load", describe_file=lambda path, **_: {"servable": False, "why": f"no such file: {path}"})
     assert cli.main(["model", "show", "a.keras", *form]) == 1
 
 
@@ -224,7 +309,7 @@ def test_a_missing_demo_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "there is no demo here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "check", "init"])
+@pytest.mark.parametrize("command", ["run", "check", "init", "try", "feed"])
 def test_help_lists_every_setting_with_default_and_meaning(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
@@ -252,6 +337,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["check", "--slots=0"],
         ["model", "show", "--help"],
         ["model", "convert", "--help"],
+        ["try", "--help"],
+        ["try", "m.keras", "a.csv", "--key=a", "--slots=0"],
+        ["feed", "--help"],
+        ["feed", "a.csv", "--key=a", "--slots=0"],
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(words: list[str]) -> None:

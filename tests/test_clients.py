@@ -21,6 +21,7 @@ MEMBER = {
     "group.protocol": "classic",
     "partition.assignment.strategy": "cooperative-sticky",
 }
+FEED = {"enable.idempotence": True, "partitioner": "murmur2_random"}
 PRODUCER = {"transactional.id": "g.i", "transaction.timeout.ms": 10_000, "partitioner": "murmur2_random"}
 
 
@@ -47,6 +48,7 @@ MAKE = {
     "member": lambda of: clients.member_consumer(of),
     "restore": lambda of: clients.restore_consumer(of),
     "producer": lambda of: clients.output_producer(of, batch_bytes_max=1_048_588, record_bytes_max=1_048_588),
+    "feed": lambda of: clients.feed_producer(of, record_bytes_max=1_048_588),
     "admin": lambda of: clients.admin_client(of),
 }
 
@@ -55,7 +57,7 @@ def subset(config: dict[str, object], expected: dict[str, object]) -> dict[str, 
     return {key: config.get(key) for key in expected}
 
 
-@pytest.mark.parametrize(("kind", "fixed"), [("member", MEMBER), ("restore", GROUP), ("producer", PRODUCER)])
+@pytest.mark.parametrize(("kind", "fixed"), [("member", MEMBER), ("restore", GROUP), ("producer", PRODUCER), ("feed", FEED)])
 @pytest.mark.parametrize("of", [settings(), Past(group="g", instance="i")], ids=["plain", "tampered with"])
 def test_what_exactly_once_rests_on_is_fixed_whatever_the_user_sets(kind, fixed, of):
     assert subset(MAKE[kind](of), fixed) == fixed
@@ -80,6 +82,7 @@ def test_a_users_property_reaches_every_client(kind):
         ("member", "fetch.queue.backoff.ms", 5),
         ("restore", "fetch.queue.backoff.ms", 5),
         ("producer", "linger.ms", 5),
+        ("feed", "message.timeout.ms", 60_000),
         ("admin", "client.id", "slotstream"),
     ],
 )
@@ -136,4 +139,5 @@ def test_librdkafka_takes_the_configurations(monkeypatch, bytes_max):
     for kind in ("member", "restore"):
         MAKE[kind](quiet).close()
     producer(quiet, bytes_max, bytes_max)
+    clients.feed_producer(quiet, record_bytes_max=bytes_max)
     MAKE["admin"](quiet)

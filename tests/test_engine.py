@@ -4,8 +4,9 @@ The stepper is a recurrence in NumPy whose results are exact, so that every diff
 tested with real models in test_model*.py, and both together in test_oracle.py.
 """
 
+import copy
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from processor.engine import Engine, Shapes
 from processor.records import Batch
-from processor.rules import Rules
+from processor.rules import EXPIRED, Clock, Rules, keep_time
 from processor.slots.table import StaleSlotError
 
 F = 2
@@ -69,27 +70,39 @@ def batch_of(records):
 class Plain:
     """The same, one record after another, each sensor's state in a dict."""
 
-    def __init__(self, rules=None):
+    def __init__(self, rules=None, gap=()):
         self.state = {}
         self.latest_ms = {}
+        self.time_ms = {}
+        self.first_ms = {}
         self.rules = rules or Rules()
+        self.gap = gap
+        self.flagged, self.forgotten = {}, set()
 
     def apply(self, partition, key, offset, values, before, after, event_ms=None):
         event_ms = offset * 10 if event_ms is None else event_ms
         sensor, rules, reset_by = (partition, key), self.rules, 0
         if values is None:
             self.state.pop(sensor, None)
+            self.forgotten.add(sensor)
             return None
         nothing = (np.zeros(F, np.float32), 0, None)
+        time_ms = self.time_ms[partition] = max(event_ms, self.time_ms.get(partition, event_ms))
         if not before and sensor in self.state:
             latest_ms = self.latest_ms[sensor]
-            if rules.late and event_ms < latest_ms:
+            if rules.expire_ms is not None and latest_ms + rules.expire_ms < time_ms:
+                reset_by = 3
+            elif rules.late and event_ms < latest_ms:
                 return "late"
-            if rules.gap_ms is not None and event_ms > latest_ms + rules.gap_ms:
+            elif rules.gap_ms is not None and event_ms > latest_ms + rules.gap_ms:
                 reset_by = 1
             elif rules.steps is not None and self.state[sensor][1] >= rules.steps:
                 reset_by = 2
+        self.first_ms.setdefault(partition, event_ms)
         anew = before or reset_by or sensor not in self.state
+        unknown = not before and sensor not in self.state and sensor not in self.forgotten
+        would_have_expired = rules.expire_ms is not None and time_ms - self.first_ms[partition] > rules.expire_ms
+        flagged = (unknown and partition in self.gap and not would_have_expired) if anew else self.flagged[sensor]
         state, steps, previous = nothing if anew else self.state[sensor]
         latest_ms = event_ms if anew else max(event_ms, self.latest_ms[sensor])
         ys, residual = [], None
@@ -106,10 +119,15 @@ class Plain:
             ys.append(y)
         if after:
             self.state.pop(sensor, None)
+            self.forgotten.add(sensor)
         else:
             self.state[sensor] = (state, steps, previous)
             self.latest_ms[sensor] = latest_ms
-        return ys, steps, residual, reset_by
+            self.flagged[sensor] = flagged
+        return ys, steps, residual, reset_by, flagged
+
+    def copy(self):
+        return {name: copy.copy(value) for name, value in vars(self).items()}
 
 
 number = st.one_of(st.integers(-9, 9).map(float), st.sampled_from([3e38, -3e38]))
@@ -127,9 +145,20 @@ def residual_shapes():
     return Shapes(features=F, outputs=F, width=F, residual=(0, 1))
 
 
-def check(engine, plain, records):
-    """Applies records to both and compares everything that is published."""
+def started(gap=()):
+    return {p: Clock(gap=p in gap) for p in (0, 1)}
+
+
+def timed_batch(records, clocks):
+    """The batch with partition time, which goes on from the clocks, and moves them."""
     batch = batch_of(records)
+    clocks.update(keep_time(batch, clocks))
+    return batch
+
+
+def check(engine, plain, records, clocks=None, *, dropped=False):
+    """Applies records to both and compares everything that is published. dropped: an expired sensor may be gone already."""
+    batch = timed_batch(records, clocks or started())
     applied = engine.apply(batch)
     first = 0
     for i, r in enumerate(records):
@@ -139,8 +168,9 @@ def check(engine, plain, records):
         elif isinstance(expected, str):
             assert (applied.finite[i], applied.late[i]) == (expected == "late", expected == "late")
         else:
-            ys, steps, residual, reset_by = expected
-            assert (applied.finite[i], applied.late[i], applied.reset_by[i]) == (True, False, reset_by)
+            ys, steps, residual, reset_by, flagged = expected
+            assert (applied.finite[i], applied.late[i], applied.warming[i]) == (True, False, flagged)
+            assert applied.reset_by[i] == reset_by or (dropped and (reset_by, applied.reset_by[i]) == (EXPIRED, 0))
             assert applied.y[first : first + len(ys)].tolist() == [y.tolist() for y in ys]
             assert applied.last[i] == first + len(ys) - 1
             assert applied.steps[i] == steps
@@ -175,16 +205,22 @@ def test_any_interleaving_equals_a_plain_dict_of_states(turns, slots):
 
 
 timed = st.tuples(record, st.integers(0, 60))
-rules = st.builds(Rules, gap_ms=st.sampled_from([None, 0, 9, 30]), steps=st.sampled_from([None, 1, 3]), late=st.booleans())
+rules = st.builds(
+    Rules,
+    gap_ms=st.sampled_from([None, 0, 9, 30]),
+    steps=st.sampled_from([None, 1, 3]),
+    late=st.booleans(),
+    expire_ms=st.sampled_from([None, None, 0, 12, 40]),
+)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(turns=st.lists(st.lists(timed, max_size=12), max_size=8), by=rules, slots=st.sampled_from([1, 3, 64]))
 def test_late_records_and_resets_by_rule_equal_one_record_after_another_however_it_is_cut(turns, by, slots):
-    engine, plain, offset = Engine(Recurrence(), residual_shapes(), by, slots=slots), Plain(by), 0
+    engine, plain, offset, clocks = Engine(Recurrence(), residual_shapes(), by, slots=slots), Plain(by), 0, started()
     for records in turns:
         numbered = [(p, k, offset + i, v, b, a, at) for i, ((p, k, v, b, a), at) in enumerate(records)]
-        check(engine, plain, numbered)
+        check(engine, plain, numbered, clocks)
         offset += len(numbered)
         engine.commit()
     for partition in (0, 1):
@@ -196,25 +232,150 @@ def test_late_records_and_resets_by_rule_equal_one_record_after_another_however_
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(records=st.lists(timed, max_size=30), cuts=st.sets(st.integers(1, 29)), data=st.data(), by=rules, slots=st.sampled_from([1, 3, 64]))
-def test_a_copy_of_a_partition_goes_on_where_it_was_taken(records, cuts, data, by, slots):
+@given(
+    records=st.lists(timed, max_size=30),
+    cuts=st.sets(st.integers(1, 29)),
+    data=st.data(),
+    by=rules,
+    gap=st.sampled_from([(), (0,)]),
+    slots=st.sampled_from([1, 3, 64]),
+)
+def test_a_copy_of_a_partition_goes_on_where_it_was_taken(records, cuts, data, by, gap, slots):
     """A copy taken after any record, loaded elsewhere and replayed in any cuts, gives the rows of the whole."""
     numbered = [(0, k, i, v, b, a, at) for i, ((_, k, v, b, a), at) in enumerate(records)]
     after = data.draw(st.integers(0, len(numbered)))
-    whole = Engine(Recurrence(), residual_shapes(), by, slots=64)
+    whole, clocks = Engine(Recurrence(), residual_shapes(), by, slots=64), started(gap)
     for r in numbered[:after]:
-        whole.apply(batch_of([r]))
-    other = Engine(Recurrence(), residual_shapes(), by, slots=slots)
+        whole.apply(timed_batch([r], clocks))
+    other, others = Engine(Recurrence(), residual_shapes(), by, slots=slots), dict(clocks)
     other.table.load(0, *whole.table.copy(0))
     rest = numbered[after:]
     for r in rest:
-        whole.apply(batch_of([r]))
+        whole.apply(timed_batch([r], clocks))
     points = [0, *sorted(c for c in cuts if c < len(rest)), len(rest)]
     for a, b in itertools.pairwise(points):
-        other.apply(batch_of(rest[a:b]), replay=True)
+        other.apply(timed_batch(rest[a:b], others), replay=True)
     assert other.undo.empty
-    expected, got = (dict(zip(k, r.state.tolist(), strict=True)) for k, r in (whole.table.copy(0), other.table.copy(0)))
-    assert got == expected
+    assert others == clocks
+    assert rows_of(other) == rows_of(whole)
+
+
+def rows_of(engine):
+    """By sensor of partition 0: state, steps, flag."""
+    keys, rows = engine.table.copy(0)
+    return dict(zip(keys, zip(rows.state.tolist(), rows.steps.tolist(), rows.incomplete.tolist(), strict=True), strict=True))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    turns=st.lists(st.tuples(st.lists(timed, max_size=12), st.sampled_from(["drop", "commit", "abort", "go on"])), max_size=10),
+    by=rules,
+    expire_ms=st.sampled_from([0, 12, 40]),
+    gap=st.sampled_from([(), (0,), (0, 1)]),
+    slots=st.sampled_from([1, 3, 64]),
+)
+def test_dropping_what_has_expired_at_any_commit_does_not_show(turns, by, expire_ms, gap, slots):
+    by = replace(by, expire_ms=expire_ms)
+    engine, plain, offset, clocks = Engine(Recurrence(), residual_shapes(), by, slots=slots), Plain(by, gap), 0, started(gap)
+    committed = (plain.copy(), offset, dict(clocks))
+    for records, end in turns:
+        numbered = [(p, k, offset + i, v, b, a, at) for i, ((p, k, v, b, a), at) in enumerate(records)]
+        check(engine, plain, numbered, clocks, dropped=True)
+        offset += len(numbered)
+        if end in ("drop", "commit"):
+            engine.commit()
+            committed = (plain.copy(), offset, dict(clocks))
+        elif end == "abort":
+            engine.abort()
+            vars(plain).update({name: copy.copy(value) for name, value in committed[0].items()})
+            offset, clocks = committed[1], dict(committed[2])
+        for p in (0, 1) if end == "drop" else ():
+            before = engine.table.sensors(p)
+            assert engine.expire(p, offset, clocks[p]) == before - engine.table.sensors(p)
+            left = {k for (of, k) in plain.state if of == p and plain.latest_ms[of, k] + expire_ms >= plain.time_ms[of]}
+            assert set(engine.table.copy(p)[0]) >= left
+            if p not in gap or (p in plain.first_ms and plain.time_ms[p] - plain.first_ms[p] > expire_ms):
+                assert set(engine.table.copy(p)[0]) == left
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(turns=st.lists(st.tuples(st.lists(timed, max_size=12), st.booleans()), max_size=8), by=rules, slots=st.sampled_from([1, 3, 64]))
+def test_after_a_gap_every_sensor_is_flagged_until_its_reset_and_no_other_partitions(turns, by, slots):
+    engine, plain, offset, clocks = Engine(Recurrence(), residual_shapes(), by, slots=slots), Plain(by, gap=(1,)), 0, started(gap=(1,))
+    for records, abort in turns:
+        numbered = [(p, k, offset + i, v, b, a, at) for i, ((p, k, v, b, a), at) in enumerate(records)]
+        if abort:
+            engine.apply(timed_batch(numbered, dict(clocks)))
+            engine.abort()
+        check(engine, plain, numbered, clocks)
+        offset += len(numbered)
+        engine.commit()
+    assert not engine.table.copy(0)[1].incomplete.any()
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(records=st.lists(timed, max_size=30), data=st.data(), slots=st.sampled_from([1, 3, 64]))
+def test_dropping_in_a_replay_leaves_rows_that_are_newer_than_its_position(records, data, slots):
+    """Rows may be newer than the position their replay begins at; those up to their offset are passed over, and must stay known."""
+    by = Rules(expire_ms=12)
+    numbered = [(0, k, i, v, b, a, at) for i, ((_, k, v, b, a), at) in enumerate(records)]
+    start = data.draw(st.integers(0, len(numbered)))
+    whole, other = (Engine(Recurrence(), residual_shapes(), by, slots=n) for n in (64, slots))
+    clocks, others = started(), started()
+    for i, r in enumerate(numbered):
+        whole.apply(timed_batch([r], clocks))
+        others = dict(clocks) if i < start else others
+    whole.commit()
+    other.table.load(0, *whole.table.copy(0))
+    for i, r in enumerate(numbered[start:], start):
+        other.apply(timed_batch([r], others), replay=True)
+        other.expire(0, i + 1, others[0])
+    whole.expire(0, len(numbered), clocks[0])
+    expected, got = rows_of(whole), rows_of(other)
+    assert {key: row for key, row in got.items() if key in expected} == expected
+
+
+@pytest.mark.parametrize(("each_record", "rows"), [(False, [b"a"]), (True, [])])
+def test_a_sensor_that_is_forgotten_after_a_gap_leaves_a_row_that_says_so_where_one_is_needed(each_record, rows):
+    engine, clocks = Engine(Recurrence(), residual_shapes(), Rules(each_record=each_record), slots=4), started(gap=(0,))
+    engine.apply(timed_batch([(0, b"a", 0, [(1.0, 2.0)], True, True)], clocks))
+    engine.commit()
+    keys, found = engine.table.copy(0)
+    assert keys == rows
+    assert found.steps.tolist() == [0] * len(rows)
+    assert not found.state.any()
+    assert not engine.apply(timed_batch([(0, b"a", 1, [(1.0, 2.0)], each_record, False)], clocks)).warming[0]
+
+
+def test_nothing_is_dropped_within_a_transaction():
+    engine, clocks = Engine(Recurrence(), residual_shapes(), Rules(expire_ms=5), slots=4), started()
+    engine.apply(timed_batch([(0, b"a", 0, [(1.0, 2.0)], False, False, 0), (0, b"b", 1, [(1.0, 2.0)], False, False, 10)], clocks))
+    with pytest.raises(ValueError, match="at a commit boundary"):
+        engine.expire(0, 2, clocks[0])
+    engine.commit()
+    assert engine.expire(0, 2, clocks[0]) == 1
+    assert engine.table.copy(0)[0] == [b"b"]
+
+
+def test_partition_time_rises_by_readings_whatever_becomes_of_them_and_not_by_null_values():
+    """The sensor's own record counts too; that a record is late or breaks its sensor does not matter; a null value never counts."""
+    engine, clocks = Engine(Recurrence(), residual_shapes(), Rules(expire_ms=10, late=True), slots=4), started()
+    one = [(1.0, 2.0)]
+    records = [
+        (0, b"a", 0, one, False, False, 0),
+        (0, b"b", 1, None, False, False, 50),
+        (0, b"a", 2, one, False, False, 10),
+        (0, b"b", 3, one, False, False, 12),
+        (0, b"c", 4, [(3e38, 0.0), (3e38, 0.0), (3e38, 0.0)], False, False, 21),
+        (0, b"b", 5, one, False, False, 3),
+        (0, b"a", 6, one, False, False, 20),
+    ]
+    applied = engine.apply(timed_batch(records, clocks))
+    assert applied.finite.tolist() == [True] * 4 + [False] + [True] * 2
+    assert applied.late.tolist() == [False] * 5 + [True, False]
+    assert applied.steps[[2, 3, 6]].tolist() == [2, 1, 1]
+    assert applied.reset_by[6] == EXPIRED
+    assert clocks[0] == Clock(21, 0)
 
 
 def test_replay_passes_over_what_a_row_has_applied():

@@ -1,24 +1,25 @@
 """What happens to processes, brokers, disks and groups: after each, every record is answered once, as the reference oracle would."""
 
 import json
-import shutil
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from harness import (
+    SMALL,
     L,
     Service,
+    Stream,
     Topics,
     answers_due,
     assert_exact,
     assert_same,
+    checkpoints,
+    group_of,
     keras,
+    newest,
     numbers,
     readings,
     save_model,
@@ -26,107 +27,17 @@ from harness import (
     wait_for,
 )
 
-from processor import cli, logs
 from processor.checkpoint.directory import Directory, Name
 from processor.records import ERRORS
 from processor.sandbox.kafka import EmbeddedKafka
-from processor.stream import admin
-from processor.stream.assignment import Beginning
 from processor.tools.oracle import as_published
 
-SMALL = ("--slots=8", "--dead_letter.max_ratio=1")
 SLOW_COMMITS = "--commit_interval=1s"  # so that what ends a transaction early finds one
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     return save_model(tmp_path_factory.mktemp("model") / "model.keras", L.LSTM(8), L.Dense(3))
-
-
-@pytest.fixture(scope="module")
-def other_model(tmp_path_factory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model") / "other.keras", L.LSTM(8), L.Dense(3), seed=2)
-
-
-class Stream:
-    """A seeded stream of records of every kind, produced piece by piece."""
-
-    def __init__(self, topics: Topics, count: int, seed: int = 1):
-        sensors = 8 * topics.partitions
-        self._topics = topics
-        self._left = readings(np.random.default_rng(seed), count, features=3, sensors=sensors, partitions=topics.partitions)
-        self.due = 0
-
-    def feed(self, count: int | None = None) -> int:
-        """Produces the next records, all by default; returns how many answers are due for everything produced so far."""
-        count = len(self._left) if count is None else count
-        assert len(self._left) >= count, "the stream is used up"
-        records, self._left = self._left[:count], self._left[count:]
-        self._topics.produce(records)
-        self.due += answers_due(records)
-        return self.due
-
-    def feed_until(self, condition, what, records: int = 5, timeout_s: float = 90.0):
-        """Produces some records again and again until the condition holds, so that it comes true while the service works."""
-
-        def step():
-            if self._left:
-                self.feed(min(records, len(self._left)))
-            return condition()
-
-        wait_for(step, what, timeout_s, every_s=0.1)
-
-
-class Group:
-    """A consumer group's offsets in a topic, as an operator sees and moves them."""
-
-    def __init__(self, bootstrap: str, name: str, topic: str):
-        self.bootstrap, self.name, self.topic = bootstrap, name, topic
-        self.admin = AdminClient({"bootstrap.servers": bootstrap})
-
-    def committed(self) -> dict[int, TopicPartition]:
-        """By partition; without those that have none."""
-        request = [ConsumerGroupTopicPartitions(self.name)]
-        wanted = self.admin.list_consumer_group_offsets(request, require_stable=True)[self.name].result(30)
-        return {tp.partition: tp for tp in wanted.topic_partitions if tp.topic == self.topic and tp.offset >= 0}
-
-    def positions(self) -> dict[int, int]:
-        return {number: tp.offset for number, tp in self.committed().items()}
-
-    def move(self, positions: dict[int, int]) -> None:
-        """As kafka-consumer-groups.sh does it: the metadata goes."""
-        moved = [TopicPartition(self.topic, p, offset) for p, offset in positions.items()]
-        self.admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(self.name, moved)])[self.name].result(30)
-
-    def commit(self, offsets: dict[int, tuple[int, str]]) -> None:
-        """(position, metadata) by partition, as an instance would have left them."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.name, "enable.auto.commit": False})
-        try:
-            told = [TopicPartition(self.topic, p, offset, metadata) for p, (offset, metadata) in offsets.items()]
-            consumer.commit(offsets=told, asynchronous=False)
-        finally:
-            consumer.close()
-
-
-def group_of(service: Service) -> Group:
-    return Group(service.topics.bootstrap, service.settings.group_id, service.topics.input)
-
-
-def checkpoints(service: Service) -> dict[int, list[Path]]:
-    """Each partition's checkpoint files, newest first."""
-    settings = service.settings
-    store = Directory(settings.checkpoint.path, settings.group_id, settings.input.topic, keep=2)
-    found = {}
-    for partition in range(service.topics.partitions):
-        folder = store.folder(partition)
-        files = [path for path in folder.iterdir() if Name.parse(path.name)] if folder.is_dir() else []
-        found[partition] = sorted(files, reverse=True)
-    return found
-
-
-def newest(service: Service) -> dict[int, int]:
-    """The positions of the newest checkpoints, by partition."""
-    return {p: Name.parse(files[0].name).position for p, files in checkpoints(service).items() if files}
 
 
 def replayed(service: Service) -> float:
@@ -410,210 +321,51 @@ def test_too_many_bad_records_stop_the_service_and_leave_them_in_the_input(kafka
     assert_same(topics.answers(), want)
 
 
-# -- what a start finds -------------------------------------------------------------------------------------------------------
-
-PARTITIONS = 7
+# -- sensors that fall silent ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def past(kafka, tmp_path_factory, model):
-    """A service that has worked and was stopped: committed offsets, two checkpoints and more a partition."""
-    folder = tmp_path_factory.mktemp("past")
-    topics = Topics(kafka.bootstrap, "past", partitions=PARTITIONS)
-    stream = Stream(topics, 1050)
-    service = Service(topics, model, folder, *SMALL)
+def test_a_sensor_that_has_expired_leaves_the_checkpoints_and_begins_anew_when_it_returns(kafka, unique, tmp_path, model):
+    topics = Topics(kafka.bootstrap, unique("expiry"), partitions=1)
+    service = Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS, "--state.expire_after=10m")
+    rng, start_ms, hour_ms = np.random.default_rng(3), int(time.time() * 1000) - 7_200_000, 3_600_000
+    sensors = [b"sensor-%d" % i for i in range(30)]
+
+    def records(keys, count, at_ms):
+        return [(0, key, numbers(rng.normal(size=3)), at_ms + i, ()) for i, key in enumerate(keys * count)]
+
+    def held():
+        settings = service.settings
+        store = Directory(settings.checkpoint.path, settings.group_id, settings.input.topic, keep=2)
+        snapshot = store.newest(0, position_max=None, usable=lambda _: True)
+        return sorted(snapshot.keys) if snapshot else []
+
+    batches = [
+        records(sensors, 3, start_ms),
+        records(sensors[:1], 2, start_ms + hour_ms),  # time goes on, and all but this one are silent
+        records(sensors[:20], 4, start_ms + hour_ms + 1000),
+        records(sensors, 1, start_ms + hour_ms + 2000),
+    ]
     with service:
         service.wait_ready()
-        service.wait_answered(stream.feed(700))
-        wait_for(lambda: newest(service) == group_of(service).positions(), "checkpoints half way")
-        service.wait_answered(stream.feed(250))
-        assert service.stop() == 0
-    assert all(len(files) >= 2 for files in checkpoints(service).values())
-    stream.feed()  # what a successor finds to do
-    service.log.unlink()
-    return service
-
-
-@pytest.fixture
-def successor(past, unique, tmp_path):
-    """Makes services of another group that has the past of the first: its offsets and checkpoints, but outputs of its own."""
-
-    def make(*options: str, model: Path | None = None, offsets: bool = True) -> Service:
-        name = unique("successor")
-        topics = past.topics.answered_to(name)
-        service = Service(topics, model or past.model, tmp_path, *SMALL, f"--group={name}", *options)
-        shutil.copytree(past.folder / "checkpoints" / past.settings.group_id, tmp_path / "checkpoints" / name)
-        if offsets:
-            group_of(service).commit({p: (tp.offset, tp.metadata) for p, tp in group_of(past).committed().items()})
-        return service
-
-    return make
-
-
-@pytest.fixture
-def refused(monkeypatch, capsys):
-    """Runs `slotstream run` in this process, where TensorFlow is there already, and gives its exit code and last message."""
-    monkeypatch.setattr(logs, "configure", lambda *_: None)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def run(service: Service) -> tuple[int, str]:
-        code = cli.main(["run", *service.options])
-        return code, capsys.readouterr().err
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def due_from(service: Service, positions: dict[int, int]) -> int:
-    return sum(r.offset >= positions[r.partition] and (r.value is not None or r.key is None) for r in service.topics.inputs())
-
-
-def test_offsets_moved_by_an_operator_and_lost_checkpoints_change_no_prediction(successor):
-    service = successor()
-    group, files = group_of(service), checkpoints(service)
-    found = group.positions()
-    positions = found | {0: found[0] + 10, 1: Name.parse(files[1][1].name).position + 1, 2: 0}
-    group.move({p: positions[p] for p in (0, 1, 2)})
-    shutil.rmtree(files[3][0].parent)
+        topics.produce(batches[0])
+        service.wait_answered(90)
+        wait_for(lambda: held() == sorted(sensors), "all in a checkpoint")
+        topics.produce(batches[1])
+        wait_for(lambda: held() == sensors[:1], "those that expired gone from the checkpoint")
+        assert service.metric("sensors_expired_total") == 29
+        assert service.metric("resets_total", '{reason="expired"}') == 1, "the one that let time go on had expired by its own record"
+        before = service.metric("batch_readings_count")
+        topics.produce(batches[2])
+        wait_for(lambda: service.metric("batch_readings_count") > before, "work under way", every_s=0.01)
+        service.kill()
     with service:
-        service.wait_answered(due_from(service, positions))
-        said = service.events("no usable checkpoint: replaying")
+        topics.produce(batches[3])
+        service.wait_answered(sum(map(len, batches)))
         assert service.stop() == 0
-    assert [event["partition"] for event in said] == [3]
-    _, reference = served(service, service.topics)
-    want = reference.expect(service.topics.inputs())
-    assert_same(service.topics.answers(), {at: answer for at, answer in want.items() if at[1] >= positions[at[0]]})
-
-
-def test_damaged_checkpoints_are_passed_over_with_a_warning_and_cost_only_a_replay(successor):
-    service = successor()
-    files = checkpoints(service)
-    whole = {p: listed[0].read_bytes() for p, listed in files.items()}
-    middle = len(whole[1]) * 3 // 4
-    damaged = {
-        0: whole[0][: len(whole[0]) // 2],
-        1: whole[1][:middle] + bytes([whole[1][middle] ^ 4]) + whole[1][middle + 1 :],
-        2: b"These are no tensors, but somebody's notes. " * 40,
-        3: b"",
-        4: whole[5],
-    }
-    for p, content in damaged.items():
-        files[p][0].write_bytes(content)
-    for path in files[6]:
-        path.write_bytes(path.read_bytes()[:-1])
-    positions = group_of(service).positions()
-    with service:
-        service.wait_answered(due_from(service, positions))
-        warned = {event["file"] for event in service.events("checkpoint passed over: it is damaged or no checkpoint")}
-        restored = {event["partition"]: event["checkpoint"] for event in service.events("partition restored")}
-        assert service.stop() == 0
-    assert warned == {str(files[p][0]) for p in damaged} | {str(path) for path in files[6]}
-    assert restored == {p: Name.parse(files[p][1].name).position for p in damaged} | {5: positions[5], 6: None}
-    _, reference = served(service, service.topics)
-    want = reference.expect(service.topics.inputs())
-    assert_same(service.topics.answers(), {at: answer for at, answer in want.items() if at[1] >= positions[at[0]]})
-
-
-def test_cold_starts_every_sensor_anew_at_the_committed_offset(successor, other_model):
-    """Without checkpoints where the model is the same, and where it was another."""
-    service = successor("--on_missing_state=cold", "--on_model_change=cold", model=other_model)
-    group = group_of(service)
-    committed = group.committed()
-    positions = {p: tp.offset for p, tp in committed.items()}
-    fingerprint = service_fingerprint(service)
-    for p in (0, 1):
-        said = Beginning.from_metadata(committed[p].metadata)
-        group.commit({p: (positions[p], replace(said, fingerprint=fingerprint).to_metadata())})
-        shutil.rmtree(checkpoints(service)[p][0].parent)
-    with service:
-        service.wait_answered(due_from(service, positions))
-        assert {e["partition"] for e in service.events("no usable checkpoint: every sensor starts anew")} == {0, 1}
-        assert {e["partition"] for e in service.events("another model: every sensor starts anew")} == {2, 3, 4, 5, 6}
-        assert service.stop() == 0
-    _, reference = served(service, service.topics)
-    fed = [record for record in service.topics.inputs() if record.offset >= positions[record.partition]]
-    assert_same(service.topics.answers(), reference.expect(fed))
-
-
-def service_fingerprint(service: Service) -> str:
-    from processor.model.load import load
-    from processor.service import _fingerprint
-
-    found = load(service.model)
-    return _fingerprint(service.settings, found.digest, found.mode, found.window)
-
-
-def test_a_checkpoint_without_offsets_stops_the_start_and_tells_the_position(successor, refused):
-    service = successor(offsets=False)
-    code, said = refused(service)
-    assert code == 3
-    assert f"group {service.settings.group_id} has no committed offset, but a checkpoint at" in said
-    partition = int(said.split("partition ")[1].split(":")[0])
-    position = newest(service)[partition]
-    assert f"a checkpoint at {position}." in said
-    topic = f"--topic {service.topics.input}:{partition}"
-    assert f"--group {service.settings.group_id} {topic} --reset-offsets --to-offset {position} --execute" in said
-    assert service.topics.answers() == {}
-
-
-def test_missing_state_stops_the_start_where_the_policy_says_so(successor, refused):
-    service = successor("--on_missing_state=fail")
-    shutil.rmtree(service.folder / "checkpoints" / service.settings.group_id)
-    code, said = refused(service)
-    assert code == 3
-    assert "no usable checkpoint at or below it" in said
-    assert "on_missing_state" in said
-
-
-def test_another_model_stops_the_start(successor, refused, other_model):
-    service = successor(model=other_model)
-    code, said = refused(service)
-    assert code == 3
-    assert f"this is {service_fingerprint(service)[:8]}" in said
-    assert "on_model_change" in said
-
-
-def test_a_log_that_no_longer_holds_what_is_needed_stops_the_start(kafka, unique, tmp_path, model, refused):
-    """Cut after the origin, cut after the committed offset, with more partitions, and made anew."""
-    topics = Topics(kafka.bootstrap, unique("cut"), partitions=1)
-    Stream(topics, 100).feed()
-    service = Service(topics, model, tmp_path, *SMALL)
-    group = group_of(service)
-    broker = AdminClient({"bootstrap.servers": kafka.bootstrap})
-    beginning = Beginning(0, "0123456789abcdef", service_fingerprint(service), admin.describe(service.settings).input.id, 1)
-
-    def ends(committed: int) -> str:
-        group.commit({0: (committed, beginning.to_metadata())})
-        code, said = refused(service)
-        assert code == 3, said
-        assert topics.answers() == {}
-        return said
-
-    cut = TopicPartition(topics.input, 0, 20)
-    assert broker.delete_records([cut])[cut].result(30).low_watermark == 20
-    said = ends(50)
-    assert "on_gap" in said
-    assert "20" in said
-    said = ends(10)
-    assert "committed offset 10, but the log holds 20 to 100" in said
-    assert "on_lost_input" in said
-    assert "set the group's offset to 20" in said
-
-    broker.create_partitions([NewPartitions(topics.input, 2)])[topics.input].result(30)
-    wait_for(lambda: admin.describe(service.settings).input.partitions == 2, "two partitions")
-    said = ends(50)
-    assert "had 1 partitions and has 2" in said
-    assert "on_partitions_added" in said
-
-    broker.delete_topics([topics.input])[topics.input].result(30)
-
-    def made():
-        return broker.create_topics([NewTopic(topics.input, 1, 1)])[topics.input].exception(30) is None
-
-    wait_for(made, "the topic made anew")
-    wait_for(lambda: len(broker.list_topics(topics.input).topics[topics.input].partitions) == 1, "the topic known")
-    assert "is another topic of the same name" in ends(0)
+    assert_exact(service, topics)
+    steps = [answer["steps"] for _, answer in sorted(topics.answers().items())][-30:]
+    assert steps == [7] + [5] * 19 + [1] * 10
+    assert held() == sorted(sensors)
 
 
 # -- disks --------------------------------------------------------------------------------------------------------------------

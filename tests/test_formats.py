@@ -219,6 +219,13 @@ def test_columns_that_do_not_fit_the_model_are_refused(options, says):
         shapes_of(echo_model(F), settings(*options))
 
 
+def test_a_residual_of_a_list_of_steps_is_refused():
+    served = echo_model(F)
+    served.output_steps = 1
+    with pytest.raises(ConfigurationError, match="a prediction is a list of 1 steps"):
+        shapes_of(served, settings("--output.residual=true"))
+
+
 def test_a_residual_may_be_of_some_features_by_name_or_number():
     served = echo_model(F)
     served.outputs = 2

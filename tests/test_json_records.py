@@ -196,6 +196,9 @@ BOTH = {
     "a bad timestamp, and too few numbers": (Record(b'{"timestamp":"x","values":[1]}'), "bad_timestamp"),
     "too far ahead, and past float32": (Record(b'{"timestamp":9000000000000000,"values":[1e39,1]}'), "bad_timestamp"),
     "too many steps, and too few numbers": (Record(b'{"values":[[1],[1,2],[1,2],[1,2]]}'), "too_large"),
+    "a timestamp past 2^53, and no numbers": (Record(b'{"timestamp":-9007199254740993,"values":[]}'), "bad_timestamp"),
+    "a timestamp past 2^53, and values twice": (Record(b'{"values":"x","values":[1,2],"timestamp":-9007199254740993}'), "bad_timestamp"),
+    "100 levels under a name that comes twice": (Record(b'{"values":[1,2],"x":%s,"x":1}' % (b"[" * 100 + b"]" * 100)), "bad_encoding"),
     "too few numbers, and past float32": (Record(b'{"values":[1e39]}'), "wrong_feature_count"),
 }
 

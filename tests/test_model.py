@@ -6,9 +6,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, assume, given, settings, strategies
 
 from processor.model.load import ServableModel, load
 from processor.model.tiles import LADDER, REFERENCE_ROWS, Run, RungShape, reference_rung
+from processor.model.windows import _convolved
 
 L = keras.layers
 F = 3
@@ -238,6 +241,42 @@ def attention() -> keras.Model:
     return keras.Model(x, L.Dense(1)(L.GlobalAveragePooling1D()(L.MultiHeadAttention(2, 4)(y, y))))
 
 
+def self_attention() -> keras.Model:
+    x = keras.Input((WINDOW, F))
+    y = L.Dense(8)(x)
+    y = L.LayerNormalization()(L.Add()([y, L.MultiHeadAttention(2, 4)(y, y, use_causal_mask=True)]))
+    return keras.Model(x, L.Dense(2)(L.Concatenate()([L.GlobalMaxPooling1D()(y), L.GlobalAveragePooling1D()(y)])))
+
+
+def attention_layers() -> keras.Model:
+    x = keras.Input((WINDOW, F))
+    y = L.Bidirectional(L.GRU(4, return_sequences=True), merge_mode="sum")(x)
+    y = L.Concatenate()([L.Attention(use_scale=True)([y, y]), L.AdditiveAttention()([y, y])])
+    return keras.Model(x, L.Dense(2)(L.Flatten()(y)))
+
+
+def attention_pooling() -> keras.Model:
+    x = keras.Input((WINDOW, F))
+    y = L.LSTM(4, return_sequences=True)(x)
+    share = keras.ops.softmax(L.Dense(1, activation="tanh")(y), axis=1)
+    return keras.Model(x, L.Dense(1)(keras.ops.sum(y * share, axis=1)))
+
+
+def operations() -> keras.Model:
+    x, ops = keras.Input((WINDOW, F)), keras.ops
+    y = L.SimpleRNN(4, return_sequences=True)(x)
+    scores = ops.softmax(ops.einsum("btf,bsf->bts", y, y) / 2.0)
+    ends = [ops.mean(ops.matmul(scores, y), axis=1), ops.std(y, axis=1), y[:, 0]]
+    return keras.Model(x, L.Dense(1)(ops.concatenate(ends, axis=1)))
+
+
+def dilations() -> keras.Model:
+    y = x = keras.Input((WINDOW, F))
+    for dilation in (1, 2, 4):
+        y = L.Concatenate()([y, L.Conv1D(3, 2, padding="causal", dilation_rate=dilation, activation="relu")(y)])
+    return keras.Model(x, L.Dense(1)(y[:, -1]))
+
+
 WINDOWED: dict[str, Callable[[], keras.Model]] = {
     "fixed steps": lambda: sequential(L.LSTM(4), L.Dense(1), steps=WINDOW),
     "per step": lambda: sequential(L.LSTM(4, return_sequences=True), L.Dense(2), steps=WINDOW),
@@ -257,6 +296,41 @@ WINDOWED: dict[str, Callable[[], keras.Model]] = {
     "autoencoder": autoencoder,
     "encoder decoder": encoder_decoder,
     "attention": attention,
+    "self attention": self_attention,
+    "attention layers": attention_layers,
+    "attention pooling": attention_pooling,
+    "operations": operations,
+    "dilations": dilations,
+    "grouped and depthwise": lambda: sequential(
+        L.Conv1D(6, 2, groups=3, padding="same"),
+        L.DepthwiseConv1D(2, depth_multiplier=2, padding="same", activation="tanh"),
+        L.SeparableConv1D(3, 3, strides=2, padding="same"),
+        L.GRU(3),
+        steps=WINDOW,
+    ),
+    "pooling": lambda: sequential(
+        L.MaxPooling1D(3, 2, padding="same"), L.LSTM(4, return_sequences=True), L.AveragePooling1D(2), L.Flatten(), L.Dense(2), steps=WINDOW
+    ),
+    "up and down": lambda: sequential(
+        L.ZeroPadding1D(1),
+        L.Conv1D(4, 2, strides=2),
+        L.UpSampling1D(2),
+        L.Cropping1D(1),
+        L.Conv1DTranspose(F, 2, padding="same"),
+        steps=WINDOW,
+    ),
+    "convolutions a part": lambda: sequential(
+        L.Reshape((2, 3, F)), L.TimeDistributed(L.Conv1D(4, 2, activation="relu")), L.TimeDistributed(L.Flatten()), L.LSTM(4), steps=WINDOW
+    ),
+    "masking through a distributed layer": lambda: sequential(
+        L.Masking(), L.TimeDistributed(L.Dense(4)), L.Bidirectional(L.GRU(3)), L.Dense(1), steps=WINDOW
+    ),
+    "normalised over steps": lambda: sequential(
+        L.LayerNormalization(axis=[1, 2]), L.BatchNormalization(axis=1), L.Permute((2, 1)), L.Dense(4), L.GRU(3), steps=WINDOW
+    ),
+    "bidirectional and stateful": lambda: keras.Sequential(
+        [keras.Input(batch_shape=(4, WINDOW, F)), L.Bidirectional(L.LSTM(3, stateful=True)), L.Dense(1)]
+    ),
     "fixed batch": lambda: keras.Sequential([keras.Input(batch_shape=(4, WINDOW, F)), L.SimpleRNN(4), L.Dense(1)]),
     "stateful but mixing": lambda: keras.Sequential(
         [keras.Input(batch_shape=(4, WINDOW, F)), L.Conv1D(4, 3), L.LSTM(3, stateful=True), L.Dense(1)]
@@ -270,12 +344,31 @@ def test_a_windowed_model_gives_what_keras_gives_for_the_last_readings(name: str
     model = load(saved(original, tmp_path))
     assert (model.mode, model.window, model.widths) == ("windowed", WINDOW, (WINDOW * F,))
     x = readings(4)
+    if "masking" in name:
+        x[:2, 4:6] = 0
     found = stepped(model, reference_rung(model), REFERENCE, x)
     for t in range(WINDOW, STEPS + 1):
-        if name == "stateful but mixing":
-            original.layers[1].reset_state()
+        if "stateful" in name:
+            [layer.reset_state() for layer in original.layers if hasattr(layer, "reset_state")]
         expected = np.asarray(original(x[:, t - WINDOW : t]))
         np.testing.assert_allclose(found[:, t - 1], expected[:, -1] if expected.ndim == 3 else expected, atol=1e-5, rtol=0)
+
+
+@given(data=strategies.data(), kind=strategies.sampled_from([L.Conv1D, L.DepthwiseConv1D, L.SeparableConv1D]))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_convolution_as_products_is_keras_own(data: strategies.DataObject, kind: type) -> None:
+    draw = data.draw
+    taps, steps, channels = draw(strategies.integers(1, 4)), draw(strategies.integers(1, 9)), 2 * draw(strategies.integers(1, 2))
+    stride, dilation = draw(strategies.sampled_from([(1, 1), (1, 2), (1, 3), (2, 1), (3, 1)]))
+    padding = draw(strategies.sampled_from(["valid", "same", "causal"] if kind is L.Conv1D else ["valid", "same"]))
+    assume(padding != "valid" or steps > (taps - 1) * dilation)
+    sizes = {"kernel_size": taps, "strides": stride, "dilation_rate": dilation, "padding": padding, "use_bias": draw(strategies.booleans())}
+    sizes |= {"depth_multiplier": draw(strategies.integers(1, 3))} if kind is not L.Conv1D else {"groups": draw(strategies.integers(1, 2))}
+    sizes |= {} if kind is L.DepthwiseConv1D else {"filters": 4}
+    layer = kind(activation="tanh", **sizes)
+    x = np.random.default_rng(steps).normal(size=(3, steps, channels)).astype(np.float32)
+    expected = layer(x)  # builds it
+    np.testing.assert_allclose(_convolved(layer, tf.constant(x)), expected, atol=1e-5, rtol=0)
 
 
 def test_an_output_that_is_not_along_the_window_is_given_whole(tmp_path: Path) -> None:
@@ -295,10 +388,80 @@ def test_a_file_of_free_steps_is_windowed_by_the_window_given(tmp_path: Path) ->
     np.testing.assert_allclose(found[:, -1], original(readings()[:, -4:]), atol=1e-5, rtol=0)
 
 
-def test_why_names_the_other_mode(tmp_path: Path) -> None:
-    free = load(saved(sequential(L.LSTM(4)), tmp_path))
-    assert free.why == "the file leaves the number of steps free; model.mode windowed runs it on windows instead"
-    fixed = load(saved(sequential(L.LSTM(4), steps=WINDOW), tmp_path))
-    assert "fixes 6 steps and is not stateful; model.mode carried keeps state instead" in fixed.why
+def test_all_steps_of_a_window_are_given_when_asked(tmp_path: Path) -> None:
+    original = randomised(autoencoder())
+    path = saved(original, tmp_path)
+    last, model = load(path), load(path, output="all")
+    assert (last.outputs, last.output_steps) == (F, None)
+    assert (model.outputs, model.output_steps, model.per_step) == (WINDOW * F, WINDOW, False)
+    assert "model.output all gives every one" in last.why
+    assert "a prediction is all its 6 output steps of 3 numbers" in model.why
+    found = stepped(model, reference_rung(model), REFERENCE, readings())[:, -1].reshape(ROWS, WINDOW, F)
+    np.testing.assert_allclose(found, original(readings()[:, -WINDOW:]), atol=1e-5, rtol=0)
+
+
+def test_a_horizon_of_the_models_own_keeps_its_rows_apart_when_asked(tmp_path: Path) -> None:
+    layers = [L.GRU(4), L.RepeatVector(2), L.GRU(4, return_sequences=True), L.Dense(F)]
+    path = saved(randomised(sequential(*layers, steps=WINDOW)), tmp_path)
+    whole, rows = load(path), load(path, output="all")
+    assert (whole.outputs, whole.output_steps, rows.outputs, rows.output_steps) == (2 * F, None, 2 * F, 2)
+    both = [stepped(model, reference_rung(model), REFERENCE, readings()) for model in (whole, rows)]
+    np.testing.assert_array_equal(*both)
+
+
+def test_asking_for_all_steps_changes_nothing_where_there_is_one_or_each_is_given(tmp_path: Path) -> None:
+    single = load(saved(sequential(L.LSTM(4), steps=WINDOW), tmp_path), output="all")
+    assert (single.outputs, single.output_steps) == (4, None)
+    assert "one output a window, so model.output all changes nothing" in single.why
+    each = load(saved(sequential(L.LSTM(4, return_sequences=True)), tmp_path), output="all")
+    assert (each.per_step, each.output_steps) == (True, None)
+    assert "model.output all changes nothing" in each.why
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "trained"),
+    [
+        (lambda: sequential(L.LSTM(4), steps=WINDOW), {"mode": "carried"}, WINDOW),
+        (lambda: sequential(L.LSTM(4), steps=WINDOW), {}, None),
+        (lambda: sequential(L.LSTM(4)), {}, None),
+        (lambda: keras.Sequential([keras.Input(batch_shape=(1, WINDOW, F)), L.LSTM(4, stateful=True)]), {}, None),
+    ],
+)
+def test_a_trained_window_is_what_a_file_fixes_without_being_stateful(build, options, trained, tmp_path: Path) -> None:
+    assert load(saved(build(), tmp_path), **options).trained_window == trained
+
+
+def test_why_is_one_line_that_says_mode_reason_and_the_way_to_the_other(tmp_path: Path) -> None:
+    def why(model: keras.Model, **options: object) -> str:
+        return load(saved(model, tmp_path), **options).why
+
+    assert why(sequential(L.LSTM(4))) == (
+        "carried, because the file leaves the number of steps free: a sensor's state goes on from reading to reading; "
+        "to run it on a sensor's last N readings instead, set model.window: N"
+    )
+    assert why(sequential(L.LSTM(4), steps=WINDOW)) == (
+        "windowed, because the file fixes 6 steps and is not stateful: the model is run on each sensor's last 6 readings; "
+        "to keep a state from reading to reading instead, set model.mode: carried"
+    )
+    stateful = keras.Sequential([keras.Input(batch_shape=(1, WINDOW, F)), L.LSTM(4, stateful=True)])
+    assert why(stateful) == (
+        "carried, because the file is stateful: a sensor's state goes on from reading to reading; "
+        "to run it on a sensor's last 6 readings instead, set model.mode: windowed"
+    )
     mixing = keras.Sequential([keras.Input(batch_shape=(1, WINDOW, F)), L.Conv1D(4, 3, name="edges"), L.LSTM(3, stateful=True)])
-    assert "edges (Conv1D) mixes time steps" in load(saved(mixing, tmp_path)).why
+    assert why(mixing) == (
+        "windowed, because it cannot be stepped: edges (Conv1D) mixes time steps, or is not known to keep them apart: "
+        "the model is run on each sensor's last 6 readings; its states begin at zeros in every window, though the file is stateful"
+    )
+    fixed = why(sequential(L.Bidirectional(L.LSTM(4), name="both"), steps=WINDOW))
+    assert fixed.endswith("it cannot be carried: both (Bidirectional) mixes time steps, or is not known to keep them apart")
+    assert why(sequential(L.Conv1D(4, 3)), window=4).startswith("windowed, because model.window is set: the model is run on each sensor's")
+
+
+def test_a_window_of_one_step_is_said_to_remember_nothing(tmp_path: Path) -> None:
+    original = randomised(sequential(L.LSTM(4), L.Dense(1), steps=1))
+    model = load(saved(original, tmp_path))
+    assert (model.mode, model.window, model.width) == ("windowed", 1, F)
+    assert "the model is run on each reading alone, from a state of zeros, and nothing is remembered" in model.why
+    found = stepped(model, reference_rung(model), REFERENCE, readings())
+    np.testing.assert_allclose(found.reshape(-1, 1), original(readings().reshape(-1, 1, F)), atol=1e-5, rtol=0)

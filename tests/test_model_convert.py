@@ -360,7 +360,10 @@ def as_of_2_12(members: dict[str, bytes]) -> None:
 
 NO_OLD_MODEL: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "weights only": (weights_only, "weights only, no model.*save the whole model"),
-    "architecture only": (written("model.json", b'{"class_name": "Sequential"}'), "architecture without weights.*save the whole model"),
+    "architecture only": (
+        written("model.json", b'{"class_name": "Sequential"}'),
+        "an architecture at most, without weights.*save the whole model",
+    ),
     "keras 3": (of_keras_3, "saved by Keras 3.*serve it as it is"),
     "pickle": (written("model.h5", pickle.dumps([1])), "is a Python pickle"),
     "folder": (lambda tmp_path, old: tmp_path, "is a directory"),

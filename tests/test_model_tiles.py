@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from processor.errors import ModelRefused
+from processor.model import tiles as tiles_module
 from processor.model.load import ServableModel, load
 from processor.model.tiles import LADDER, REFERENCE_ROWS, Tiles, reference_rung
 
@@ -79,6 +80,9 @@ def ragged(tiles: Tiles, model: ServableModel, rung: int, sequences: list[np.nda
         pytest.param(64, lambda: [L.RNN(L.StackedRNNCells([L.LSTMCell(5), L.GRUCell(6)])), L.BatchNormalization()], None, id="cells"),
         pytest.param(64, lambda: [L.Bidirectional(L.LSTM(5)), L.Dense(1)], 6, id="windowed"),
         pytest.param(128, lambda: [L.Conv1D(8, 3, activation="relu"), L.Flatten(), L.Dense(2)], 6, id="convolution"),
+        pytest.param(128, lambda: [L.Conv1D(16, 3), L.MaxPooling1D(2), L.LSTM(16), L.Dense(1)], 10, id="convolution and lstm"),
+        pytest.param(128, lambda: [L.LSTM(16), L.RepeatVector(6), L.GRU(8, return_sequences=True), L.Dense(F)], 6, id="autoencoder"),
+        pytest.param(64, lambda: [L.Conv1D(8, 2, groups=2), L.SeparableConv1D(8, 2), L.GlobalAveragePooling1D()], 6, id="pooled"),
         pytest.param(64, lambda: [L.Dense(4), L.Dense(2)], None, id="no state"),
     ],
 )
@@ -100,6 +104,15 @@ def test_only_rungs_that_can_be_filled_and_the_reference_are_compiled(tmp_path: 
     assert sorted(logged["rows_kept"] + logged["rows_dropped"]) == [8, 64, REFERENCE_ROWS]
     assert [shape.rows for shape in tiles.shapes] == logged["rows_kept"]
     assert all(shape in LADDER for shape in tiles.shapes)
+
+
+def test_a_model_of_large_rows_gets_no_rungs_that_would_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = served(tmp_path, L.Bidirectional(L.LSTM(8)), steps=5)
+    assert model.row_numbers >= 5 * F
+    monkeypatch.setattr(tiles_module, "TILE_BYTES_MAX", 200 * 4 * model.row_numbers)
+    log = Log()
+    Tiles(model, log=log)
+    assert sorted(log.events[0]["rows_kept"] + log.events[0]["rows_dropped"]) == [8, 64, 128, REFERENCE_ROWS]
 
 
 def test_a_row_without_readings_keeps_its_state(tmp_path: Path) -> None:
@@ -184,6 +197,14 @@ def test_a_model_whose_bits_depend_on_the_row_is_refused(tmp_path: Path) -> None
     object.__setattr__(model, "step", lambda x, states: (tf.cast(tf.range(x.shape[0]), tf.float32)[:, None] + tf.zeros((1, 4)), states))
     with pytest.raises(ModelRefused, match="a row other bits than its neighbour"):
         Tiles(model, rows_max=8, log=Log())
+
+
+def test_a_model_that_mixes_sensors_is_refused(tmp_path: Path) -> None:
+    x = keras.Input((5, F))
+    y = L.LSTM(4)(x)
+    keras.Model(x, y - keras.ops.mean(y, axis=0, keepdims=True)).save(tmp_path / "model.keras")
+    with pytest.raises(ModelRefused, match="a row other bits than its neighbour"):
+        Tiles(load(tmp_path / "model.keras"), rows_max=8, log=Log())
 
 
 def test_a_model_that_xla_cannot_compile_is_refused(tmp_path: Path) -> None:

@@ -9,28 +9,42 @@ import numpy as np
 import pytest
 
 from processor.sandbox.kafka import EmbeddedKafka
-from recipes import fixed_batch, one_sensor, short_sequences
-from recipes.running import Outcome, difference, refusal
+from recipes import engine_runs, fixed_batch, one_sensor, reconstruction, residuals, short_sequences, trained_windows
+from recipes.running import Outcome, difference, refusal, show_model
 
-RECIPES = (one_sensor, fixed_batch, short_sequences)
-PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
+CLASSIC = (one_sensor, fixed_batch, short_sequences)
+RECORDS = {
+    one_sensor: [5, 5],
+    fixed_batch: [1000],
+    short_sequences: [20],
+    residuals: [2880],
+    trained_windows: [300, 300],
+    reconstruction: [200, 200, 200],
+    engine_runs: [183, 167, 138],
+}
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "recipes.md"
 
 
-@pytest.fixture(params=RECIPES, ids=lambda recipe: recipe.__name__.rpartition(".")[2])
-def recipe(request: pytest.FixtureRequest) -> ModuleType:
-    return request.param
+def name_of(recipe: ModuleType) -> str:
+    return recipe.__name__.rpartition(".")[2]
 
 
-def records_of(recipe: ModuleType) -> list[int]:
-    return {one_sensor: [5, 5], fixed_batch: [1000], short_sequences: [20]}[recipe]
-
-
+@pytest.mark.parametrize("recipe", RECORDS, ids=name_of)
 def test_a_recipe_gives_the_predictions_of_keras(recipe: ModuleType, kafka: EmbeddedKafka, tmp_path: Path) -> None:
     outcomes = recipe.run(kafka.bootstrap, tmp_path)
-    assert [outcome.predictions for outcome in outcomes] == records_of(recipe)
+    assert [outcome.predictions for outcome in outcomes] == RECORDS[recipe]
     assert all(outcome.difference <= 1e-5 for outcome in outcomes), outcomes
 
 
+def test_every_recipe_is_run_and_told_of() -> None:
+    files = {path.name for path in (ROOT / "recipes").glob("*.py")} - {"__init__.py", "__main__.py", "running.py"}
+    assert {f"{name_of(recipe)}.py" for recipe in RECORDS} == files
+    for told in (PAGE, ROOT / "docs" / "architecture.md", ROOT / "recipes" / "__main__.py"):
+        assert [name for name in files if name.removesuffix(".py") not in told.read_text()] == []
+
+
+@pytest.mark.parametrize("recipe", CLASSIC, ids=name_of)
 @pytest.mark.parametrize("attempt", ["model", "reset"])
 def test_keras_refuses_what_is_found_on_the_web_as_the_page_says(recipe: ModuleType, attempt: str) -> None:
     model = recipe.stateful_model()
@@ -65,6 +79,32 @@ def test_five_predictions_a_record_are_a_call_on_each_sequence_alone() -> None:
     expected = short_sequences.sequence_by_sequence(model)
     assert expected.shape == (20, 5, 1)
     assert difference(expected, stateless.predict(short_sequences.SEQUENCES, verbose=0)) <= 1e-6
+
+
+def test_the_mean_of_the_last_residuals_flags_a_sensor_once_there_are_enough() -> None:
+    flags = residuals.Flags(1.0)
+    outputs = [{"sensor": "a", "residual": None}, {"sensor": "a", "residual": 9.0, "warming_up": True}]
+    outputs += [{"sensor": sensor, "residual": residual} for residual in (0, 0, 0, 0, 3, 3, 1) for sensor in "ab"]
+    assert [flags.flagged(output) for output in outputs] == [False] * 14 + [True] * 2
+
+
+def test_the_faults_of_the_plant_are_found_by_the_residuals_of_keras() -> None:
+    model, (readings, faulty) = residuals.trained_forecaster(), residuals.plant_with_faults()
+    off = residuals.residuals_of_keras(model, readings)
+    flags = np.zeros(faulty.shape, np.bool_)
+    consumer = residuals.Flags(residuals.threshold_of(residuals.residuals_of_keras(model, residuals.plant(2, 100, residuals.STEPS))))
+    for sensor, step in np.ndindex(off.shape):
+        output = {"sensor": sensor, "residual": off[sensor, step], "warming_up": step + 2 < residuals.WARMUP_STEPS}
+        flags[sensor, step + 1] = consumer.flagged(output)
+    precision, recall = residuals.precision_and_recall(flags, faulty)
+    assert precision > 0.8
+    assert recall > 0.8
+
+
+def test_the_lines_on_the_modes_of_a_window_are_those_of_model_show(tmp_path: Path) -> None:
+    shown = [show_model(trained_windows.windowed_model(), tmp_path, *options) for options in ((), ("--mode", "carried"))]
+    assert shown[0]["why"] in PAGE.read_text()
+    assert shown[1]["past_window"] in PAGE.read_text()
 
 
 @pytest.mark.parametrize(

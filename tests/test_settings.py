@@ -61,7 +61,7 @@ def test_without_any_source_everything_has_its_default() -> None:
     assert loaded.kafka_config() == {"bootstrap.servers": "localhost:9092"}
     assert (loaded.input.topic, loaded.output.topic, loaded.dead_letter_topic) == ("readings", "predictions", "readings.dead-letter")
     assert (loaded.commit_interval, loaded.drain_timeout, loaded.batch.linger, loaded.checkpoint.interval) == (0.1, 10.0, 0.005, 30.0)
-    assert (loaded.on_missing_state, loaded.on_gap, loaded.on_lost_input) == ("rebuild", "fail", "fail")
+    assert (loaded.on_missing_state, loaded.on_gap, loaded.on_lost_input) == ("rebuild", "rebuild", "fail")
     assert (loaded.on_model_change, loaded.on_partitions_added) == ("fail", "fail")
 
 
@@ -313,12 +313,6 @@ def test_checkpoints_are_in_the_topic_unless_nothing_would_fence_them() -> None:
 
 NOT_YET = [
     ("parking.path", "parked", "null"),
-    ("state.expire_after", "1d", "null"),
-    ("on_gap", "rebuild", "fail"),
-    ("on_gap", "cold", "fail"),
-    ("on_lost_input", "continue", "fail"),
-    ("on_model_change", "rebuild", "fail or cold"),
-    ("on_partitions_added", "cold", "fail"),
 ]
 
 
@@ -377,7 +371,10 @@ SCALES_BAD = [
         ("output.residual", ["true", "false"], ["null", "1"]),
         ("model.path", ["a/b.keras"], ["", "null"]),
         ("on_missing_state", ["rebuild", "cold", "fail"], ["continue"]),
-        ("on_model_change", ["fail", "cold"], ["ignore"]),
+        ("on_model_change", ["fail", "cold", "rebuild"], ["ignore"]),
+        ("on_gap", ["rebuild", "cold", "fail"], ["continue"]),
+        ("on_lost_input", ["fail", "continue"], ["cold"]),
+        ("on_partitions_added", ["fail", "cold"], ["rebuild"]),
         ("log.level", ["debug", "error"], ["trace"]),
         ("log.format", ["auto", "console", "json"], ["text"]),
         ("input.start", ["earliest", "latest"], ["none"]),

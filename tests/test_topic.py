@@ -121,8 +121,22 @@ GARBAGE = [
     (MARKER, b"[" * 100_000),
     (MARKER, json.dumps({"format": 2, "position": 1, "time_ms": 1, "beginning": "", "topic_id": "", "made_by": {}}).encode()),
     (MARKER, json.dumps({"format": 1, "position": True, "time_ms": 1, "beginning": "", "topic_id": "", "made_by": {}}).encode()),
+    (MARKER, json.dumps({"format": 1, "position": 1, "time_ms": 1, "topic_id": "checkpoint-id", "made_by": {}}).encode()),
+    (MARKER, json.dumps({"format": 1, "position": 1, "time_ms": 1, "beginning": {}, "topic_id": "checkpoint-id", "made_by": {}}).encode()),
     (MARKER, None),
 ]
+
+
+@pytest.mark.parametrize("lineage", ["", "zz", "0x10", "-1", "f" * 17, "00aa1e+"])
+def test_a_marker_whose_lineage_is_no_number_means_no_checkpoint(log, lineage):
+    snapshot = snapshot_of([b"a"], beginning=Beginning(5, "00aa" * 4, "f" * 64, "topic-id", 8))
+    writer = TopicWriter(log.store())
+    writer.write(snapshot)
+    facts = json.loads(writer.outs()[0][-1].value)
+    beginning = Beginning(5, lineage, "f" * 64, "topic-id", 8)
+    marker = json.dumps({**facts, "beginning": beginning.to_metadata()}).encode()
+    log.put([Out(log.topic.name, P, MARKER, marker, record_ms=0)])
+    assert newest(log, beginning=None) is None
 
 
 @pytest.mark.parametrize(("key", "value"), GARBAGE, ids=range(len(GARBAGE)))

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import structlog
 
 from processor.checkpoint.snapshot import Snapshot
-from processor.errors import PolicyStop
+from processor.errors import PolicyStop, SlotstreamError
 from processor.settings import Settings
 from processor.stream.assignment import Beginning
 from processor.stream.history import CancelledError, History, OutOfRangeError
@@ -24,6 +24,7 @@ from processor.stream.history import CancelledError, History, OutOfRangeError
 _log = structlog.get_logger(__name__)
 
 REPLAY_BATCHES_AHEAD = 4  # read ahead of the loop, so that neither waits for the other
+TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Found:
     low, end          the log's first offset, and the one after its last committed record
     newest            the newest intact checkpoint of any beginning
     usable            reads the newest intact checkpoint of a beginning at or below the committed offset
+    others            what the metadata of the group's other partitions says, where this one has no committed offset
     """
 
     partition: int
@@ -43,6 +45,7 @@ class Found:
     end: int
     newest: Snapshot | None
     usable: Callable[[Beginning], Snapshot | None]
+    others: tuple[Beginning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Decision:
     """Load `snapshot` if there is one, replay from `replay_from` up to `position`, then go on from there.
 
     new: the beginning is not in the committed metadata, and is committed before any record is read.
+    policy: which one let it go on over lost readings, None where none were lost.
     """
 
     position: int
@@ -57,6 +61,7 @@ class Decision:
     new: bool
     snapshot: Snapshot | None = None
     replay_from: int | None = None
+    policy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +72,8 @@ class Present:
     topic_id: str
     partitions: int
 
-    def begin(self, origin: int) -> Beginning:
-        return Beginning(origin, secrets.token_hex(8), self.fingerprint, self.topic_id, self.partitions)
+    def begin(self, origin: int, *, gap: bool = False, added_to: int | None = None) -> Beginning:
+        return Beginning(origin, secrets.token_hex(8), self.fingerprint, self.topic_id, self.partitions, gap, added_to)
 
 
 def decide(found: Found, present: Present, settings: Settings) -> Decision:
@@ -76,20 +81,21 @@ def decide(found: Found, present: Present, settings: Settings) -> Decision:
     if found.committed is None:
         return _first_start(found, present, settings)
     committed, said = found.committed, found.said or (found.newest.beginning if found.newest else None)
-    if said is not None and (said.topic_id, said.partitions) != (present.topic_id, present.partitions):
-        raise _another_topic(found, said, present, settings)
+    if said is not None and said.topic_id != present.topic_id:
+        # Without metadata an operator has set the offset since, in the topic that is there now.
+        return _another_topic(found, committed if found.said is None else None, present, settings)
+    if said is not None and said.partitions != present.partitions:
+        return _other_partitions(found, committed, said, present, settings)
     if said is not None and said.fingerprint != present.fingerprint:
-        if settings.on_model_change == "fail":
-            raise _another_model(found, said, present)
-        _check_bounds(found, committed, settings)
-        _log.warning("another model: every sensor starts anew", partition=found.partition, position=committed)
-        return Decision(committed, present.begin(committed), new=True)
-    _check_bounds(found, committed, settings)
+        return _another_model(found, committed, said, present, settings)
+    origin = said.origin if said else found.low
+    if not found.low <= committed <= found.end:
+        return _lost_input(found, committed, origin, present, settings)
     if said is None:
         said = present.begin(found.low)
     elif said.origin > committed:
         # Moved back before everything the state ever came from: it begins here.
-        return Decision(committed, present.begin(committed), new=True)
+        return Decision(committed, present.begin(committed, gap=said.gap), new=True)
     new = said != found.said
     if said.origin == committed:
         return Decision(committed, said, new=new)
@@ -98,23 +104,16 @@ def decide(found: Found, present: Present, settings: Settings) -> Decision:
         return _missing_state(found, committed, said, present, settings, new=new)
     start = snapshot.mark.position
     if start < committed and start < found.low:
-        raise _gap(found, start, settings)
+        return _gap(found, committed, start, present, settings)
     return Decision(committed, said, new=new, snapshot=snapshot, replay_from=start)
 
 
-def _check_bounds(found: Found, committed: int, settings: Settings) -> None:
-    if committed < found.low or committed > found.end:
-        raise _lost_input(found, settings)
-
-
 def _first_start(found: Found, present: Present, settings: Settings) -> Decision:
+    if any(said.topic_id != present.topic_id for said in found.others):
+        return _another_topic(found, None, present, settings)
     if found.newest is not None:
         if found.newest.beginning.topic_id != present.topic_id:
-            raise PolicyStop(
-                f"partition {found.partition}: a checkpoint of another topic named {settings.input.topic}, and no committed offset",
-                expected="checkpoints of this topic, or none: it was created anew",
-                do=f"remove the folder of {settings.input.topic} below {settings.checkpoint.path}, or take another `group`",
-            )
+            return _another_topic(found, None, present, settings)
         position = found.newest.mark.position
         group, topic = settings.group_id, settings.input.topic
         raise PolicyStop(
@@ -123,8 +122,81 @@ def _first_start(found: Found, present: Present, settings: Settings) -> Decision
             do=f"go on from it: kafka-consumer-groups.sh --bootstrap-server ... --group {group} --topic {topic}:{found.partition} "
             f"--reset-offsets --to-offset {position} --execute; or start afresh under another `group`",
         )
-    position = found.low if settings.input.start == "earliest" else found.end
+    for said in found.others:
+        _refuse_to_go_back(said, present, settings)
+    before = min((said.partitions if said.added_to is None else said.added_to for said in found.others), default=present.partitions)
+    if any(said.partitions != present.partitions for said in found.others) and settings.on_partitions_added == "fail":
+        raise partitions_added(settings, before, present.partitions)
+    if found.partition >= before:
+        # Whatever it holds was sent since it was added: nothing of it is old.
+        return Decision(found.low, present.begin(found.low, added_to=before), new=True)
+    position = _input_start(found, settings)
     return Decision(position, present.begin(position), new=True)
+
+
+def _input_start(found: Found, settings: Settings) -> int:
+    return found.low if settings.input.start == "earliest" else found.end
+
+
+def _another_topic(found: Found, committed: int | None, present: Present, settings: Settings) -> Decision:
+    if settings.on_partitions_added == "fail":
+        raise PolicyStop(
+            f"{settings.input.topic} is another topic of the same name (seen at partition {found.partition})",
+            expected="the topic that the state was made from (on_partitions_added: fail)",
+            do="set on_partitions_added to cold (begins with this one, at input.start), or start afresh under another `group`",
+        )
+    position = _input_start(found, settings) if committed is None else committed
+    if not found.low <= position <= found.end:
+        return _lost_input(found, position, position, present, settings)
+    _log.warning("another topic of the same name: every sensor starts anew", partition=found.partition, position=position)
+    return Decision(position, present.begin(position), new=True)
+
+
+def _other_partitions(found: Found, committed: int, said: Beginning, present: Present, settings: Settings) -> Decision:
+    _refuse_to_go_back(said, present, settings)
+    if settings.on_partitions_added == "fail":
+        raise partitions_added(settings, said.partitions, present.partitions)
+    if not found.low <= committed <= found.end:
+        return _lost_input(found, committed, committed, present, settings)
+    _log.warning(
+        "partitions were added, and keys went to other ones: every sensor starts anew",
+        partition=found.partition,
+        position=committed,
+        before=said.partitions,
+        now=present.partitions,
+    )
+    return Decision(committed, present.begin(committed, added_to=said.partitions), new=True)
+
+
+def _refuse_to_go_back(said: Beginning, present: Present, settings: Settings) -> None:
+    """Partitions do not become fewer: another instance has started since they were added, and this one has not."""
+    if said.partitions > present.partitions:
+        raise SlotstreamError(
+            f"{settings.input.topic} had {present.partitions} partitions when this process started and has {said.partitions}",
+            expected="every instance of the group to know them",
+            do="start again",
+        )
+
+
+def _another_model(found: Found, committed: int, said: Beginning, present: Present, settings: Settings) -> Decision:
+    if settings.on_model_change == "fail":
+        raise PolicyStop(
+            f"partition {found.partition}: the state was made by model {said.fingerprint[:8]}, this is {present.fingerprint[:8]}",
+            expected="the same model file and deciding settings (on_model_change: fail)",
+            do="bring the old model and settings back; or set on_model_change to rebuild (replays the input through the new model) or cold "
+            "(every sensor starts anew); or take another `group`",
+        )
+    cold = settings.on_model_change == "cold"
+    if not found.low <= committed <= found.end:
+        return _lost_input(found, committed, committed if cold else said.origin, present, settings)
+    if cold:
+        _log.warning("another model: every sensor starts anew", partition=found.partition, position=committed)
+        return Decision(committed, present.begin(committed), new=True)
+    origin = min(said.origin, committed)
+    if origin < found.low:
+        return _gap(found, committed, origin, present, settings)
+    _log.warning("another model: replaying", partition=found.partition, origin=origin, position=committed)
+    return Decision(committed, present.begin(origin, gap=said.gap), new=True, replay_from=origin if origin < committed else None)
 
 
 def _missing_state(found: Found, committed: int, said: Beginning, present: Present, settings: Settings, *, new: bool) -> Decision:
@@ -132,63 +204,87 @@ def _missing_state(found: Found, committed: int, said: Beginning, present: Prese
         raise PolicyStop(
             f"partition {found.partition}: committed offset {found.committed}, but no usable checkpoint at or below it",
             expected="one (on_missing_state: fail)",
-            do="bring the checkpoint folder back, or set on_missing_state to rebuild (replays the input) or cold (forgets)",
+            do="bring the checkpoints back, or set on_missing_state to rebuild (replays the input) or cold (forgets)",
         )
     if settings.on_missing_state == "cold":
         _log.warning("no usable checkpoint: every sensor starts anew", partition=found.partition, position=found.committed)
         return Decision(committed, present.begin(committed), new=True)
     if said.origin < found.low:
-        raise _gap(found, said.origin, settings)
+        return _gap(found, committed, said.origin, present, settings)
     _log.warning("no usable checkpoint: replaying", partition=found.partition, origin=said.origin, position=found.committed)
     return Decision(committed, said, new=new, replay_from=said.origin)
 
 
-def _another_topic(found: Found, said: Beginning, present: Present, settings: Settings) -> PolicyStop:
-    if said.topic_id == present.topic_id:
-        return partitions_added(settings.input.topic, said.partitions, present.partitions)
-    return PolicyStop(
-        f"{settings.input.topic} is another topic of the same name (seen at partition {found.partition})",
-        expected="the topic that the state was made from (on_partitions_added: fail)",
-        do="start afresh under another `group`",
+def _gap(found: Found, committed: int, start: int, present: Present, settings: Settings) -> Decision:
+    """All up to the committed offset was processed, but the log no longer holds all that the state is a function of."""
+    if settings.on_gap == "fail":
+        raise PolicyStop(
+            f"partition {found.partition}: the replay begins at {start}, but the log holds {found.low} to {found.end}",
+            expected="the log to reach back to the newest checkpoint, or else to the origin (on_gap: fail)",
+            do="bring newer checkpoints back; or set on_gap to rebuild (from what is left) or cold, both of which mark a sensor's outputs "
+            f"warming_up until its reset; and keep retention of {settings.input.topic} above the checkpoint interval",
+        )
+    told = {"partition": found.partition, "replay_from": start, "log_begins": found.low, "records_lost": found.low - start}
+    if settings.on_gap == "cold":
+        _log.warning("the log does not reach back: every sensor starts anew, marked until its reset", **told, position=committed)
+        return Decision(committed, present.begin(committed, gap=True), new=True, policy="cold")
+    _log.warning("the log does not reach back: replaying what is left, sensors marked until their reset", **told, position=committed)
+    replay_from = found.low if found.low < committed else None
+    return Decision(committed, present.begin(found.low, gap=True), new=True, replay_from=replay_from, policy="rebuild")
+
+
+def _lost_input(found: Found, committed: int, origin: int, present: Present, settings: Settings) -> Decision:
+    """The next record is not in the log: deleted before it was processed, or the log ends before it."""
+    deleted = committed < found.low
+    if settings.on_lost_input == "fail":
+        going_on = f"goes on at {found.low if deleted else found.end}, with every sensor marked warming_up until its reset"
+        raise PolicyStop(
+            f"partition {found.partition}: committed offset {committed}, but the log holds {found.low} to {found.end}",
+            expected="the next record to be there (on_lost_input: fail)",
+            do=f"raise retention of {settings.input.topic}, if it was that; and set on_lost_input: continue, which {going_on}",
+        )
+    if deleted:
+        _log.warning(
+            "readings were deleted before they were processed: every sensor starts anew, marked until its reset",
+            partition=found.partition,
+            first_lost=committed,
+            last_lost=found.low - 1,
+            records_lost=found.low - committed,
+            position=found.low,
+        )
+        return Decision(found.low, present.begin(found.low, gap=True), new=True, policy="continue")
+    # What is gone had been processed, and nothing that the log holds is lost; its new end takes the place of the offset. Checkpoints
+    # may hold readings that are gone, so the state is rebuilt from the log as it is now.
+    origin = min(max(origin, found.low), found.end)
+    _log.warning(
+        "the log ends before what was processed: going on at its end, sensors marked until their reset",
+        partition=found.partition,
+        committed=committed,
+        position=found.end,
+        replay_from=origin,
     )
+    replay_from = origin if origin < found.end else None
+    return Decision(found.end, present.begin(origin, gap=True), new=True, replay_from=replay_from, policy="continue")
 
 
-def partitions_added(topic: str, before: int, now: int) -> PolicyStop:
+def partitions_added(settings: Settings, before: int, now: int) -> SlotstreamError:
+    """Found at a start, or while it runs: then a start is what helps, if the policy lets it."""
+    found = f"{settings.input.topic} had {before} partitions and has {now}: keys went to other partitions"
+    if settings.on_partitions_added == "cold":
+        return SlotstreamError(
+            found,
+            expected="the partitions that were there at the start",
+            do="start again: every partition then begins anew (on_partitions_added: cold)",
+        )
     return PolicyStop(
-        f"{topic} had {before} partitions and has {now}: keys went to other partitions",
+        found,
         expected="the partitions that the state was made from (on_partitions_added: fail)",
-        do="start afresh under another `group`, with an output topic of as many partitions",
+        do="set on_partitions_added to cold (every sensor starts anew), or start afresh under another `group`; and give the output topic "
+        "as many partitions",
     )
 
 
-def _another_model(found: Found, said: Beginning, present: Present) -> PolicyStop:
-    return PolicyStop(
-        f"partition {found.partition}: the state was made by model {said.fingerprint[:8]}, this is {present.fingerprint[:8]}",
-        expected="the same model file and deciding settings (on_model_change: fail)",
-        do="bring the old model and settings back; or set on_model_change to cold (every sensor starts anew); or take another `group`",
-    )
-
-
-def _lost_input(found: Found, settings: Settings) -> PolicyStop:
-    return PolicyStop(
-        f"partition {found.partition}: committed offset {found.committed}, but the log holds {found.low} to {found.end}",
-        expected="the next record to be there (on_lost_input: fail)",
-        do=f"raise retention of {settings.input.topic}; to go on without what is lost, with every sensor of the partition anew, remove the "
-        f"checkpoints of partition {found.partition} below {settings.checkpoint.path}, set the group's offset to {found.low} "
-        "(kafka-consumer-groups.sh --reset-offsets), and start with on_missing_state: cold",
-    )
-
-
-def _gap(found: Found, start: int, settings: Settings) -> PolicyStop:
-    return PolicyStop(
-        f"partition {found.partition}: the replay begins at {start}, but the log holds {found.low} to {found.end}",
-        expected="the log to reach back to the newest checkpoint, or else to the origin (on_gap: fail)",
-        do=f"bring newer checkpoints back, or set on_missing_state: cold and remove those of partition {found.partition}; "
-        f"and keep retention of {settings.input.topic} above the checkpoint interval",
-    )
-
-
-# What a Restore hands the loop, in this order: a Decision, records to replay, then Done.
+# What a Restore hands the loop, in this order: a Decision, records to replay, then Done. A Decision may come again: begin anew.
 @dataclass(frozen=True, slots=True)
 class Done:
     """The state is that of the decision's position. end: the log's end as it was asked for."""
@@ -255,16 +351,25 @@ class Restore:
 
     def _restore(self, history: History) -> None:
         found = self._find(history)
-        decision = decide(found, self._present, self._settings)
-        self._put(decision)
-        if decision.replay_from is not None:
+        for _ in range(TRIES):
+            decision = decide(found, self._present, self._settings)
+            self._put(decision)
             try:
-                for batch in history.read(decision.replay_from, decision.position):
-                    self._put(batch)
+                if decision.replay_from is not None:
+                    for batch in history.read(decision.replay_from, decision.position):
+                        self._put(batch)
             except OutOfRangeError:
+                # The log was cut while it was read. What follows from that the same table says; the loop begins once more.
                 low, end = history.bounds()
-                raise _gap(replace(found, low=low, end=end), decision.replay_from, self._settings) from None
-        self._put(Done(found.end))
+                found = replace(found, low=low, end=end)
+                continue
+            self._put(Done(found.end))
+            return
+        raise SlotstreamError(
+            f"partition {self._partition}: the log was cut {TRIES} times while it was replayed, and begins at {found.low} now",
+            expected="a log that is kept for longer than its replay takes",
+            do=f"raise retention of {self._settings.input.topic}, then start again",
+        )
 
     def _find(self, history: History) -> Found:
         committed, (low, end) = history.committed(), history.bounds()
@@ -276,7 +381,8 @@ class Restore:
         def usable(beginning: Beginning) -> Snapshot | None:
             return self._newest(offset, lambda b: b == beginning)
 
-        return Found(self._partition, offset, said, low, end, newest, usable)
+        told = map(Beginning.from_metadata, history.others(self._present.partitions)) if committed is None else ()
+        return Found(self._partition, offset, said, low, end, newest, usable, tuple(said for said in told if said is not None))
 
     def _newest(self, position_max: int | None, usable: Callable[[Beginning], bool]) -> Snapshot | None:
         return self._store.newest(self._partition, position_max=position_max, usable=usable, cancelled=self._cancelled.is_set)

@@ -120,6 +120,7 @@ def to_tensors(snapshot: Snapshot, link: Link | None = None) -> tuple[Tensors, d
         "partition": snapshot.partition,
         "position": snapshot.mark.position,
         "time_ms": snapshot.mark.time_ms,
+        "first_ms": snapshot.mark.first_ms,
         "beginning": snapshot.beginning.to_metadata(),
         "made_by": snapshot.made_by,
     }
@@ -151,7 +152,7 @@ def from_tensors(tensors: Tensors, metadata: dict[str, str]) -> tuple[Snapshot, 
         incomplete=tensors["incomplete"].astype(np.bool_),
         saved_in=np.zeros(len(tensors["applied"]), np.int64),
     )
-    mark, keys = Mark(facts["position"], facts["time_ms"]), _cut(tensors["keys"], tensors["key_lengths"])
+    mark, keys = Mark(facts["position"], facts["time_ms"], facts.get("first_ms")), _cut(tensors["keys"], tensors["key_lengths"])
     whole = Snapshot(facts["partition"], mark, beginning, keys, rows, facts["made_by"])
     if base is None:
         return whole, None

@@ -13,6 +13,7 @@ TopicStore reads, on a restore's thread; TopicWriter writes, on the loop's.
 """
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ PIECE_ROWS = 65_536
 INCOMPLETE = 1
 # A row grows by so much when it becomes a record: the key's first byte, lengths, times.
 RECORD_BYTES = 64
+# What fits a row's lineage; a marker may hold any words there.
+_LINEAGE = re.compile(r"[0-9a-f]{1,16}")
 
 
 def row_type(width: int) -> np.dtype[Any]:
@@ -69,9 +72,6 @@ class TopicStore:
         # Keys of rows that no restore will use: a writer deletes them with its first round.
         self.useless: dict[int, list[bytes]] = {}
 
-    def prepare(self) -> None:
-        """Nothing: the topic is looked at before the start, with the others."""
-
     def newest(
         self,
         partition: int,
@@ -95,8 +95,8 @@ class TopicStore:
         facts = read.marker
         if facts is None:
             return None
-        beginning, mark = Beginning.from_metadata(facts["beginning"]), Mark(facts["position"], facts["time_ms"])
-        if beginning is None or facts["topic_id"] != self.topic.id:
+        beginning, mark = Beginning.from_metadata(facts["beginning"]), Mark(facts["position"], facts["time_ms"], facts.get("first_ms"))
+        if beginning is None or not _LINEAGE.fullmatch(beginning.lineage) or facts["topic_id"] != self.topic.id:
             return self._passed_over(partition, "its marker is of another topic of this name, or does not say what it is a function of")
         if not usable(beginning):
             return self._passed_over(partition, "it is of another model, group history or topic")
@@ -169,8 +169,9 @@ def _marker(value: bytes | None) -> dict[str, Any] | None:
     """None for whatever is no marker of this format."""
     try:
         facts = json.loads(value or b"")
-        known = facts["format"] == FORMAT and isinstance(facts["made_by"], dict) and isinstance(facts["topic_id"], str)
-        whole = [facts["position"], 0 if facts["time_ms"] is None else facts["time_ms"]]
+        known = facts["format"] == FORMAT and isinstance(facts["made_by"], dict)
+        known = known and isinstance(facts["topic_id"], str) and isinstance(facts["beginning"], str)
+        whole = [facts["position"], *(time for time in (facts["time_ms"], facts.get("first_ms")) if time is not None)]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return facts if known and all(type(number) is int and abs(number) < 2**63 for number in whole) else None
@@ -279,6 +280,7 @@ class TopicWriter(CheckpointWriter):
             "format": FORMAT,
             "position": snapshot.mark.position,
             "time_ms": snapshot.mark.time_ms,
+            "first_ms": snapshot.mark.first_ms,
             "beginning": snapshot.beginning.to_metadata(),
             "topic_id": self._topic.id,
             "made_by": snapshot.made_by,

@@ -18,6 +18,9 @@ from processor.codec.decode import RejectError
 
 # How deep a decoder gets depends on the calls around it: this limit does not, and lies well below.
 DEPTH_MAX = 100
+# Any integer that is shorter is a double.
+DIGITS_MAX = 300
+_NUMBERS = (int, float)  # and no bool, which is an int to isinstance
 
 Timestamp = int | float | str | None
 
@@ -107,7 +110,7 @@ class _Numbers:
             raise RejectError("bad_schema", f"there is no list `values`; {expected}")
         several = bool(values) and isinstance(values[0], list)
         for step in values if several else [values]:
-            if not isinstance(step, list) or not all(type(number) is float for number in step):
+            if not isinstance(step, list) or not all(type(number) in _NUMBERS for number in step):
                 raise RejectError("bad_schema", f"`values` holds something else than numbers; {expected}")
         _check_finite([number for step in (values if several else [values]) for number in step])
         return values, _checked_timestamp(found)
@@ -170,7 +173,7 @@ class _Named:
             at = found
             for part in path:
                 at = at.get(part) if isinstance(at, dict) else None
-            if type(at) is not float:
+            if type(at) not in _NUMBERS:
                 what = "is missing or null" if at is None else "is no number"
                 raise RejectError("bad_schema", f"the field {'.'.join(path)} {what}; expected a number in each field of input.features")
             numbers.append(at)
@@ -181,11 +184,16 @@ class _Named:
 def _loaded(value: bytes) -> Any:
     """What the fast decoders refuse: they stop at the first fault, and which one to name must not depend on where that is."""
     try:
-        found = json.loads(value.decode(), parse_constant=_no_constant, parse_int=lambda digits: float(digits) + 0.0)
+        found = json.loads(value.decode(), parse_constant=_no_constant, parse_int=_integer)
         json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no UTF-8
     except (ValueError, RecursionError) as error:
         raise RejectError("bad_encoding", f"the value is not JSON: {error}") from None
     return found
+
+
+def _integer(digits: str) -> int | float:
+    """Exact, as the fast decoders have it: a timestamp's limit is told from its neighbours. What no double holds is infinite."""
+    return int(digits) if len(digits) <= DIGITS_MAX else float(digits)
 
 
 def _check_finite(numbers: Sequence[float]) -> None:
@@ -195,7 +203,7 @@ def _check_finite(numbers: Sequence[float]) -> None:
 
 def _checked_timestamp(found: dict[str, Any]) -> Timestamp:
     timestamp: Timestamp = found.get("timestamp")
-    if isinstance(timestamp, bool) or not isinstance(timestamp, float | str | None):
+    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float | str | None):
         raise RejectError("bad_timestamp", "`timestamp` is neither a number nor text; expected Unix milliseconds or ISO 8601")
     return timestamp
 

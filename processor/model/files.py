@@ -1,7 +1,7 @@
 """What a model file may be before anything of it is read: its size, its kind, its Keras.
 
 Responsible for telling files apart by content and for the refusals that all readers of model files share. Not responsible for what
-an architecture may hold (load.py) nor for rebuilding old files (legacy.py).
+is said of files of other kinds (formats.py), for what an architecture may hold (contents.py), nor for rebuilding old files (legacy.py).
 """
 
 import shlex
@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from processor.errors import ModelRefused
+from processor.model import formats
+from processor.model.formats import SAVE_AGAIN
 
 BYTES_MAX = 2 << 30
 H5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
 A_MODEL_FILE = "a whole model saved by Keras 3 as .keras or .h5"
-SAVE_AGAIN = "save the whole model with Keras 3: model.save('model.keras')"
 
 
 def check_file(path: Path) -> None:
     """Raises ModelRefused for what is no file, cannot be read, or is too large."""
     if path.is_dir():
-        kind = "a TensorFlow SavedModel folder" if (path / "saved_model.pb").exists() else "a directory"
-        raise ModelRefused(f"{path} is {kind}", expected=A_MODEL_FILE, do=SAVE_AGAIN)
+        what, do = formats.folder(path)
+        raise ModelRefused(f"{path} is {what}", expected=A_MODEL_FILE, do=do)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -30,26 +31,24 @@ def check_file(path: Path) -> None:
         raise ModelRefused(f"{path} cannot be read: {error.strerror}", expected=A_MODEL_FILE, do="check model.path") from error
     if size == 0:
         raise ModelRefused(f"{path} is empty", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN)
-    if size > BYTES_MAX:
-        raise ModelRefused(f"{path} has {size:,} bytes", expected=f"at most {BYTES_MAX:,}", do="serve a smaller model")
+    check_bytes(f"{path} has", size)
+
+
+def check_bytes(subject: str, size: int, *, bytes_max: int | None = None) -> None:
+    limit = BYTES_MAX if bytes_max is None else bytes_max
+    if size > limit:
+        raise ModelRefused(f"{subject} {size:,} bytes", expected=f"at most {limit:,}", do="serve a smaller model")
 
 
 def kind_of(path: Path) -> str:
     """ ".h5" or ".keras", by content; Keras itself goes by the name, so the name must agree."""
     with path.open("rb") as file:
-        head = file.read(8)
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        raise ModelRefused(
-            f"{path} is a Python pickle", expected=A_MODEL_FILE + "; a pickle is never loaded, since it can run code", do=SAVE_AGAIN
-        )
-    if head.lstrip()[:1] == b"{" and path.suffix == ".json":
-        raise ModelRefused(
-            f"{path} holds an architecture without weights", expected=A_MODEL_FILE, do="load its weights with the Keras that wrote it and "
-            "save the whole model: model.save('model.h5')"
-        )  # fmt: skip
-    kind = ".h5" if head == H5_MAGIC else ".keras" if head[:4] == ZIP_MAGIC else None
-    if kind is None:
-        raise ModelRefused(f"{path} is not a Keras file: it begins with {head!r}", expected=A_MODEL_FILE, do=SAVE_AGAIN)
+        head = file.read(formats.HEAD_BYTES)
+    kind = ".h5" if head.startswith(H5_MAGIC) else ".keras" if head.startswith(ZIP_MAGIC) else None
+    if kind is None or path.suffix in formats.BY_NAME:
+        found = formats.foreign(path, head)
+        what, do = found or (f"not a Keras file: it begins with {head[:8]!r}", SAVE_AGAIN)
+        raise ModelRefused(f"{path} is {what}", expected=A_MODEL_FILE, do=do)
     if path.suffix not in ((".h5", ".hdf5") if kind == ".h5" else (".keras",)):
         raise ModelRefused(
             f"{path} holds a {kind} file under another name", expected=f"a name that ends in {kind}", do=f"rename it to {path.stem}{kind}"

@@ -5,11 +5,11 @@ refusal. Not responsible for telling files apart (files.py), for how a step is m
 (tiles.py).
 """
 
+import io
 import json
 import os
 import warnings
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,22 +20,32 @@ import keras
 import numpy as np
 
 from processor.errors import ModelRefused
-from processor.model.files import A_MODEL_FILE, SAVE_AGAIN, broken, check_file, check_version, first_line, kind_of
+from processor.model import contents, formats, h5, weights
+from processor.model.advice import past_window
+from processor.model.files import A_MODEL_FILE, broken, check_bytes, check_file, check_version, first_line, kind_of
 from processor.model.fingerprint import digest
-from processor.model.step import CannotStepError, Step, Stepped, carried, leaf_layers, state_widths, windowed
+from processor.model.formats import SAVE_AGAIN
+from processor.model.step import CannotStepError, Step, Stepped, carried, leaf_layers, state_widths
+from processor.model.windows import windowed, without_batch
 
+ROW_NUMBERS_MAX = 1 << 20  # the reference rung's 512 rows then take 2 GB
 MODES = ("auto", "carried", "windowed")
 OUTPUTS = ("last", "all")
+CONFIG_BYTES_MAX = 16 << 20
+WEIGHTS = "model.weights.h5"
 
 
 @dataclass(frozen=True)
 class ServableModel:
     """A model and its step.
 
-    mode: "carried" or "windowed"; why: the reason in one line. features: F. outputs: O, numbers a step. per_step: a prediction
-    holds the outputs of each of its steps, not the last one alone; never so when windowed. window: the steps of the window; carried:
-    the number of steps the file fixes, if any. widths: of the states, in graph order. step: (x float32 [B, 1, F], states float32
-    [B, w]) -> (y float32 [B, O], new states).
+    mode: "carried" or "windowed"; why: the mode, the reason and the way to the other, in one line. features: F. outputs: O, numbers a
+    step. per_step: a prediction holds the outputs of each of its steps, not the last one alone; never so when windowed. output_steps: T
+    where one prediction of a windowed model is T rows, flat in y, so that O = T * numbers a row; else None. window: the steps of the
+    window; carried: the number of steps the file fixes, if any. trained_window: that number where it was the length of every sequence
+    in training, so that a state carried past it is something the model has not seen; None when windowed, stateful or free.
+    row_numbers: the most numbers that one row has on its way, which bounds the rows of a tile.
+    widths: of the states, in graph order. step: (x float32 [B, 1, F], states float32 [B, w]) -> (y float32 [B, O], new states).
     digest: sha256 of architecture (without names) and weights. A sensor's states are zeros at first.
     """
 
@@ -45,13 +55,14 @@ class ServableModel:
     features: int
     outputs: int
     per_step: bool
+    output_steps: int | None
     window: int | None
+    trained_window: int | None
+    row_numbers: int
     widths: tuple[int, ...]
     step: Step
     digest: str
     keras_model: Any
-    output_steps: int | None = None
-    trained_window: int | None = None
 
     @property
     def width(self) -> int:
@@ -66,24 +77,25 @@ class ServableModel:
 def load(path: Path, *, mode: str = "auto", window: int | None = None, output: str = "last") -> ServableModel:
     """Loads and judges a model file. Raises ModelRefused, naming what was found, for every file that cannot be served."""
     _check_options(mode, window, output)
-    config = _read_config(path)
-    model = _load_keras(path)
+    file = _read(path)
+    model = _load_keras(path, file.weight_bytes)
     _check_shapes(model)
     _check_weights(model)
-    chosen = _Choice(model, stateful=_is_stateful(config), mode=mode, window=window).choose()
-    if output == "all" and chosen.mode == "windowed" and chosen.stepped.per_step:
-        raise ModelRefused(
-            "model.output is all", expected="last: all the steps of a window are not available yet", do="set model.output to last"
-        )
+    stateful = contents.is_stateful(file.config)
+    chosen = _Choice(model, stateful=stateful, mode=mode, window=window, output=output).choose()
     stepped = chosen.stepped
+    _check_size(stepped)
     return ServableModel(
         path=path,
         mode=chosen.mode,
-        why="; ".join(filter(None, (chosen.why, stepped.note))),
+        why=chosen.why,
         features=int(model.inputs[0].shape[2]),
         outputs=stepped.outputs,
         per_step=stepped.per_step and chosen.mode == "carried",
+        output_steps=stepped.output_steps,
         window=chosen.window,
+        trained_window=chosen.window if chosen.mode == "carried" and not stateful else None,
+        row_numbers=max(stepped.row_numbers, stepped.outputs, sum(stepped.widths)),
         widths=stepped.widths,
         step=stepped.step,
         digest=digest(model),
@@ -100,7 +112,10 @@ def describe(model: ServableModel) -> dict[str, Any]:
         "features": model.features,
         "outputs": model.outputs,
         "per_step": model.per_step,
+        "output_steps": model.output_steps,
         "window": model.window,
+        "trained_window": model.trained_window,
+        "past_window": advice.text if (advice := past_window(model)) else None,
         "state_bytes": model.state_bytes,
         "fingerprint": model.digest,
         "layers": [_describe_layer(layer, model.mode) for layer in leaf_layers(model.keras_model)],
@@ -141,136 +156,75 @@ def _check_options(mode: str, window: int | None, output: str) -> None:
 # --- what a file may hold
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """The architecture in a file, read and judged without building anything of it."""
+@dataclass(frozen=True)
+class _File:
+    """What a model file says before anything is built. config: the architecture; weight_bytes: what its weights take in memory."""
+
+    config: dict[str, Any]
+    weight_bytes: int
+
+
+def _read(path: Path) -> _File:
+    """Reads a file as far as it can be judged without building anything of it."""
     check_file(path)
     kind = kind_of(path)
     try:
-        config = _config_of_h5(path) if kind == ".h5" else _config_of_zip(path)
-        _check_config(config)
+        file = _read_h5(path) if kind == ".h5" else _read_zip(path)
+        contents.check(file.config)
     except ModelRefused:
         raise
-    except Exception as error:
+    except RecursionError as error:
+        raise ModelRefused(
+            f"{path} is nested too deep to be read", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN
+        ) from error
+    except Exception as error:  # zipfile, zlib, h5py and json each have their own ways to say that bytes are broken
         raise broken(path, error) from error
-    return config
+    check_bytes(f"the weights in {path} take", file.weight_bytes)
+    return file
 
 
-def _config_of_zip(path: Path) -> dict[str, Any]:
+def _read_zip(path: Path) -> _File:
     with zipfile.ZipFile(path) as archive:
-        if "config.json" not in archive.namelist():
+        names = archive.namelist()
+        if "config.json" not in names:
             raise ModelRefused(f"{path} is a zip file without a Keras model in it", expected=A_MODEL_FILE, do=SAVE_AGAIN)
+        check_bytes(f"{path}, unpacked, has", sum(member.file_size for member in archive.infolist()))
+        check_bytes("its config.json has", archive.getinfo("config.json").file_size, bytes_max=CONFIG_BYTES_MAX)
         if damaged := archive.testzip():
             raise ModelRefused(f"{path} is damaged in its {damaged}", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN)
-        if "metadata.json" in archive.namelist():
+        if "metadata.json" in names:
             check_version(path, json.loads(archive.read("metadata.json")).get("keras_version"))
-        return dict(json.loads(archive.read("config.json")))
+        config = json.loads(archive.read("config.json"))
+        if WEIGHTS not in names:
+            raise ModelRefused(f"{path} holds an architecture without weights", expected=A_MODEL_FILE, do=SAVE_AGAIN)
+        with h5py.File(io.BytesIO(archive.read(WEIGHTS)), "r") as file:
+            return _File(config, h5.declared_bytes(file))
 
 
-def _config_of_h5(path: Path) -> dict[str, Any]:
-    with h5py.File(path, "r") as file:
-        config = file.attrs.get("model_config")
-        if config is None:
-            raise ModelRefused(f"{path} holds weights only, no model", expected=A_MODEL_FILE, do=SAVE_AGAIN)
-        check_version(path, file.attrs.get("keras_version"))
-        return dict(json.loads(config))
-
-
-# --- what an architecture may hold, before anything of it is built
-
-
-def _objects(node: Any, owner: str = "the model") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every serialised object, each with the name of the layer that it belongs to. Compile settings are not the model."""
-    if isinstance(node, list):
-        for item in node:
-            yield from _objects(item, owner)
-    if not isinstance(node, dict):
-        return
-    if "class_name" in node:
-        config = node.get("config")
-        owner = str(config["name"]) if isinstance(config, dict) and "batch_shape" not in config and "name" in config else owner
-        yield owner, node
-    for key, value in node.items():
-        if key != "compile_config":
-            yield from _objects(value, owner)
-
-
-def _check_config(config: dict[str, Any]) -> None:
-    for owner, item in _objects(config):
-        _check_is_keras(owner, item)
-        _check_dtype(owner, item)
-        _check_kind(owner, item)
-
-
-def _check_is_keras(owner: str, item: dict[str, Any]) -> None:
-    name, module = str(item["class_name"]), item.get("module")
-    if name in ("Lambda", "__lambda__"):
-        raise ModelRefused(
-            f"layer {owner} runs code stored in the file (Lambda)", expected="Keras's own layers", do="replace it by a layer of Keras"
-        )
-    if name == "function":
-        raise ModelRefused(
-            f"layer {owner} uses a function of your own ({item.get('config')})", expected="Keras's own functions", do="replace it"
-        )
-    own = module is not None and module != "builtins" and module.split(".")[0] != "keras"
-    own = own or (module is None and item.get("registered_name") is not None)
-    if own or _is_unknown_layer(item):
-        name = name.split(">")[-1]
-        raise ModelRefused(
-            f"layer {owner} is of a class of your own ({name})",
-            expected="Keras's own layers and cells",
-            do="replace it by a layer of Keras",
-        )
-
-
-def _is_unknown_layer(item: dict[str, Any]) -> bool:
-    """A layer in an .h5 file, which names no modules, that Keras does not have."""
-    config, name = item.get("config"), item["class_name"]
-    is_layer = "module" not in item and isinstance(config, dict) and "trainable" in config
-    return is_layer and name != "Functional" and not hasattr(keras.layers, name) and not hasattr(keras, name)
-
-
-def _check_dtype(owner: str, item: dict[str, Any]) -> None:
-    config = item.get("config")
-    dtype = config.get("dtype") if isinstance(config, dict) else None
-    if isinstance(dtype, dict):
-        dtype = dtype.get("config", {}).get("name", dtype["class_name"])
-    if dtype not in (None, "float32") and item["class_name"] not in ("Embedding", "InputLayer", "__keras_tensor__"):
-        raise ModelRefused(
-            f"layer {owner} computes in {dtype}", expected="float32 throughout", do="rebuild the model with float32 and save it"
-        )
-
-
-def _check_kind(owner: str, item: dict[str, Any]) -> None:
-    if item["class_name"] == "Embedding":
-        raise ModelRefused(
-            f"layer {owner} looks up tokens (Embedding)", expected="readings of float32 numbers", do="serve a model of numbers"
-        )
-    for node in item.get("inbound_nodes") or ():
-        if isinstance(node, dict) and (node.get("kwargs") or {}).get("training"):
-            raise ModelRefused(
-                f"layer {owner} is called with training=True, so it draws random numbers",
-                expected="a model without chance",
-                do="rebuild it without training=True",
-            )
-
-
-def _is_stateful(config: dict[str, Any]) -> bool:
-    return any(isinstance(item.get("config"), dict) and item["config"].get("stateful") for _, item in _objects(config))
+def _read_h5(path: Path) -> _File:
+    head = h5.read_apart(path)
+    if head.config is None:
+        raise ModelRefused(f"{path} holds weights only, no model", expected=A_MODEL_FILE, do=formats.FROM_CODE)
+    check_version(path, head.version)
+    check_bytes("its architecture has", len(head.config), bytes_max=CONFIG_BYTES_MAX)
+    return _File(json.loads(head.config), head.weight_bytes)
 
 
 # --- what Keras makes of it
 
 
-def _load_keras(path: Path) -> Any:
+def _load_keras(path: Path, weight_bytes: int) -> Any:
     """The model, built by Keras without custom objects; the one place where what Keras raises becomes a refusal."""
+    limit = weights.Limit(weight_bytes)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), limit.held():
             warnings.simplefilter("ignore")
             return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
-        raise ModelRefused(
-            f"Keras cannot load {path}: {first_line(error)}", expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN
-        ) from error
+        found = f"Keras cannot load {path}: {first_line(error)}"
+        if limit.exceeded:
+            found = f"the layers in {path} are larger than the weights in it, which have {weight_bytes:,} bytes"
+        raise ModelRefused(found, expected=A_MODEL_FILE, do="copy the file again, or " + SAVE_AGAIN) from error
 
 
 def _check_shapes(model: Any) -> None:
@@ -332,6 +286,16 @@ def _check_weights(model: Any) -> None:
             raise ModelRefused(f"the weights {weight.path} hold NaN or infinity", expected="finite weights", do="train the model again")
 
 
+def _check_size(stepped: Stepped) -> None:
+    found = max(stepped.row_numbers, stepped.outputs, sum(stepped.widths))
+    if found > ROW_NUMBERS_MAX:
+        raise ModelRefused(
+            f"one sensor takes {found:,} numbers at once on its way through the model",
+            expected=f"at most {ROW_NUMBERS_MAX:,}",
+            do="set a shorter model.window, or serve a model of fewer units",
+        )
+
+
 # --- carried or windowed
 
 
@@ -344,10 +308,10 @@ class _Chosen:
 
 
 class _Choice:
-    """The table of modes: which one a file gets, and the reason in one line."""
+    """The table of modes: which one a file gets, the reason, and how to get the other, in one line."""
 
-    def __init__(self, model: Any, *, stateful: bool, mode: str, window: int | None) -> None:
-        self.model, self.stateful, self.mode, self.window = model, stateful, mode, window
+    def __init__(self, model: Any, *, stateful: bool, mode: str, window: int | None, output: str) -> None:
+        self.model, self.stateful, self.mode, self.window, self.output = model, stateful, mode, window, output
         steps = model.inputs[0].shape[1]
         self.steps: int | None = None if steps is None else int(steps)
 
@@ -359,32 +323,32 @@ class _Choice:
         if self.mode == "carried":
             return self._carried("model.mode is carried")
         if self.mode == "windowed":
-            return self._windowed("model.mode is windowed")
+            return self._windowed("model.mode is windowed", self._to_carried())
         if self.window is not None:
-            return self._windowed("model.window is set")
+            return self._windowed("model.window is set", self._to_carried())
         return self._automatic()
 
     def _automatic(self) -> _Chosen:
         if self.steps and not self.stateful:
-            return self._windowed(
-                f"the file fixes {self.steps} steps and is not stateful; model.mode carried keeps state instead, if it can be stepped"
-            )
+            return self._windowed(f"the file fixes {_steps(self.steps)} and is not stateful", self._to_carried())
         try:
-            stepped = carried(self.model)
+            carried(self.model)
         except CannotStepError as reason:
-            return self._windowed(f"it cannot be stepped: {reason}")
-        cause = "the file is stateful" if self.stateful else "the file leaves the number of steps free"
-        return _Chosen("carried", f"{cause}; model.mode windowed runs it on windows instead", self.steps, stepped)
+            return self._windowed(f"it cannot be stepped: {reason}", "")
+        return self._carried("the file is stateful" if self.stateful else "the file leaves the number of steps free")
 
     def _carried(self, why: str) -> _Chosen:
         try:
-            return _Chosen("carried", why, self.steps, carried(self.model))
+            stepped = carried(self.model)
         except CannotStepError as reason:
             raise ModelRefused(
                 str(reason), expected="a model that can be fed one step at a time", do="set model.mode to auto or windowed"
             ) from reason
+        note = "model.output all changes nothing: each step's output is given anyway" if self.output == "all" else ""
+        parts = f"carried, because {why}: a sensor's state goes on from reading to reading", stepped.note, note, self._to_windowed()
+        return _Chosen("carried", _line(*parts), self.steps, stepped)
 
-    def _windowed(self, why: str) -> _Chosen:
+    def _windowed(self, why: str, other: str) -> _Chosen:
         window = self.steps or self.window
         if window is None:
             raise ModelRefused(
@@ -393,35 +357,36 @@ class _Choice:
                 do="set model.window to the steps it was trained on",
             )
         try:
-            return _Chosen("windowed", why, window, windowed(_without_batch(self.model, stateful=self.stateful), window))
+            free = without_batch(self.model, stateful=self.stateful)
+            stepped = windowed(free, window, every_step=self.output == "all")
         except Exception as error:
             raise ModelRefused(
-                f"the model cannot be run on {window} steps: {first_line(error)}",
+                f"the model cannot be run on {_steps(window)}: {first_line(error)}",
                 expected="a window it accepts",
                 do="set model.window to the steps it was trained on",
             ) from error
+        what = f"the model is run on each sensor's last {window} readings" if window > 1 else ONE_READING
+        states = "its states begin at zeros in every window, though the file is stateful" if self.stateful else ""
+        return _Chosen("windowed", _line(f"windowed, because {why}: {what}", states, stepped.note, other), window, stepped)
+
+    def _to_carried(self) -> str:
+        try:
+            carried(self.model)
+        except CannotStepError as reason:
+            return f"it cannot be carried: {reason}"
+        return "to keep a state from reading to reading instead, set model.mode: carried"
+
+    def _to_windowed(self) -> str:
+        how = "model.mode: windowed" if self.steps else "model.window: N"
+        return f"to run it on a sensor's last {self.steps or 'N'} readings instead, set {how}"
 
 
-def _without_batch(model: Any, *, stateful: bool) -> Any:
-    """The same model for any number of rows, and without states that Keras would keep between calls."""
-    if model.inputs[0].shape[0] is None and not stateful:
-        return model
-    rebuilt = type(model).from_config(_freed(model.get_config()))
-    rebuilt.set_weights(model.get_weights())
-    return rebuilt
+ONE_READING = "the model is run on each reading alone, from a state of zeros, and nothing is remembered"
 
 
-SHAPE_KEYS = ("batch_shape", "batch_input_shape", "build_input_shape", "input_shape", "shape")
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
 
 
-def _freed(node: Any) -> Any:
-    """A configuration with its batch dimensions open and nothing stateful."""
-    if isinstance(node, (list, tuple)):
-        return type(node)(_freed(item) for item in node)
-    if not isinstance(node, dict):
-        return node
-    freed = {key: _freed(value) for key, value in node.items()}
-    for key in SHAPE_KEYS:
-        if isinstance(freed.get(key), (list, tuple)) and freed[key] and not isinstance(freed[key][0], (list, tuple)):
-            freed[key] = [None, *freed[key][1:]]
-    return {**freed, "stateful": False} if "stateful" in freed else freed
+def _line(*parts: str) -> str:
+    return "; ".join(filter(None, parts))

@@ -3,8 +3,8 @@
 Responsible for the walk over the model's graph, and for proving layer by layer that steps stay apart. What it cannot prove it refuses
 by the layer's name. Not responsible for files, for choosing a mode, or for compiling.
 
-Two kinds of step keep one contract: `carried` keeps the recurrent states, `windowed` keeps the last readings and runs the whole model
-on them.
+Two kinds of step keep one contract: `carried` keeps the recurrent states; `windowed`, in windows.py, keeps the last readings and runs the
+whole model on them.
 """
 
 import os
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from math import prod
-from typing import Any, cast
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
@@ -49,7 +49,8 @@ class Stepped:
 
     step: (x float32 [B, 1, F], states: a list of float32 [B, w]) -> (y float32 [B, O], the new states in the same order).
     widths: the states' w, in the order in which the graph reaches them. per_step: whether Keras gives an output for each step.
-    note: what to know about the outputs, or an empty text.
+    note: what to know about the outputs, or an empty text. output_steps: T where O numbers are T rows of a window's output, else None.
+    row_numbers: the most numbers that one row has on the way through the model, as far as known.
     """
 
     step: Step
@@ -57,6 +58,8 @@ class Stepped:
     outputs: int
     per_step: bool
     note: str = ""
+    output_steps: int | None = None
+    row_numbers: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,75 +104,22 @@ def carried(model: Any) -> Stepped:
         raise CannotStepError(f"Keras cannot run it on a single step: {str(error).strip().partition(chr(10))[0].rstrip('.')}") from error
 
 
-def windowed(model: Any, window: int) -> Stepped:
-    """The step of a model that is run on the last `window` readings: its one state is the window, oldest reading first [B, window * F].
-
-    An output whose axis 1 is as long as the window has a time axis: the last step is given. Any other is given whole, row by row.
-    """
-    features = int(model.inputs[0].shape[2])
-    shape = tuple(int(d) for d in _on_window(model, tf.zeros((1, window, features))).shape[1:])
-    timed = len(shape) == 2 and shape[0] == window
-    outputs = shape[-1] if timed else prod(shape)
-
-    def step(x: Any, states: Sequence[Any]) -> tuple[Any, list[Any]]:
-        readings = tf.concat([tf.reshape(states[0], (-1, window, features))[:, 1:], x], axis=1)
-        y = _on_window(model, readings)
-        return tf.reshape(y[:, -1] if timed else y, (-1, outputs)), [tf.reshape(readings, (-1, window * features))]
-
-    return Stepped(step, (window * features,), outputs, timed, _shape_note(shape, timed, window))
+def stepped_layers(model: Any) -> list[Any]:
+    """The recurrent layers of a model that carried() takes, in the order of its states; one that is used twice comes twice."""
+    planner = _Planner(model)
+    planner.plan()
+    return planner.recurrent
 
 
-def _on_window(model: Any, readings: Any) -> Any:
-    """The model's output for whole windows, float32 [B, steps, F]."""
-    return keras.tree.flatten(_through(model, readings, _window_operation))[0]
-
-
-def _window_operation(operation: Any) -> Callable[..., Any]:
-    if isinstance(operation, keras.Model):
-        return lambda inputs, **_: _through(operation, inputs, _window_operation)
-    if type(operation) is L.Conv1D and operation.groups == 1 and operation.data_format == "channels_last":
-        return lambda x, **_: _convolved(operation, x)
-    if isinstance(operation, L.Layer):
-        return lambda *args, **kwargs: operation(*args, **_kwargs(operation, kwargs))
-    return cast(Callable[..., Any], operation)
-
-
-def _convolved(layer: Any, x: Any) -> Any:
-    """A Conv1D as one matrix product over its taps: XLA's own convolution gives a row bits that depend on its place in the tile."""
-    taps, stride, dilation = layer.kernel_size[0], layer.strides[0], layer.dilation_rate[0]
-    reach = (taps - 1) * dilation
-    x = tf.pad(x, ((0, 0), _padding(layer.padding, int(x.shape[1]), stride, reach), (0, 0)))
-    last = x.shape[1] - reach
-    seen = tf.concat([x[:, i * dilation : i * dilation + last : stride] for i in range(taps)], axis=2)
-    steps, width = seen.shape[1:]
-    y = tf.matmul(tf.reshape(seen, (-1, width)), tf.reshape(layer.kernel, (width, layer.filters)))
-    y = tf.reshape(y, (-1, steps, layer.filters))
-    return layer.activation(y + layer.bias if layer.use_bias else y)
-
-
-def _padding(kind: str, steps: int, stride: int, reach: int) -> tuple[int, int]:
-    """Steps of zeros before and after, as Keras pads."""
-    if kind == "causal":
-        return reach, 0
-    if kind == "valid":
-        return 0, 0
-    missing = max((-(-steps // stride) - 1) * stride + reach + 1 - steps, 0)
-    return missing // 2, missing - missing // 2
-
-
-def _through(model: Any, inputs: Any, operation: Callable[[Any], Callable[..., Any]]) -> Any:
+def through(model: Any, inputs: Any, operation: Callable[[Any], Callable[..., Any]]) -> Any:
     """Runs a model's graph with other operations in place of its own."""
     graph = keras.Model(model.inputs, model.outputs) if isinstance(model, keras.Sequential) else model
     # Keras has no public way to do this; nothing else here reaches into its graphs.
     return graph._run_through_graph(inputs, operation_fn=operation)
 
 
-def _shape_note(shape: tuple[int, ...], timed: bool, window: int) -> str:
-    if timed:
-        return f"of its {window} output steps the last is given"
-    if len(shape) > 1:
-        return f"its output of {' x '.join(map(str, shape))} is given as {prod(shape)} numbers, row by row"
-    return ""
+def whole_note(shape: tuple[int, ...]) -> str:
+    return f"its output of {' x '.join(map(str, shape))} is given as {prod(shape)} numbers, row by row"
 
 
 def leaf_layers(model: Any) -> Iterator[Any]:
@@ -196,6 +146,7 @@ class _Planner:
         self.steps = model.inputs[0].shape[1]  # None: free
         self.calls: list[_Call] = []
         self.widths: list[int] = []
+        self.recurrent: list[Any] = []
         self.signals = 0
         self.stateful_seen: set[int] = set()
 
@@ -210,7 +161,7 @@ class _Planner:
         if not shape or None in shape:
             raise CannotStepError(f"the output's shape is not known: {self.model.outputs[0].shape}")
         outputs = prod(int(d) for d in shape)
-        note = "" if last.timed else _shape_note(shape, timed=False, window=0)
+        note = "" if last.timed or len(shape) < 2 else whole_note(tuple(int(d) for d in shape))
         return Stepped(self._step(first, last, outputs), tuple(self.widths), outputs, last.timed, note)
 
     def _step(self, first: _Signal, last: _Signal, outputs: int) -> Step:
@@ -232,7 +183,7 @@ class _Planner:
         return _Signal(self.signals, timed, shape)
 
     def _walk(self, model: Any, inputs: Any) -> Any:
-        return _through(model, inputs, self._operation)
+        return through(model, inputs, self._operation)
 
     def _operation(self, operation: Any) -> Callable[..., Any]:
         if isinstance(operation, keras.Model):
@@ -265,7 +216,7 @@ class _Planner:
 
     def _plain(self, operation: Any, args: Any, kwargs: Any, *, timed: bool) -> Any:
         """An operation that is called as it is."""
-        kwargs = _kwargs(operation, kwargs)
+        kwargs = call_kwargs(operation, kwargs)
         spec = operation.compute_output_spec(*_specs(args), **_specs(kwargs))
         outputs = tuple(self._signal(timed=timed, shape=tuple(o.shape[1:])) for o in keras.tree.flatten(spec))
         return self._call(lambda _, *a, **k: (operation(*a, **k), []), args, kwargs, outputs)
@@ -278,6 +229,7 @@ class _Planner:
 
     def _recurrent(self, layer: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         self._refuse_recurrent(layer, x, args, kwargs)
+        self.recurrent.append(layer)
         widths, size = state_widths(layer), _output_width(layer)
         shape: tuple[int | None, ...] = (1, size) if layer.return_sequences else (size,)
         outputs = [self._signal(timed=layer.return_sequences, shape=shape)]
@@ -326,7 +278,7 @@ def _run_cell(layer: Any, states: Sequence[Any], x: Any) -> tuple[Any, list[Any]
     if stacked:
         left = iter(states)
         packed = [[next(left) for _ in keras.tree.flatten(size)] for size in layer.cell.state_size]
-    y, new = layer.cell(x[:, 0], packed, **_kwargs(layer.cell, {}))
+    y, new = layer.cell(x[:, 0], packed, **call_kwargs(layer.cell, {}))
     new = keras.tree.flatten(new)
     y = y[:, None] if layer.return_sequences else y
     return ([y, *new] if layer.return_state else y), new
@@ -337,7 +289,7 @@ def _output_width(layer: Any) -> int:
     return int(state_widths(layer)[0] if width is None else width)
 
 
-def _kwargs(layer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+def call_kwargs(layer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The call's own keywords; layers that behave differently in training are told that this is not."""
     return {**kwargs, "training": False} if "training" in signature(layer.call).parameters else kwargs
 

@@ -34,8 +34,9 @@ class RungShape:
 
 LADDER = tuple(RungShape(*shape) for shape in ((8, 256), (64, 64), (128, 32), (256, 16), (512, 16), (1024, 16), (2048, 8), (4096, 8)))
 REFERENCE_ROWS = 512
+TILE_BYTES_MAX = 512 << 20  # of the largest value in a tile
 ALIGNMENT = 64  # bytes
-PROBE_STEPS = 6
+PROBE_STEPS, PROBE_WINDOWS = 6, 2  # several steps; each of a windowed model runs the model on a whole window
 PROBE_ROWS = 8  # divides the rows of every rung
 
 
@@ -45,13 +46,13 @@ class Tiles:
     def __init__(self, model: ServableModel, *, rows_max: int = LADDER[-1].rows, log: Any = None) -> None:
         """Compiles the rungs up to the first that holds `rows_max` rows, and the reference rung; drops those whose bits differ."""
         log = structlog.get_logger(__name__) if log is None else log
-        compiled = {shape: _compile(model, shape) for shape in _wanted(rows_max)}
+        compiled = {shape: _compile(model, shape) for shape in _wanted(rows_max, model.row_numbers)}
         expected = _probe(model, _reference_shape(), compiled[_reference_shape()])
         if expected is None:
             raise ModelRefused(
                 "the model gives a row other bits than its neighbour for the same readings",
                 expected="outputs that do not depend on how readings are batched",
-                do="change the model's layers, and tell us which they were",
+                do="replace what works along the batch axis, if anything does; else try the model's layers one by one, and report which",
             )
         kept = {shape: run for shape, run in compiled.items() if _probe(model, shape, run) == expected}
         self._model = model
@@ -86,9 +87,10 @@ def _reference_shape() -> RungShape:
     return next(shape for shape in LADDER if shape.rows == REFERENCE_ROWS)
 
 
-def _wanted(rows_max: int) -> tuple[RungShape, ...]:
+def _wanted(rows_max: int, row_numbers: int) -> tuple[RungShape, ...]:
     largest = next((shape.rows for shape in LADDER if shape.rows >= rows_max), LADDER[-1].rows)
-    return tuple(shape for shape in LADDER if shape.rows <= largest or shape.rows == REFERENCE_ROWS)
+    affordable = TILE_BYTES_MAX // (4 * max(row_numbers, 1))
+    return tuple(shape for shape in LADDER if shape.rows <= min(largest, affordable) or shape.rows == REFERENCE_ROWS)
 
 
 def _compile(model: ServableModel, shape: RungShape) -> Run:
@@ -175,15 +177,18 @@ def _finite(values: list[Any]) -> Any:
 def _probe(model: ServableModel, shape: RungShape, run: Run) -> bytes | None:
     """What a rung makes of a few readings and states that fill all its rows over and over, after one step and after several.
 
-    The bytes for each of them, or None where two rows differ: then bits depend on the row.
+    The bytes for each of them, or None where two rows differ: then bits depend on the row, or on the rows beside it, of which a second
+    filling has others.
     """
-    found: set[bytes] = set()
-    for shift in (0, 3):
-        at = (np.arange(shape.rows) + shift) % PROBE_ROWS
+    rows = np.arange(shape.rows)
+    once, again = rows % PROBE_ROWS, (rows + 3) % np.where(rows < shape.rows // 2, PROBE_ROWS, PROBE_ROWS // 2)
+    found: dict[int, bytes] = {}
+    for at in (once, again):
         seen = np.concatenate([_outcome(run, shape, x[:, at], state[at]) for x, state in _probes(model)], axis=1)
-        copies = seen[np.argsort(at, kind="stable")].reshape(PROBE_ROWS, -1, seen.shape[1])
-        found.update(copies[:, i].tobytes() for i in range(copies.shape[1]))
-    return found.pop() if len(found) == 1 else None
+        for probe, outcome in zip(at.tolist(), seen, strict=True):
+            if found.setdefault(probe, outcome.tobytes()) != outcome.tobytes():
+                return None
+    return b"".join(found[probe] for probe in range(PROBE_ROWS))
 
 
 def _probes(model: ServableModel) -> Iterator[tuple[Float32, Float32]]:
@@ -192,7 +197,8 @@ def _probes(model: ServableModel) -> Iterator[tuple[Float32, Float32]]:
     Of several scales, and states of zero, as a sensor begins: what is large hides in the sum how what is small was added.
     """
     rng = np.random.default_rng(0)
-    for steps, reading, state in ((1, 1, 1), (PROBE_STEPS, 1, 1), (1, 1, 0), (1, 1, 0), (1, 100, 0.1), (1, 0.01, 0.01)):
+    several = PROBE_WINDOWS if model.mode == "windowed" else PROBE_STEPS
+    for steps, reading, state in ((1, 1, 1), (several, 1, 1), (1, 1, 0), (1, 1, 0), (1, 100, 0.1), (1, 0.01, 0.01)):
         readings = reading * rng.normal(size=(steps, PROBE_ROWS, model.features))
         yield readings.astype(np.float32), (state * rng.uniform(-1, 1, size=(PROBE_ROWS, model.width))).astype(np.float32)
 

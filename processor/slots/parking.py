@@ -41,12 +41,12 @@ class Parking:
             out.put(which, piece.take(inside))
         return out
 
-    def applied(self, places: Indices) -> Indices:
-        """The applied offsets of the rows at these places, int64 [n]."""
-        out = np.zeros(len(places), np.int64)
+    def times(self, places: Indices) -> tuple[Indices, Indices]:
+        """event_ms and applied of the rows at these places, without their states."""
+        event_ms, applied = np.zeros(len(places), np.int64), np.zeros(len(places), np.int64)
         for piece, inside, which in self._by_piece(places):
-            out[which] = piece.applied[inside]
-        return out
+            event_ms[which], applied[which] = piece.event_ms[inside], piece.applied[inside]
+        return event_ms, applied
 
     def free(self, places: Indices) -> None:
         """Gives the places up. A piece that is empty keeps its memory: what was needed once is needed again."""

@@ -14,7 +14,7 @@ class Rows:
 
     state       float32 [n, W]: all recurrent states, packed
     applied     int64 [n]: offset of the last record in the state
-    steps       int64 [n]: readings since the last reset
+    steps       int64 [n]: readings since the last reset; 0: the sensor was forgotten, in a partition whose earlier readings were lost
     event_ms    int64 [n]: greatest event time since the last reset, Unix milliseconds
     incomplete  bool [n]: readings before these were lost, so the state does not reach back to the last reset
     saved_in    int64 [n]: the transaction whose undo holds this sensor's first value; means nothing outside the process

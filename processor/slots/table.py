@@ -112,13 +112,24 @@ class Table:
         self._index.pop(partition, None)
         self._forgotten.pop(partition, None)
 
+    def forget_older(self, partition: int, event_ms: int, position: int) -> int:
+        """Forgets the sensors whose event time and applied offset lie below these; returns how many."""
+        index = self._index.get(partition, {})
+        locations = np.fromiter(index.values(), np.int64, len(index))
+        events, applied = self._times(locations)
+        old = (events < event_ms) & (applied < position)
+        if not old.any():
+            return 0
+        self.forget([(partition, key) for key, gone in zip(index, old.tolist(), strict=True) if gone])
+        return int(old.sum())
+
     def copy(self, partition: int, since: int | None = None) -> tuple[list[bytes], Rows]:
         """A partition's sensors, and a copy of their rows in the same order: all, or those that applied a record at `since` or later."""
         index = self._index.get(partition, {})
         locations = np.fromiter(index.values(), np.int64, len(index))
         if since is None:
             return list(index), self.read(locations)
-        changed = self._applied(locations) >= since
+        changed = self._times(locations)[1] >= since
         return [key for key, wanted in zip(index, changed.tolist(), strict=True) if wanted], self.read(locations[changed])
 
     def take_forgotten(self, partition: int) -> list[bytes]:
@@ -126,13 +137,14 @@ class Table:
         index = self._index.get(partition, {})
         return [key for key in self._forgotten.pop(partition, ()) if key not in index]
 
-    def _applied(self, locations: Indices) -> NDArray[np.int64]:
-        """The applied offsets of the rows there, int64 [n], without a copy of the rows."""
+    def _times(self, locations: Indices) -> tuple[Indices, Indices]:
+        """event_ms and applied of the rows there, int64 [n] each, without a copy of the rows."""
         in_slot = locations < self.slots
-        applied = np.zeros(len(locations), np.int64)
-        applied[in_slot] = self.rows.applied[locations[in_slot]]
-        applied[~in_slot] = self.parking.applied(locations[~in_slot] - self.slots)
-        return applied
+        slots = locations[in_slot]
+        events, applied = np.zeros(len(locations), np.int64), np.zeros(len(locations), np.int64)
+        events[in_slot], applied[in_slot] = self.rows.event_ms[slots], self.rows.applied[slots]
+        events[~in_slot], applied[~in_slot] = self.parking.times(locations[~in_slot] - self.slots)
+        return events, applied
 
     def load(self, partition: int, keys: list[bytes], rows: Rows) -> None:
         """Gives distinct sensors, none of them known, these rows: in free slots as far as they go, then parked."""

@@ -65,16 +65,30 @@ def describe(settings: Settings) -> Topics:
     found = {key: _topic(client, name) for key, name in names.items()}
     missing = [f"{names[key]} ({key})" for key, topic in found.items() if topic is None]
     if missing:
-        raise ConfigurationError(
-            f"the broker at {_bootstrap(settings)} has no topic {', '.join(missing)}",
-            expected="the topics that the service reads and writes to exist",
-            do="create what is missing with `slotstream init`, or correct the names",
-        )
+        raise _missing(settings, ", ".join(missing), "the topics that the service reads and writes to exist")
     present = {key: topic for key, topic in found.items() if topic is not None}
     source, checkpoint = present["input.topic"], present.get("checkpoint.topic")
     if checkpoint is not None and (problem := _unfit_for_checkpoints(checkpoint, source)):
         raise ConfigurationError(problem[0], expected=EXPECTED_OF_CHECKPOINTS, do=problem[1])
     return Topics(cluster, source, present["output.topic"], present["dead_letter.topic"], checkpoint)
+
+
+def describe_input(settings: Settings) -> Topic:
+    """The input topic alone. Raises as describe()."""
+    client = admin_client(settings)
+    _cluster(client, settings)
+    topic = _topic(client, settings.input.topic)
+    if topic is None:
+        raise _missing(settings, f"{settings.input.topic} (input.topic)", "the input topic to exist")
+    return topic
+
+
+def _missing(settings: Settings, topics: str, expected: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the broker at {_bootstrap(settings)} has no topic {topics}",
+        expected=expected,
+        do="create what is missing with `slotstream init`, or correct the names",
+    )
 
 
 def member_of(settings: Settings, beat: Callable[[], None]) -> str | None:
@@ -150,6 +164,9 @@ def _unfit_for_checkpoints(topic: Topic, source: Topic) -> tuple[str, str] | Non
         return found, "set it to compact, and to nothing else"
     if topic.partitions != source.partitions:
         found = f"{topic.name} has {topic.partitions} partitions, {source.name} has {source.partitions}"
+        if topic.partitions < source.partitions:
+            command = f"kafka-topics.sh --bootstrap-server ... --alter --topic {topic.name} --partitions {source.partitions}"
+            return found, f"raise them: {command}"
         return found, "create it anew with as many (it holds nothing that the input cannot give again), or name another checkpoint.topic"
     return None
 

@@ -9,8 +9,9 @@ client believes (position(), committed()) is never asked.
 """
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 
 class State(Enum):
@@ -34,6 +35,9 @@ class Beginning:
 
     lineage is a random id, new each time that the state begins from zero. Travels in the committed offset's metadata and in
     every checkpoint.
+
+    gap       readings before the origin were lost: a sensor that begins without a reset may lack some of its own
+    added_to  partitions were added to so many: those from this number on begin at their log's start
     """
 
     origin: int
@@ -41,41 +45,53 @@ class Beginning:
     fingerprint: str
     topic_id: str
     partitions: int
+    gap: bool = False
+    added_to: int | None = None
 
     def to_metadata(self) -> str:
-        return json.dumps(
-            {
-                "origin": self.origin,
-                "lineage": self.lineage,
-                "fingerprint": self.fingerprint,
-                "topic_id": self.topic_id,
-                "partitions": self.partitions,
-            },
-            separators=(",", ":"),
-        )
+        told: dict[str, Any] = {
+            "origin": self.origin,
+            "lineage": self.lineage,
+            "fingerprint": self.fingerprint,
+            "topic_id": self.topic_id,
+            "partitions": self.partitions,
+        }
+        if self.gap:
+            told["gap"] = True
+        if self.added_to is not None:
+            told["added_to"] = self.added_to
+        return json.dumps(told, separators=(",", ":"))
 
     @classmethod
     def from_metadata(cls, text: str | None) -> "Beginning | None":
         """None for what an operator's tool leaves there: nothing, or words of its own."""
         try:
             found = json.loads(text or "")
+            added_to = found.get("added_to")
             return cls(
-                int(found["origin"]), str(found["lineage"]), str(found["fingerprint"]), str(found["topic_id"]), int(found["partitions"])
+                int(found["origin"]),
+                str(found["lineage"]),
+                str(found["fingerprint"]),
+                str(found["topic_id"]),
+                int(found["partitions"]),
+                gap=found.get("gap") is True,
+                added_to=None if added_to is None else int(added_to),
             )
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return None
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """position: the offset of the next record to apply. time_ms: partition time, None before the first reading."""
+    """position: the offset of the next record to apply. time_ms: partition time, None before the first reading; first_ms: that one's."""
 
     position: int
     time_ms: int | None
+    first_ms: int | None = None
 
-    def passed(self, position: int, time_ms: int | None) -> "Mark":
+    def passed(self, position: int, time_ms: int | None, first_ms: int | None = None) -> "Mark":
         times = [t for t in (self.time_ms, time_ms) if t is not None]
-        return replace(self, position=position, time_ms=max(times, default=None))
+        return Mark(position, max(times, default=None), first_ms if self.first_ms is None else self.first_ms)
 
 
 @dataclass(slots=True)
@@ -94,6 +110,8 @@ class Partition:
     checkpoint_due_s: float = 0.0
     checkpoint_at_s: float | None = None
     checkpoint_position: int | None = None
+    expiry_due_s: float = 0.0
+    replay: range | None = None  # these offsets are replayed, from the restore's decision until it is done
 
     def to(self, state: State) -> None:
         if state not in _NEXT[self.state]:

@@ -66,7 +66,6 @@ def output_producer(settings: Settings, *, record_bytes_max: int, batch_bytes_ma
     The limits are the largest and the smallest max.message.bytes of the topics written to. A topic's limit holds for a whole
     batch, and librdkafka does not split one that is refused: so no batch of several records may pass the smallest.
     """
-    batch_bytes = min(batch_bytes_max - BATCH_OVERHEAD_BYTES, int(settings.kafka_config().get("batch.size", BATCH_BYTES)))
     defaults = {"linger.ms": 5, "queue.buffering.max.messages": 500_000}
     transactional = {
         "transactional.id": settings.transactional_id,
@@ -74,10 +73,16 @@ def output_producer(settings: Settings, *, record_bytes_max: int, batch_bytes_ma
     }
     fixed = {
         **(transactional if settings.delivery == "exactly_once" else {"enable.idempotence": True}),
-        "partitioner": "murmur2_random",
-        "message.max.bytes": max(1000, min(record_bytes_max, BYTES_MAX)),
-        "batch.size": max(1, batch_bytes),
+        **_written(settings, record_bytes_max, batch_bytes_max),
     }
+    return Producer(_merged(settings, defaults, fixed))
+
+
+def feed_producer(settings: Settings, *, record_bytes_max: int) -> Producer:
+    """Writes readings to the input topic, once each and each sensor's in order. record_bytes_max: the topic's max.message.bytes."""
+    # A broker that is away for longer than this is told instead of waited for: the command says where to go on.
+    defaults = {"linger.ms": 20, "message.timeout.ms": 60_000}
+    fixed = {"enable.idempotence": True, **_written(settings, record_bytes_max, record_bytes_max)}
     return Producer(_merged(settings, defaults, fixed))
 
 
@@ -85,6 +90,16 @@ def check_producer(settings: Settings) -> Producer:
     """A transactional producer that fences nobody."""
     fixed = {"transactional.id": f"{settings.transactional_id}.check", "transaction.timeout.ms": round(TRANSACTION_TIMEOUT_S * 1000)}
     return Producer(_merged(settings, {}, fixed))
+
+
+def _written(settings: Settings, record_bytes_max: int, batch_bytes_max: int) -> dict[str, Any]:
+    """A key's partition is the one that a Java producer puts it in; no batch is larger than its topic takes."""
+    batch_bytes = min(batch_bytes_max - BATCH_OVERHEAD_BYTES, int(settings.kafka_config().get("batch.size", BATCH_BYTES)))
+    return {
+        "partitioner": "murmur2_random",
+        "message.max.bytes": max(1000, min(record_bytes_max, BYTES_MAX)),
+        "batch.size": max(1, batch_bytes),
+    }
 
 
 def _group(settings: Settings) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from processor.errors import ConfigurationError, PolicyStop, SlotstreamError
+from processor.errors import ConfigurationError, SlotstreamError
 from processor.settings import Settings
 from processor.stream.clients import member_consumer
 
@@ -40,10 +40,16 @@ class Listener(Protocol):
 
 @dataclass(slots=True)
 class Polled:
-    """Records of started partitions, in offset order within each, and for partitions read to their end that offset."""
+    """What one call returned, of started partitions.
+
+    messages  records, in offset order within each partition
+    ends      of partitions read to their end: that offset
+    lost      partitions whose log does not hold the next record: nothing more comes of them
+    """
 
     messages: list[Message] = field(default_factory=list)
     ends: dict[int, int] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)
 
 
 class Reader:
@@ -97,6 +103,9 @@ class Reader:
             elif error.code() == KafkaError._PARTITION_EOF:
                 if message.partition() in self._started:
                     polled.ends[message.partition()] = message.offset()
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                if message.partition() in self._started:
+                    polled.lost.add(message.partition())
             else:
                 self._handle(error, message)
         return polled
@@ -175,12 +184,6 @@ class Reader:
 
     def _handle(self, error: KafkaError, message: Message) -> None:
         self._raise(error)
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            raise PolicyStop(
-                f"partition {message.partition()} of {self._topic} no longer holds the next record ({error.str()})",
-                expected="the log to reach back to the committed offset (on_lost_input: fail)",
-                do="raise retention.ms of the topic; to go on without the lost records, move the group's offset to the log's start",
-            )
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART and self._topic_missing():
             raise ConfigurationError(
                 f"the topic {self._topic} is gone from the broker", expected="it to exist", do="create it again: slotstream init"

@@ -49,6 +49,15 @@ class History:
         found = self._until_answered(lambda: self._consumer.committed([self._partition], CALL_S)[0])
         return Committed(found.offset, found.metadata or "") if found.offset >= 0 else None
 
+    def others(self, partitions: int) -> list[str]:
+        """The metadata of the group's committed offsets in the others of the topic's partitions."""
+        topic, own = self._partition.topic, self._partition.partition
+        wanted = [TopicPartition(topic, number) for number in range(partitions) if number != own]
+        if not wanted:
+            return []
+        found = self._until_answered(lambda: self._consumer.committed(wanted, CALL_S))
+        return [tp.metadata for tp in found if tp.offset >= 0 and tp.metadata]
+
     def bounds(self) -> tuple[int, int]:
         """The log's first offset, and the one after its last committed record."""
         low, end = self._until_answered(lambda: self._consumer.get_watermark_offsets(self._partition, CALL_S))

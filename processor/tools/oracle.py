@@ -11,7 +11,7 @@ import datetime
 import json
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ class _Sensor:
     steps: int = 0
     previous: NDArray[np.float32] | None = None
     latest_ms: int = 0
+    incomplete: bool = False
 
 
 class _BadError(Exception):
@@ -53,12 +54,19 @@ class _BadError(Exception):
 
 
 class Reference:
-    """Feeds records one after another; each gives an output object, the name of a dead letter's error, or None."""
+    """Feeds records one after another; each gives an output object, the name of a dead letter's error, or None.
 
-    def __init__(self, model: ServableModel, settings: Settings, model_id: str) -> None:
+    gap_partitions: those whose readings before the first one fed were lost, so that a sensor may lack some of its own.
+    """
+
+    def __init__(self, model: ServableModel, settings: Settings, model_id: str, *, gap_partitions: Collection[int] = ()) -> None:
         self._model, self._settings, self._model_id = model, settings, model_id
         self._run = reference_rung(model)
         self._sensors: dict[tuple[int, bytes], _Sensor] = {}
+        self._time_ms: dict[int, int] = {}  # the greatest timestamp of each partition so far
+        self._first_ms: dict[int, int] = {}
+        self._gap_partitions = gap_partitions
+        self._forgotten: set[tuple[int, bytes]] = set()  # by a null value or `end`: these lack nothing
         self._x = np.zeros((REFERENCE.steps_max, REFERENCE.rows, model.features), np.float32)
         self._state = np.zeros((REFERENCE.rows, model.width), np.float32)
         self._counts = np.zeros(REFERENCE.rows, np.int32)
@@ -83,10 +91,14 @@ class Reference:
         sensor_id = (record.partition, record.key)
         if record.value is None:
             self._sensors.pop(sensor_id, None)
+            self._forgotten.add(sensor_id)
             return None
         before, after = self._sequence(record)
         readings, event_ms = self._parse(record)
-        sensor = None if before else self._go_on(self._sensors.get(sensor_id), event_ms)
+        time_ms = self._time_ms[record.partition] = max(event_ms, self._time_ms.get(record.partition, event_ms))
+        self._first_ms.setdefault(record.partition, event_ms)
+        sensor = None if before else self._go_on(self._sensors.get(sensor_id), event_ms, time_ms)
+        incomplete = sensor.incomplete if sensor else not before and self._may_lack(sensor_id, time_ms)
         state, steps, previous = (sensor.state, sensor.steps, sensor.previous) if sensor else (self._zeros(), 0, None)
         latest_ms = max(event_ms, sensor.latest_ms) if sensor else event_ms
         window = self._model.window if self._model.mode == "windowed" else None
@@ -102,11 +114,13 @@ class Reference:
             ys.append(self._written(y))
         if after:
             self._sensors.pop(sensor_id, None)
+            self._forgotten.add(sensor_id)
         else:
-            self._sensors[sensor_id] = _Sensor(state, steps, previous, latest_ms)
+            self._sensors[sensor_id] = _Sensor(state, steps, previous, latest_ms, incomplete)
         filling = window is not None and steps < window
         prediction: Any = None if filling else ys if self._model.per_step and len(ys) > 1 else ys[-1]
-        return self._output(record, event_ms, prediction, steps, residual, warming=filling or steps < self._settings.model.warmup_steps)
+        warming = filling or incomplete or steps < self._settings.model.warmup_steps
+        return self._output(record, event_ms, prediction, steps, residual, warming=warming)
 
     def _output(
         self, record: InputRecord, event_ms: int, prediction: Any, steps: int, residual: float | None, *, warming: bool
@@ -133,9 +147,10 @@ class Reference:
             out["past_window"] = True
         return out
 
-    def _go_on(self, sensor: _Sensor | None, event_ms: int) -> _Sensor | None:
+    def _go_on(self, sensor: _Sensor | None, event_ms: int, time_ms: int) -> _Sensor | None:
         """The sensor as the record finds it, None where it begins anew."""
-        if sensor is None:
+        expire_s = self._settings.state.expire_after
+        if sensor is None or (expire_s is not None and time_ms - sensor.latest_ms > round(expire_s * 1000)):
             return None
         if self._settings.late == "dead_letter" and event_ms < sensor.latest_ms:
             raise _BadError("late")
@@ -143,6 +158,13 @@ class Reference:
         if gap_s is not None and event_ms - sensor.latest_ms > round(gap_s * 1000):
             return None
         return None if steps is not None and sensor.steps >= steps else sensor
+
+    def _may_lack(self, sensor_id: tuple[int, bytes], time_ms: int) -> bool:
+        """Whether a sensor that begins here without a word may have had readings that were lost, and that would still count."""
+        if sensor_id[0] not in self._gap_partitions or sensor_id in self._sensors or sensor_id in self._forgotten:
+            return False
+        expire_s = self._settings.state.expire_after
+        return expire_s is None or time_ms - self._first_ms[sensor_id[0]] <= round(expire_s * 1000)
 
     def _forecast(self) -> list[int]:
         """The features that the outputs forecast."""
@@ -217,7 +239,7 @@ class Reference:
             return int(digits) if len(digits) <= 300 else float(digits)
 
         try:
-            found = json.loads(value.decode(), parse_constant=constant, parse_int=integer)
+            found = json.loads(value.decode(), parse_constant=constant, parse_int=integer, object_pairs_hook=_Object)
             json.dumps(found, ensure_ascii=False).encode()
             if _levels(found) > NESTING_MAX:
                 raise ValueError
@@ -300,6 +322,15 @@ def _float32(numbers: Any) -> Any:
     return None if numbers is None else float(np.float32(numbers))
 
 
+class _Object(dict[str, Any]):
+    """levels: how deep it nests, with what stands under a name that comes again later and is in the dict no more."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.levels = 1 + max((_levels(value) for _, value in pairs), default=0)
+
+
 def _levels(found: Any) -> int:
-    inner = found.values() if isinstance(found, dict) else found if isinstance(found, list) else None
-    return 0 if inner is None else 1 + max(map(_levels, inner), default=0)
+    if isinstance(found, _Object):
+        return found.levels
+    return 1 + max(map(_levels, found), default=0) if isinstance(found, list) else 0

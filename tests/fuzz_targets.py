@@ -1,0 +1,427 @@
+"""What is fuzzed: everything that reads bytes which somebody else may have written. Each target makes a batch and judges it.
+
+A target raises AssertionError for what must not be, and lets through whatever the product raises. Beyond "no exception but
+those declared" they compare: the codec with the reference oracle and with itself among other neighbours, a checkpoint topic with
+a dict, a checkpoint file with what was written to it.
+"""
+
+import datetime
+import json
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from judge import Judge, Record, echo_model
+from mutate import AHEAD_MS, RECORD_MS, Mutator
+
+from processor.checkpoint import topic as topic_module
+from processor.checkpoint.directory import Directory, Name
+from processor.checkpoint.snapshot import Snapshot, UnusableError, from_tensors, to_tensors
+from processor.checkpoint.topic import MARKER, ROW, TopicStore, TopicWriter, row_type
+from processor.codec.codec import Codec
+from processor.codec.dead_letters import OVERHEAD_BYTES, dead_letter
+from processor.codec.decode import DETAIL_MAX, Decoded
+from processor.codec.encode import shown
+from processor.errors import ConfigurationError
+from processor.records import ERRORS, Applied
+from processor.service import codec_of
+from processor.settings import Settings, load_settings
+from processor.slots.rows import Rows
+from processor.stream.admin import Topic
+from processor.stream.assignment import Beginning, Mark
+from processor.tools.csv_file import CsvFile, Form
+from processor.tools.rows import Readings, Wanted, value_of
+
+F = 3
+STEPS_MAX = 4
+NAMES = ("temperature", "motor.current", "motor.vibration")
+MODEL_ID = "3f2a9c01"
+
+
+class Target:
+    """name; inputs: how many a batch holds; share: of all inputs, relative to the others'."""
+
+    name: str
+    inputs: int
+    share: float
+
+    def run(self, random: Random) -> None:
+        """Makes and judges one batch."""
+        raise NotImplementedError
+
+
+# -- the codecs -----------------------------------------------------------------------------------------------------------
+
+
+class Values(Target):
+    """Records of one format through the codec that the settings make."""
+
+    inputs = 64
+
+    def __init__(self, name: str, share: float, *options: str, oracle_share: float) -> None:
+        self.name, self.share = name, share
+        self._settings = load_settings(None, [f"--input.record_steps_max={STEPS_MAX}", *options], {})
+        self._float32 = self._settings.input.format == "float32"
+        self._codec = self._new()  # one for all batches, as in the service: what it read before must not matter
+        self._judge, self._oracle_share = Judge(self._settings, F), oracle_share
+
+    def _new(self) -> Codec:
+        return codec_of(self._settings, echo_model(F), MODEL_ID)
+
+    def run(self, random: Random) -> None:
+        mutator = Mutator(random)
+        records = self._records(mutator)
+        verdicts = self._verdicts(records, self._codec)
+        if mutator.chance(0.1):
+            self._in_other_company(records, verdicts, mutator)
+        for record, found in zip(records, verdicts, strict=True):
+            if record.kind and mutator.chance(self._oracle_share):
+                expected = self._judge.answer(record)
+                assert found[:3] == expected[:3], f"{record}: the codec says {_short(found)}, the oracle {_short(expected)}"
+
+    def _records(self, mutator: Mutator) -> list[Record]:
+        names = self._settings.input.features or ()
+        values: list[bytes] = []
+        records = []
+        for i in range(self.inputs):
+            value = self._floats(mutator) if self._float32 else mutator.json_record(names, F)
+            if mutator.chance(0.4):
+                value = mutator.mutated(value, values)
+            values.append(value)
+            record = Record(None if mutator.chance(0.01) else value, o=i + 7)
+            if mutator.chance(0.2):
+                self._around(record, mutator)
+            records.append(record)
+        return records
+
+    def _floats(self, mutator: Mutator) -> bytes:
+        if mutator.chance(0.3):
+            return mutator.random.randbytes(mutator.below(4 * F * (STEPS_MAX + 2)))
+        numbers = [mutator.random.gauss(0, 100) for _ in range(F * (1 + mutator.below(STEPS_MAX + 1)))]
+        if mutator.chance(0.2):
+            numbers[mutator.below(len(numbers))] = mutator.one([math.nan, math.inf, -math.inf, 3.4028234663852886e38, 1e-45, -0.0])
+        return struct.pack(f"<{len(numbers)}f", *numbers)
+
+    def _around(self, record: Record, mutator: Mutator) -> None:
+        """Key, headers and the record's own time."""
+        if mutator.chance(0.5):
+            record.k = mutator.one([None, b"", b"\xff\0", b"k" * 1024, b"k" * 1025, b"\xed\xa0\x80", mutator.random.randbytes(9)])
+        if mutator.chance(0.5):
+            texts = [b"start", b"end", b"single", b"Start", b"", None, b"\xff", mutator.random.randbytes(3)]
+            names = ["sequence", "sequence", "trace", "", "Sequence", "é"]
+            record.h = [(mutator.one(names), mutator.one(texts)) for _ in range(mutator.below(4))]
+        if mutator.chance(0.5):
+            record.kind = mutator.one([0, 1, 2])
+            record.record_ms = -1 if not record.kind else mutator.one([0, 1, RECORD_MS, RECORD_MS - AHEAD_MS - 1, 2**53, 2**62, -1])
+
+    def _verdicts(self, records: list[Record], codec: Codec) -> list[Any]:
+        """What became of each record, after all that must hold of a batch."""
+        decoded = codec.decode(records)
+        batch, rejected = decoded.batch, decoded.rejected
+        assert sorted([*decoded.source, *(i for i, _ in rejected)]) == list(range(len(records)))
+        assert decoded.source == sorted(decoded.source)
+        assert [i for i, _ in rejected] == sorted(i for i, _ in rejected)
+        assert batch.x.dtype == np.float32
+        assert batch.x.shape == (batch.steps.sum(), F)
+        assert np.isfinite(batch.x).all()
+        verdicts: list[Any] = [None] * len(records)
+        ends = np.cumsum(batch.steps).tolist()
+        for j, i in enumerate(decoded.source):
+            record, steps = records[i], int(batch.steps[j])
+            where = (batch.key[j], batch.partition[j], batch.offset[j], batch.record_ms[j])
+            assert where == (record.k, record.p, record.o, record.record_ms)
+            assert (steps == 0) == (record.v is None)
+            assert steps <= STEPS_MAX
+            x = batch.x[ends[j] - steps : ends[j]]
+            verdicts[i] = (steps, int(batch.event_ms[j]), x.tobytes(), bool(batch.reset_before[j]), bool(batch.reset_after[j]))
+        for i, reason in rejected:
+            assert reason.error in ERRORS, reason
+            assert 0 < len(reason.detail) <= DETAIL_MAX, reason
+            assert (reason.partition, reason.offset) == (records[i].p, records[i].o)
+            verdicts[i] = (reason.error,)
+        return verdicts
+
+    def _in_other_company(self, records: list[Record], verdicts: list[Any], mutator: Mutator) -> None:
+        """The same records in another order and in two batches, through a codec that has read nothing yet; then published."""
+        order = list(range(len(records)))
+        mutator.random.shuffle(order)
+        codec, cut = self._new(), mutator.below(len(order))
+        for part in (order[:cut], order[cut:]):
+            again = self._verdicts([records[i] for i in part], codec)
+            for i, found in zip(part, again, strict=True):
+                assert found == verdicts[i], f"{records[i]}: {_short(verdicts[i])} among the first neighbours, {_short(found)} among others"
+        decoded = codec.decode(records)
+        self._publish(decoded, codec)
+        for i, reason in decoded.rejected:
+            out = dead_letter(records[i], reason, source_topic="readings", topic="dead", partition=None, bytes_max=4000)
+            size = len(out.key or b"") + len(out.value or b"") + sum(len(n.encode()) + len(t) + 10 for n, t in out.headers or [])
+            assert size + OVERHEAD_BYTES <= 4000, f"{records[i]}: a dead letter of {size} bytes"
+
+    def _publish(self, decoded: Decoded, codec: Codec) -> None:
+        """Every batch can be answered, in JSON that says whose and when."""
+        batch, n = decoded.batch, len(decoded.batch)
+        no = np.zeros(n, np.bool_)
+        last, residual = np.cumsum(batch.steps) - 1, np.full(n, np.nan, np.float32)
+        outs = codec.encode(batch, Applied(batch.x, last, batch.steps, residual, no, no, ~no, no, np.zeros(n, np.int8)))
+        for j, out in enumerate(outs):
+            assert (out is None) == (batch.steps[j] == 0)
+            if out is not None:
+                found = json.loads(out)
+                assert (found["sensor"], found["timestamp"]) == (shown(batch.key[j]), batch.event_ms[j])
+
+
+# -- checkpoints ----------------------------------------------------------------------------------------------------------
+
+W = 3
+P = 2
+BEGINNING = Beginning(5, "00aa" * 4, "f" * 64, "topic-id", 8)
+
+
+def snapshot_of(random: Random, n: int, position: int = 100) -> Snapshot:
+    rows = Rows.zeros(n, W)
+    rows.state = np.frombuffer(random.randbytes(4 * n * W), np.float32).reshape(n, W)
+    rows.applied = np.array([random.randrange(position) for _ in range(n)], np.int64)
+    rows.steps, rows.event_ms = rows.applied + 1, rows.applied * 1000
+    rows.incomplete = rows.applied % 2 > 0
+    keys = [b"sensor-%d" % i for i in range(n - 2)] + [b"", b"\xff\0"][: min(n, 2)]
+    return Snapshot(P, Mark(position, 7), BEGINNING, keys, rows, {"tensorflow": "2.21"})
+
+
+def content(snapshot: Snapshot | None) -> Any:
+    """To compare bit for bit."""
+    if snapshot is None:
+        return None
+    rows = snapshot.rows
+    columns = [np.ascontiguousarray(c).tobytes() for c in (rows.state, rows.applied, rows.steps, rows.event_ms, rows.incomplete)]
+    return snapshot.partition, snapshot.mark, snapshot.beginning, snapshot.keys, columns, snapshot.made_by
+
+
+class Files(Target):
+    """Checkpoint files of which bytes were changed: read as they were written, or passed over."""
+
+    name, inputs, share = "files", 8, 0.01
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "checkpoints"
+        random, store = Random(1), self._store()
+        self._bytes, self._contents = list[bytes](), list[Any]()
+        for n in (0, 1, 3, 40):
+            snapshot = snapshot_of(random, n)
+            path, _ = store.write(snapshot)
+            self._bytes.append(path.read_bytes())
+            self._contents.append(content(snapshot))
+            path.unlink()
+        self._file = store.folder(P) / str(Name(100, 100, "cafe"))
+
+    def _store(self) -> Directory:
+        return Directory(self._path, "group", "readings", keep=2)
+
+    def run(self, random: Random) -> None:
+        mutator = Mutator(random)
+        for _ in range(self.inputs):
+            at = mutator.below(len(self._bytes))
+            changed = mutator.mutated(self._bytes[at], self._bytes)
+            self._file.write_bytes(changed)
+            found = content(self._store().newest(P, position_max=None, usable=lambda _: True))
+            assert found is None or found in self._contents, f"read as something else: {changed[:400]!r}"
+        self._strange(mutator)
+
+    def _strange(self, mutator: Mutator) -> None:
+        """Tensors and facts of another program, with a digest that is right: a snapshot, or UnusableError or one of its kind."""
+        snapshot = snapshot_of(mutator.random, 3)
+        tensors, metadata = to_tensors(snapshot)
+        facts = metadata["slotstream"]
+        with mock.patch.object(json, "dumps", return_value=mutator.facts(facts).encode(errors="replace").decode()):
+            _, strange = to_tensors(snapshot)
+        try:
+            found = from_tensors(tensors, strange)
+        except (UnusableError, ValueError, KeyError, TypeError):  # what Directory takes for damage
+            return
+        assert isinstance(found, Snapshot)
+
+
+class Log(Target):
+    """A checkpoint topic in which records were changed, left out, mixed up: what a dict would hold of it, or nothing."""
+
+    name, inputs, share = "topic", 40, 0.1
+
+    def __init__(self) -> None:
+        self._topic = Topic("states", "checkpoint-id", 8, 1_000_000, "compact")
+        self._settings = Settings(group="group")
+
+    def run(self, random: Random) -> None:
+        mutator = Mutator(random)
+        records = self._written(mutator)
+        position_max = mutator.one([None, 50, 100, 10**9])
+        with mock.patch.object(topic_module, "read_to_end", return_value=[records[:9], records[9:]]):
+            found = TopicStore(self._settings, self._topic, W).newest(P, position_max=position_max, usable=lambda _: True)
+        if found is not None:
+            self._compare(found, records, position_max)
+
+    def _written(self, mutator: Mutator) -> list["_Message"]:
+        writer = TopicWriter(TopicStore(self._settings, self._topic, W))
+        writer.write(snapshot_of(mutator.random, self.inputs - 2))
+        pairs = [(out.key, out.value) for out in writer.outs()[0]]
+        others = [value for _, value in pairs if value]
+        for _ in range(mutator.below(6)):
+            at = mutator.below(len(pairs))
+            key, value = pairs[at]
+            kind = mutator.below(6)
+            if kind == 0:
+                pairs[at] = (key, mutator.mutated(value or b"", others))
+            elif kind == 1:
+                pairs[at] = (mutator.mutated(key or b""), value)
+            elif kind == 2:
+                del pairs[at]
+            elif kind == 3:
+                pairs.insert(mutator.below(len(pairs) + 1), (mutator.one([key, None, b"", MARKER, ROW]), mutator.one([None, value, b""])))
+            elif kind == 4:
+                pairs.append((MARKER, self._marker(mutator)))
+            else:
+                mutator.random.shuffle(pairs)
+        return [_Message(key, value) for key, value in pairs]
+
+    def _marker(self, mutator: Mutator) -> bytes:
+        facts = {
+            "format": 1,
+            "position": 100,
+            "time_ms": 7,
+            "beginning": BEGINNING.to_metadata(),
+            "topic_id": self._topic.id,
+            "made_by": {},
+        }
+        if mutator.chance(0.5):
+            facts["beginning"] = mutator.facts(BEGINNING.to_metadata())
+        text = mutator.facts(json.dumps(facts)) if mutator.chance(0.5) else json.dumps(facts)
+        return text.encode(errors="surrogateescape")
+
+    def _compare(self, found: Snapshot, records: list["_Message"], position_max: int | None) -> None:
+        rows: dict[bytes, bytes] = {}
+        for record in records:
+            key, value = record.key() or b"", record.value()
+            if key[:1] == ROW and value is not None and len(value) == row_type(W).itemsize and value[0] == 1:
+                rows[key[1:]] = value
+            elif key[:1] == ROW:
+                rows.pop(key[1:], None)
+        lineage = int(found.beginning.lineage, 16)
+        expected = {key: value for key, value in rows.items() if int.from_bytes(value[2:10], "little") == lineage}
+        state = {key: found.rows.state[i].tobytes() for i, key in enumerate(found.keys)}
+        assert state == {key: value[34:] for key, value in expected.items()}
+        assert len(found.keys) == len(found.rows)
+        if position_max is not None:
+            assert found.mark.position <= position_max
+            assert not (found.rows.applied >= position_max).any()
+
+
+class _Message:
+    def __init__(self, key: bytes | None, value: bytes | None) -> None:
+        self._key, self._value = key, value
+
+    def key(self) -> bytes | None:
+        return self._key
+
+    def value(self) -> bytes | None:
+        return self._value
+
+
+class Metadata(Target):
+    """The text beside a committed offset, which any tool may have written."""
+
+    name, inputs, share = "metadata", 40, 0.05
+
+    def run(self, random: Random) -> None:
+        mutator = Mutator(random)
+        for _ in range(self.inputs):
+            beginning = Beginning(mutator.one([0, 5, 2**62]), mutator.one(["00aa" * 4, "é"]), "f" * 64, "id", 8)
+            text = beginning.to_metadata()
+            assert Beginning.from_metadata(text) == beginning
+            strange = mutator.facts(text) if mutator.chance(0.9) else mutator.one([None, "", json.dumps(mutator.strange())])
+            found = Beginning.from_metadata(strange)
+            if found is not None:
+                assert type(found.origin) is type(found.partitions) is int, strange
+                assert Beginning.from_metadata(found.to_metadata()) == found, strange
+
+
+# -- CSV files ------------------------------------------------------------------------------------------------------------
+
+TABLES = [
+    "time,pump,a,b,c\n2024-01-31 13:45:00,p1,1.5,2,3\n2024-01-31 13:46:00,p2,4,5,6e3\n,p2,,,\n",
+    'time;pump;a;b;c\r\n31.01.2024 13:45;p1;1,5;2;3\r\n31.01.2024 13:46;"p;2";4;5;6\r\n',
+    "# of a logger\nsep=|\ntime|pump|a|b|c\n1706708700000|p1|1|2|3\n1706708760000|p 2|NaN|-5|N/A\n",
+    'time\tpump\ta\tb\tc\n"2024-01-31T13:45:00Z"\t"say ""p1"""\t1\t2\t1,234\n2024-01-31T13:45:01+02:00\tp1\t1\t2\n',
+    ",time,pump,a,b,c\n0,1706708700,p1,1,2,3\n1,1706708701,p2,1e39,-1e400,inf\n2,1706708702,p2,1_0,٣,0x1\n",
+    "time pump a b c\n1706708700 p1 1 2 3\n1706708701 p2 4 5 6\n",
+]
+FORMS = [Form(), Form(), Form(), Form(separator="comma"), Form(header=False), Form(encoding="latin-1"), Form(encoding="utf-16"), Form("x")]
+WANTED = [
+    Wanted(key="pump", timestamp="time"),
+    Wanted(key="pump", timestamp="time", columns="a,b,c"),
+    Wanted(sensor="pump-7", columns="a,b,c", timestamp="time", timestamp_unit="ms"),
+    Wanted(sensor="pump-7", columns="a,b,c", timestamp="time", timestamp_format="%d.%m.%Y %H:%M"),
+    Wanted(key="2", columns="3,4,5", decimal="comma"),
+    Wanted(key="pump", timestamp="time,a", columns="b,c,pump", timestamp_unit="s"),
+]
+CSV_FORMATS = [("json", None), ("json", NAMES), ("float32", None)]
+
+
+class Tables(Target):
+    """CSV files: ConfigurationError, or readings; and what has no problem is a record that the codec takes."""
+
+    name, inputs, share = "csv", 4, 0.01
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "table.csv"
+        names = f"--input.features=[{', '.join(NAMES)}]"
+        options = {("json", None): [], ("json", NAMES): [names], ("float32", None): ["--input.format=float32"]}
+        self._codecs = {form: codec_of(load_settings(None, o, {}), echo_model(F), MODEL_ID) for form, o in options.items()}
+        self._ahead_ms = int(datetime.datetime(2300, 1, 1, tzinfo=datetime.UTC).timestamp() * 1000)
+
+    def run(self, random: Random) -> None:
+        mutator = Mutator(random)
+        tables = [text.encode(mutator.one(["utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"]), "replace") for text in TABLES]
+        for _ in range(self.inputs):
+            table = mutator.one(tables)
+            changed = mutator.mutated(table, tables) if mutator.chance(0.9) else table
+            self._file.write_bytes(changed)
+            form, wanted = mutator.one(FORMS), mutator.one(WANTED)
+            try:
+                self._read(form, wanted)
+            except ConfigurationError:
+                continue
+            except Exception as error:
+                raise AssertionError(f"{type(error).__name__}: {error} of {form}, {wanted}, {changed[:600]!r}") from error
+
+    def _read(self, form: Form, wanted: Wanted) -> None:
+        with CsvFile(self._file, form) as file:
+            for reading in Readings(file, wanted, None):
+                for (format_, names), codec in self._codecs.items():
+                    value = value_of(reading, format_, names)
+                    decoded = codec.decode([Record(value, (reading.sensor or "x").encode(), record_ms=self._ahead_ms)])
+                    if reading.problem is None and len(reading.values) == F:
+                        # Finite, and past float32: what is too large for a reading is the codec's to say.
+                        errors = [reason.error for _, reason in decoded.rejected]
+                        allowed = [[], ["not_finite"]] if any(abs(v or 0.0) > 3.4e38 for v in reading.values) else [[]]
+                        late = isinstance(reading.timestamp, int) and abs(reading.timestamp) > self._ahead_ms
+                        assert errors in allowed or late or len(reading.sensor or "") > 256, f"{reading}: {errors}"
+
+
+def _short(found: Any) -> str:
+    text = repr(found)
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def all_targets(folder: Path, *, oracle_share: float) -> Iterator[Target]:
+    names = f"--input.features=[{', '.join(NAMES)}]"
+    yield Values("json", 0.4, oracle_share=oracle_share)
+    yield Values("fields", 0.24, names, oracle_share=oracle_share)
+    yield Values("scaled", 0.05, "--input.scale={mean: 1e30, std: 1e-9}", "--reset.each_record=true", oracle_share=oracle_share)
+    yield Values("float32", 0.15, "--input.format=float32", oracle_share=oracle_share)
+    yield Log()
+    yield Metadata()
+    yield Files(folder)
+    yield Tables(folder)

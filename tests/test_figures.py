@@ -1,0 +1,90 @@
+"""What the loop tells of itself while partitions are replayed."""
+
+import pytest
+from structlog.testing import capture_logs
+
+from processor import figures
+from processor.figures import Figures
+from processor.metrics import Metrics
+from processor.stream.assignment import Mark, Partition, State
+
+
+class Nothing:
+    """An engine in which nothing happens."""
+
+    tile_rows = tile_readings = resident = evictions = 0
+    parking = ()
+
+    @property
+    def table(self):
+        return self
+
+
+class Told:
+    """Figures whose clock is set by hand."""
+
+    def __init__(self, monkeypatch):
+        self.now_s, self.metrics, self.partitions = 1000.0, Metrics(), []
+        monkeypatch.setattr(figures.time, "monotonic", lambda: self.now_s)
+        self.figures = Figures(self.metrics)
+
+    def replays(self, number, start, stop):
+        partition = Partition(number, self.now_s, replay=range(start, stop), applied=Mark(start, None))
+        self.partitions.append(partition)
+        return partition
+
+    def replayed(self, partition, offsets):
+        partition.applied = Mark(partition.applied.position + offsets, None)
+        self.figures.replayed(offsets, offsets)
+
+    def passes(self, seconds):
+        """The lines told when so many seconds are over."""
+        self.now_s += seconds
+        with capture_logs() as lines:
+            self.figures.turned(Nothing(), self.partitions, lambda _: 0, joined=False, ready=False)
+        return [{k: v for k, v in line.items() if k not in ("event", "log_level")} for line in lines if line["event"] == "replaying"]
+
+
+@pytest.fixture
+def told(monkeypatch):
+    return Told(monkeypatch)
+
+
+def test_replays_are_told_of_together_every_five_seconds(told):
+    one, other = told.replays(0, 100, 1100), told.replays(1, 0, 3000)
+    assert told.passes(1) == []
+    told.replayed(one, 400)
+    told.replayed(other, 600)
+    assert told.passes(4) == []
+    assert told.passes(1) == [
+        {"partitions": 2, "records_replayed": 1000, "records_total": 4000, "records_per_second": 200, "seconds_left": 15}
+    ]
+    assert told.passes(4) == []
+    assert told.passes(1) == [
+        {"partitions": 2, "records_replayed": 1000, "records_total": 4000, "records_per_second": 0, "seconds_left": None}
+    ]
+
+
+def test_a_replay_that_is_over_before_is_not_told_of(told):
+    one = told.replays(0, 0, 10)
+    assert told.passes(1) == []
+    one.replay = None
+    assert told.passes(9) == []
+    told.replays(1, 0, 10)
+    assert told.passes(1) == []
+    assert told.passes(4) == []
+    assert len(told.passes(1)) == 1
+
+
+def test_what_is_left_of_a_replay_is_a_gauge_until_it_is_done_or_given_up(told):
+    one, other = told.replays(0, 100, 1100), told.replays(1, 0, 50)
+    told.replayed(one, 400)
+    told.passes(1)
+    assert told.metrics.value("restore_records_left", partition=0) == 600
+    assert told.metrics.value("restore_records_left", partition=1) == 50
+    one.replay, one.state = None, State.LIVE
+    told.figures.restored(0, 1.0)
+    told.partitions.remove(other)
+    told.figures.dropped(1)
+    told.passes(1)
+    assert b"restore_records_left{" not in told.metrics.render()
