@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -146,6 +147,15 @@ def test_wrong_settings_end_with_2_and_say_all(command: str, capsys: pytest.Capt
         ["feed", "a.csv", "--key=a", "--separator=ab"],
         ["feed", "a.csv", "--key=a", "--encoding=morse"],
         ["feed", "a.csv", "--key=a", "stray"],
+        ["state"],
+        ["state", "list", "stray"],
+        ["state", "list", "--limit=0"],
+        ["state", "list", "--partition=-1"],
+        ["state", "show"],
+        ["state", "show", "a", "b"],
+        ["state", "export"],
+        ["state", "reset"],
+        ["state", "reset", "a", "--partition=x"],
     ],
 )
 def test_wrong_use_ends_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,6 +274,25 @@ def test_feed_hands_over_what_was_asked_for(
     assert capsys.readouterr().out == said
 
 
+def test_state_list_hands_over_what_was_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = []
+
+    def list_sensors(settings: Settings, *, tell: Callable[[str], None], **wanted: object) -> Iterator[str]:
+        asked.append((settings.input.topic, wanted))
+        tell("told")
+        yield "line"
+
+    module(monkeypatch, "processor.tools.state", list_sensors=list_sensors)
+    assert cli.main(["state", "list", "--input.topic", "a"]) == 0
+    assert cli.main(["state", "list", "--sensor", "pump.7", "--json", "--limit=9", "--partition=0", "--input.topic=b"]) == 0
+    assert asked == [
+        ("a", {"partition": None, "prefix": "", "limit": None, "as_json": False}),
+        ("b", {"partition": 0, "prefix": "pump.7", "limit": 9, "as_json": True}),
+    ]
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("line\n" * 2, "told\n" * 2)
+
+
 SHOWN = {
     "servable": True,
     "mode": "carried",
@@ -309,10 +338,10 @@ def test_a_missing_demo_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "there is no demo here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "check", "init", "try", "feed"])
+@pytest.mark.parametrize("command", ["run", "check", "init", "try", "feed", "state list"])
 def test_help_lists_every_setting_with_default_and_meaning(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        cli.main([command, "--help"])
+        cli.main([*command.split(), "--help"])
     assert stopped.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "--kafka KEY=VALUE" in printed
@@ -341,6 +370,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["try", "m.keras", "a.csv", "--key=a", "--slots=0"],
         ["feed", "--help"],
         ["feed", "a.csv", "--key=a", "--slots=0"],
+        ["state", "list", "--help"],
+        ["state", "reset", "a", "--slots=0"],
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(words: list[str]) -> None:
