@@ -74,6 +74,16 @@ def _twice(site: Site) -> None:
     _must_end(site, site.instances.start_beside(name, elsewhere=False), 2)
 
 
+def _leave(site: Site) -> None:
+    """Partitions move away and back while the loops have their hands full."""
+    site.feeder.boost = BOOST
+    try:
+        _stop(site, leave=True)
+        site.wait(lambda: all(one.ready for one in site.instances), "the instance that left to be back")
+    finally:
+        site.feeder.boost = 1.0
+
+
 def _stop(site: Site, *, leave: bool) -> None:
     stopped = site.instances.forget(site.any_owner(leaving(site.instances.options, leave=leave)))
     stopped.terminate()
@@ -86,20 +96,10 @@ def _join(site: Site) -> None:
     name = next(name for name in sorted(site.instances.options) if name not in site.instances.names)
     more = site.start(name)
     site.wait(lambda: more.ready and more.owned, f"{name} to have partitions")
-    site.settle()
+    site.settle(ready=False)
     site.instances.forget(name)
     more.terminate()
     _must_end(site, more, 0)
-
-
-def _rebalance(site: Site) -> None:
-    """Partitions move away and back while the loops have their hands full."""
-    site.feeder.boost = BOOST
-    try:
-        _stop(site, leave=True)
-        site.wait(lambda: all(one.ready for one in site.instances), "the instance that left to be back")
-    finally:
-        site.feeder.boost = 1.0
 
 
 def _must_end(site: Site, one: Running, code: int) -> None:
@@ -147,6 +147,7 @@ def _slow(site: Site) -> None:
     proxy.hang()
     site.pause(float(site.rng.choice((2.0, SESSION_S + 2))), "the way to the broker, where nothing comes through")
     proxy.mend()
+    site.pause(float(site.rng.uniform(0, 3)), "the instance to hear what it has missed")
 
 
 # The disk.
@@ -169,7 +170,6 @@ def _disk_read_only(site: Site) -> None:
         _wait_for_complaint(site)
     finally:
         disk.writable()
-    _kill(site)
 
 
 def _wait_for_complaint(site: Site) -> None:
@@ -214,15 +214,14 @@ FAULTS: tuple[Fault, ...] = (
     Fault("sleep", "an instance sleeps through its session (SIGSTOP), others take over, it wakes", _sleep),
     Fault("zombie", "an instance sleeps, another process takes its name, it wakes and must end with 3", _zombie),
     Fault("twice", "a second process of a name starts on the same host and must end with 2", _twice),
-    Fault("leave", "an instance is stopped and hands its partitions over", lambda site: _stop(site, leave=True)),
+    Fault("leave", "an instance hands its partitions over and comes back, while five times as many readings come in", _leave),
     Fault("stay", "an instance is stopped and keeps its partitions", lambda site: _stop(site, leave=False)),
     Fault("join", "one more instance comes and goes", _join),
-    Fault("rebalance", "partitions move while five times as many readings come in", _rebalance),
     Fault("broker-kill", "the broker is killed with -9", _broker_kill, ("broker",)),
     Fault("broker-away", f"the broker is away for {OUTAGE_S:.0f} s", _broker_away, ("broker",)),
     Fault("cut", "connections to the broker are cut and refused", _cut, ("proxy",)),
     Fault("slow", "the way to the broker is slow, then nothing comes through", _slow, ("proxy",)),
     Fault("disk-full", "the disk of the checkpoints is full, then an instance is killed with -9", _disk_full, ("checkpoints", "disk")),
-    Fault("disk-read-only", "the disk of the checkpoints is read-only, then a kill -9", _disk_read_only, ("checkpoints", "disk")),
+    Fault("disk-read-only", "the disk of the checkpoints is read-only", _disk_read_only, ("checkpoints", "disk")),
     Fault("torn", "an instance is killed with -9 and its checkpoints are damaged", _torn, ("checkpoints",)),
 )

@@ -9,6 +9,7 @@ one store of checkpoints; all phases read the same input.
                                   all kinds had        with 0
 """
 
+import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.logs import LIBRDKAFKA
 from processor.sandbox.demo import Interrupts
 from processor.settings import Settings
 from processor.tools.verify.faults import FAULTS, Fault
@@ -57,6 +59,7 @@ def main(options: Options) -> int:
     faults = chosen(options.faults)
     interrupts = Interrupts()
     interrupts.install()
+    logging.getLogger(LIBRDKAFKA).setLevel(logging.CRITICAL)  # brokers that are away are what this is about
     report = Report(Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 150))
     stage = Stage(options.model, options.config, options.words, 2 * options.instances)
     with ExitStack() as stack:
@@ -158,6 +161,7 @@ class Run:
         site = Site(rng, instances, feeder, judge, watch, stage.broker, stage.proxy, stage.disk, checkpoints, self._tell)
         site.wait(lambda: all(one.ready for one in instances), "every instance to be ready")
         feeder.boost = 1.0
+        site.wait(lambda: feeder.acknowledged, "the first readings")
         site.settle()
         self._report.line(f"{store}: every instance is ready, and all is answered so far")
         watch.stalls.forget()

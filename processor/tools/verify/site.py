@@ -60,6 +60,8 @@ class Site:
 
     def settle(self, *, ready: bool = True) -> None:
         """Until all that was fed so far is answered and every instance is ready. ready: False where one of them is asleep."""
+        sent = self.feeder.sent
+        self.wait(lambda: self.feeder.acknowledged >= sent, "all readings so far to be acknowledged")
         due = dict(self.feeder.last_due)
         self.wait(lambda: self.watch.answered(due), "all readings so far to be answered")
         if ready:
