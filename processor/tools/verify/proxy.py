@@ -69,6 +69,7 @@ class Proxy:
             server = self._loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", self.port))
         except OSError as error:
             self._failure = error
+            self._loop.close()
             return
         finally:
             self._listening.set()

@@ -7,6 +7,7 @@ are sent, nor for what becomes of them: what is bad, and in which way, the oracl
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ HOT_SHARE = 0.15
 STRANGER_SHARE = 0.01
 BURST_EVERY = 1500
 BURST_MAX = 120
+LONG_MAX = 5000
 
 DAY_MS = 86_400_000
 
@@ -122,16 +124,16 @@ class Readings:
             lambda: (key, b""),
             lambda: (key, b"\xff\xfe stray"),
             lambda: (key, good[: len(good) // 2]),
-            lambda: (key, b'{"values": [NaN]}'),
             lambda: (key, b'{"values": "none"}'),
             lambda: (key, b"[" * 120 + b"]" * 120),
-            lambda: (key, json.dumps({"values": [1.0] * (numbers + 1)}).encode()),
-            lambda: (key, json.dumps({"values": [None] * numbers}).encode()),
-            lambda: (key, json.dumps({"values": [[1.0] * numbers, [1.0] * (numbers + 1)]}).encode()),
-            lambda: (key, b'{"values": [' + b",".join([b"1e999"] * numbers) + b"]}"),
-            lambda: (key, json.dumps({"values": [1e39] * numbers}).encode()),
+            lambda: (key, good.replace(b"0.", b"1e9990")),
+            lambda: (key, self._written([[1.0] * (numbers + 1)], None)),
+            lambda: (key, self._written([[1.0] * numbers, [1.0] * (numbers + 1)], None)),
+            lambda: (key, self._written([[None] * numbers], None)),
+            lambda: (key, self._written([[float("nan")] * numbers], None)),
+            lambda: (key, self._written([[1e39] * numbers], None)),
             lambda: (key, self._value(1, "2199-01-01T00:00:00Z")),
-            lambda: (key, json.dumps({"values": [[0] * numbers] * many}).encode() if many < 5000 else b"{}"),
+            lambda: (key, self._written([[0] * numbers] * many, None) if many < LONG_MAX else b"{}"),
             lambda: (key * 400, good),
         )
         found, value = makers[int(self._rng.integers(len(makers)))]()
@@ -157,25 +159,27 @@ class Readings:
         return self._now_ms - int(self._rng.integers(0, 400))
 
     def _value(self, steps: int, event_ms: int | float | str | None) -> bytes:
+        return self._written(self._rng.normal(size=(steps, self._features)).round(3).tolist(), event_ms)
+
+    def _written(self, steps: list[list[Any]], event_ms: int | float | str | None) -> bytes:
         """A record's value in the settings' format. Where that knows neither several steps nor times it has one, and none."""
-        values = self._rng.normal(size=(steps, self._features)).round(3)
         source = self._settings.input
         if source.format == "float32":
-            return values.astype("<f4").tobytes()
+            with np.errstate(over="ignore"):
+                return b"".join(np.array(step, np.float64).astype("<f4").tobytes() for step in steps)
         told = {} if event_ms is None else {"timestamp": event_ms}
         if source.features:
-            return json.dumps({**told, **_fields(source.features, values[0].tolist()), "note": "passed over"}).encode()
-        return json.dumps({**told, "values": values.tolist() if steps > 1 else values[0].tolist()}).encode()
+            return json.dumps({**told, **_fields(source.features, steps[0]), "note": "passed over"}).encode()
+        return json.dumps({**told, "values": steps if len(steps) > 1 else steps[0]}).encode()
 
 
-def _fields(names: tuple[str, ...], numbers: list[float]) -> dict[str, object]:
+def _fields(names: tuple[str, ...], numbers: list[Any]) -> dict[str, Any]:
     """Fields of these names, the dots in them descending."""
-    found: dict[str, object] = {}
-    for name, number in zip(names, numbers, strict=True):
+    found: dict[str, Any] = {}
+    for name, number in zip(names, numbers, strict=False):
         *path, last = name.split(".")
-        at: dict[str, object] = found
+        at = found
         for part in path:
-            inner = at.setdefault(part, {})
-            at = inner if isinstance(inner, dict) else {}
+            at = at.setdefault(part, {})
         at[last] = number
     return found

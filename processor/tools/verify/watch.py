@@ -37,8 +37,9 @@ class Stalls:
         return self._now_s() - self._since_s
 
     def note(self, *, came: bool, pending: bool) -> None:
-        self._recent_s = max(self._recent_s, self.current_s)
-        self.longest_s = max(self.longest_s, self.current_s)
+        if came or pending:
+            self._recent_s = max(self._recent_s, self.current_s)
+            self.longest_s = max(self.longest_s, self.current_s)
         if came or not pending:
             self._since_s = self._now_s()
 
