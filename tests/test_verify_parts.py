@@ -450,12 +450,14 @@ free = refused()
 disk.read_only()
 read_only = refused()
 disk.writable()
-print(full, free, read_only, refused())
+writable = refused()
+disk.close()
+print(full, free, read_only, writable, list(folder.iterdir()))
 """
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
     if done.stderr.startswith("no right"):
         pytest.skip(done.stderr)
-    assert done.stdout.split() == ["28", "None", "30", "None"], done.stderr
+    assert done.stdout.split() == ["28", "None", "30", "None", "[]"], done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -34,7 +34,7 @@ class AbortedError(Exception):
     """The transaction cannot be committed: everything since the last commit is to be undone and done again.
 
     kind: the error's name, the same each time; its words tell of milliseconds too. passing: time mends it, or the consumer hears with
-    its next heartbeat that the group does not know this member any more.
+    its next heartbeat that the group does not take this member for its own any more.
     """
 
     def __init__(self, reason: KafkaError, words: str = "") -> None:
@@ -235,4 +235,5 @@ def try_transaction(settings: Settings) -> None:
 
 _FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
 WAITING = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._WAIT_COORD, KafkaError._IN_PROGRESS}
-_PASSING = {KafkaError._MSG_TIMED_OUT, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION} | WAITING
+_OF_MEMBER = {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.FENCED_INSTANCE_ID}
+_PASSING = {KafkaError._MSG_TIMED_OUT} | _OF_MEMBER | WAITING

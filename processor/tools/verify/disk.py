@@ -15,6 +15,7 @@ BLOCK_BYTES = 65_536
 BUSY_S = 20.0
 
 _CLONE_NEWNS = 0x0002_0000
+_MNT_DETACH = 0x2
 _MS_RDONLY, _MS_REMOUNT, _MS_REC, _MS_PRIVATE = 0x1, 0x20, 0x4000, 0x4_0000
 
 
@@ -50,6 +51,10 @@ class Disk:
 
     def writable(self) -> None:
         self._remount(0)
+
+    def close(self) -> None:
+        """The folder is an ordinary one again, and empty."""
+        self._check(self._libc.umount2(os.fsencode(self._folder), _MNT_DETACH))
 
     def _remount(self, flags: int) -> None:
         """Refused while a file is open for writing, so it is tried again."""

@@ -12,8 +12,9 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from processor.errors import SlotstreamError
 from processor.sandbox.kafka import VERSION, EmbeddedKafka, free_port
@@ -26,7 +27,8 @@ from processor.tools.verify.proxy import Proxy
 SESSION_MS = 6000
 PRODUCE_MS = 600_000
 CHECKPOINT_INTERVAL = "1s"
-GROUP_GONE_S = 30.0  # a member that was killed stays in its group for the session
+ASK_S = 20.0
+GROUP_GONE_S = 30.0
 
 
 class Stage:
@@ -74,11 +76,16 @@ class Stage:
         self._keep = True
 
     def close(self) -> None:
-        if not self._keep:
+        if self._keep and self.disk is not None:
+            self.disk.free()
+            shutil.copytree(self.checkpoints, self.folder / "checkpoints-kept")  # the disk goes with this process
+        if not self._keep and self.broker is None:
             for settings in self._made:
                 _remove(settings)
         self._stack.close()
         if not self._keep:
+            if self.disk is not None:
+                self.disk.close()
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def create_topics(self, store: str) -> Settings:
@@ -168,27 +175,27 @@ def _broker(folder: Path, beside: int, proxied: int) -> EmbeddedKafka:
 
 
 def _remove(settings: Settings) -> None:
-    """The phase's topics and its group. A broker that is gone has taken them along; one that refuses is told of."""
+    """A phase's topics and its group, whose killed members stay in it for the session. Raises SlotstreamError if one does not go."""
     client = admin_client(settings)
     topics = [settings.input.topic, settings.output.topic, settings.dead_letter_topic, settings.checkpoint_topic]
-    for topic, future in client.delete_topics([topic for topic in topics if topic], request_timeout=20).items():
-        try:
-            future.result(20)
-        except KafkaException as error:
-            _tell_unless_unknown(topic, error)
+    for topic, future in client.delete_topics([topic for topic in topics if topic], request_timeout=ASK_S).items():
+        _gone(topic, future)
     until_s = time.monotonic() + GROUP_GONE_S
     while True:
         try:
-            client.delete_consumer_groups([settings.group_id], request_timeout=20)[settings.group_id].result(20)
-        except KafkaException:
-            if time.monotonic() < until_s:
-                time.sleep(0.5)
-                continue
-        return
+            _gone(settings.group_id, client.delete_consumer_groups([settings.group_id], request_timeout=ASK_S)[settings.group_id])
+        except SlotstreamError:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(0.5)
+        else:
+            return
 
 
-def _tell_unless_unknown(topic: str, error: KafkaException) -> None:
-    if error.args[0].name() != "UNKNOWN_TOPIC_OR_PART":
-        raise SlotstreamError(
-            f"the topic {topic} could not be deleted ({error.args[0].str()})", expected="it to go", do="delete it by hand"
-        ) from error
+def _gone(name: str, future: Any) -> None:
+    try:
+        future.result(ASK_S)
+    except KafkaException as error:
+        reason = error.args[0]
+        if reason.code() not in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND):
+            raise SlotstreamError(f"{name} could not be deleted ({reason.str()})", expected="it to go", do="delete it by hand") from error
