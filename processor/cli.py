@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import json
 import os
+import secrets
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from processor.errors import ConfigurationError, SlotstreamError
-from processor.settings import Settings, config_file, keys, load_settings
+from processor.settings import ENV_CONFIG, Settings, config_file, keys, load_settings
 
 if TYPE_CHECKING:
     from processor.tools.csv_file import Form
@@ -219,6 +220,18 @@ def _demo(_arguments: argparse.Namespace, rest: list[str]) -> int:
     return int(importlib.import_module("processor.sandbox.demo").main(rest))
 
 
+def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
+    config = arguments.config or (Path(os.environ[ENV_CONFIG]) if os.environ.get(ENV_CONFIG) else None)
+    load_settings(config, rest, os.environ)
+    _quiet_clients()
+    from processor.tools.verify.run import Options, main
+
+    seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
+    faults = tuple(arguments.faults.split(",")) if arguments.faults else ()
+    model = arguments.model or Path(__file__).resolve().parent / "sandbox" / "demo.keras"
+    return main(Options(seed, arguments.minutes, arguments.kills, arguments.instances, model, faults, config, tuple(rest)))
+
+
 def _model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
     _expect_nothing(rest)
     from processor.model.quiet import import_tensorflow
@@ -322,6 +335,13 @@ def _parser() -> argparse.ArgumentParser:
     feed.add_argument("--from-line", type=_positive, metavar="N", help="begin at this line of the file", default=1)
     _command(commands, "demo", _demo, "a whole plant on this machine: Kafka, sensors, the service")
     _with_state(commands)
+    verify = _with_settings(commands, "verify", _verify, "break instances of the service on a real Kafka and compare every output")
+    verify.add_argument("--seed", type=int, metavar="N", help="of the readings and of what is broken (a random one)")
+    verify.add_argument("--minutes", type=_above_zero, metavar="M", help="how long to break things (10)", default=10.0)
+    verify.add_argument("--kills", type=int, metavar="N", help="kill -9 instances so often at least (0)", default=0)
+    verify.add_argument("--instances", type=_several, metavar="N", help="of the service (3)", default=3)
+    verify.add_argument("--model", type=Path, metavar="FILE", help="the Keras file (the demo's)")
+    verify.add_argument("--faults", metavar="A,B,C", help="only these (all)")
     of_models = commands.add_parser("model", help="look at a model file, convert an old one", allow_abbrev=False)
     model = of_models.add_subparsers(required=True, metavar="COMMAND")
     show = _command(model, "show", _model_show, "tell whether and how a model file is served")
@@ -418,6 +438,13 @@ def _positive(text: str) -> int:
 
 def _partition(text: str) -> int:
     return 0 if text == "0" else _positive(text)
+
+
+def _several(text: str) -> int:
+    """Partitions move between at least two."""
+    if not text.isdecimal() or not 2 <= int(text) <= 20:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number from 2 to 20")
+    return int(text)
 
 
 def _above_zero(text: str) -> float:

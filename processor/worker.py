@@ -186,7 +186,7 @@ class Worker:
                 self._transaction.publish(self._outputs(decoded, values))
                 self._transaction.publish(self._dead_letters(messages, rejected))
         except AbortedError as error:
-            self._undo(str(error))
+            self._undo(str(error), None if error.passing else error.kind)
         except ProducerFencedError as error:
             self._recover(error)
 
@@ -254,7 +254,7 @@ class Worker:
                     self._transaction.publish(checkpoints)
                 self._transaction.commit(self._topics.input.name, [self._offset(p) for p in positions], self._reader)
         except AbortedError as error:
-            self._undo(str(error))
+            self._undo(str(error), None if error.passing else error.kind)
         except ProducerFencedError as error:
             self._recover(error)
         else:
@@ -278,11 +278,11 @@ class Worker:
                 self._writer.prune(written.prunable)
         self._prunable.clear()
 
-    def _undo(self, reason: str) -> None:
-        """Back to the last commit, and once more from there; for the same reason not for ever."""
+    def _undo(self, reason: str, kind: str | None) -> None:
+        """Back to the last commit, and once more from there; for the same kind of reason not for ever, but for one that passes (None)."""
         self._go_back()
-        count = self._aborts[1] + 1 if self._aborts[0] == reason else 1
-        self._aborts = (reason, count)
+        count = 0 if kind is None else self._aborts[1] + 1 if self._aborts[0] == kind else 1
+        self._aborts = (kind or "", count)
         _log.warning("transaction aborted, going back to the last commit", reason=reason, in_a_row=count)
         if count >= ABORTS_MAX:
             raise RepeatedAbort(
@@ -312,7 +312,7 @@ class Worker:
 
     def _recover(self, fenced: ProducerFencedError) -> None:
         self._renew(fenced)
-        self._undo(str(fenced))
+        self._undo(str(fenced), str(fenced))
 
     def _renew(self, fenced: ProducerFencedError) -> None:
         """The broker refuses the producer: because another process has the name, or because it timed the transaction out."""
@@ -390,8 +390,8 @@ class Worker:
             self._drop(number)
 
     def _finish_writing(self, partitions: list[int], until_s: float) -> None:
-        """Lets these partitions' checkpoints come to their end, as far as time allows."""
-        while (left_s := until_s - time.monotonic()) > 0 and any(map(self._writer.busy, partitions)):
+        """Lets these partitions' checkpoints come to their end, as far as time allows, and as the broker takes them."""
+        while not self._rewind_due and (left_s := until_s - time.monotonic()) > 0 and any(map(self._writer.busy, partitions)):
             if self._writer.pending:
                 self._commit()
                 self._take_written(self._writer.finished())

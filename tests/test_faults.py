@@ -229,6 +229,32 @@ def test_a_process_that_slept_past_its_session_with_nothing_in_hand_does_not_tak
     assert_exact(second, topics)
 
 
+def test_a_process_that_is_stopped_when_it_wakes_past_its_session_gives_up_its_last_commit_at_once(kafka, unique, tmp_path, model):
+    topics = Topics(kafka.bootstrap, unique("woken"))
+    stream = Stream(topics, 600)
+    own = ("--kafka=session.timeout.ms=6000", "--leave_on_stop=false", "--checkpoint.store=topic")
+    service = Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS, *own)
+    group = group_of(service)
+    with service:
+        service.wait_ready()
+        service.wait_answered(stream.feed(200))
+        feed_into_open_transaction(service, stream, 200)
+        service.process.send_signal(signal.SIGSTOP)
+
+        def forgotten():
+            return not group.admin.describe_consumer_groups([group.name])[group.name].result(30).members
+
+        wait_for(forgotten, "the session to be over")
+        service.process.send_signal(signal.SIGTERM)
+        service.process.send_signal(signal.SIGCONT)
+        assert service.wait_end() == 0, service.said()
+        assert len(service.events("transaction aborted, going back to the last commit")) < 5
+    with service:
+        service.wait_answered(stream.feed())
+        assert service.stop() == 0
+    assert_exact(service, topics)
+
+
 # -- bad records --------------------------------------------------------------------------------------------------------------
 
 

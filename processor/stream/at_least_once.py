@@ -51,7 +51,7 @@ class AtLeastOnce:
                 said_at_s = time.monotonic()
                 _log.warning("waiting for the broker", call="flush", outputs=len(self._producer))
         if self._failed is not None:
-            raise AbortedError(f"an output was not delivered: {self._failed.name()}: {self._failed.str()}")
+            raise AbortedError(self._failed, "an output was not delivered: ")
         until_s = time.monotonic() + COMMIT_PATIENCE_S
         while positions:
             self._beat()
@@ -62,7 +62,7 @@ class AtLeastOnce:
                 reason = error.args[0]
                 again = reason.retriable() or reason.code() in WAITING or reason.code() == KafkaError.REBALANCE_IN_PROGRESS
                 if not again or time.monotonic() > until_s:
-                    raise AbortedError(f"the offsets were not committed: {reason.name()}: {reason.str()}") from error
+                    raise AbortedError(reason, "the offsets were not committed: ") from error
         self._begun_at_s = None
 
     def abort(self) -> None:

@@ -31,7 +31,15 @@ PATIENCE_S = 10.0  # between two messages about a broker that does not answer
 
 
 class AbortedError(Exception):
-    """The transaction cannot be committed: everything since the last commit is to be undone and done again."""
+    """The transaction cannot be committed: everything since the last commit is to be undone and done again.
+
+    kind: the error's name, the same each time; its words tell of milliseconds too. passing: time mends it, or the consumer hears with
+    its next heartbeat that the group does not take this member for its own any more.
+    """
+
+    def __init__(self, reason: KafkaError, words: str = "") -> None:
+        super().__init__(f"{words}{reason.name()}: {reason.str()}")
+        self.kind, self.passing = reason.name(), reason.code() in _PASSING
 
 
 class ProducerFencedError(Exception):
@@ -168,7 +176,7 @@ class Transaction:
         if reason.code() in _FENCED or (reason.code() == KafkaError._FATAL and self._fenced_before()):
             return ProducerFencedError(reason.str(), timed_out=(self.age_s or 0.0) >= TRANSACTION_TIMEOUT_S)
         if not reason.fatal() and (reason.txn_requires_abort() or reason.code() == KafkaError._STATE):
-            return AbortedError(f"{reason.name()}: {reason.str()}")
+            return AbortedError(reason)
         return SlotstreamError(
             f"{call} failed ({reason.name()}: {reason.str()})",
             expected="a broker that takes transactions of this client",
@@ -227,3 +235,5 @@ def try_transaction(settings: Settings) -> None:
 
 _FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
 WAITING = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._WAIT_COORD, KafkaError._IN_PROGRESS}
+_OF_MEMBER = {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.FENCED_INSTANCE_ID}
+_PASSING = {KafkaError._MSG_TIMED_OUT} | _OF_MEMBER | WAITING

@@ -1,0 +1,119 @@
+"""A TCP proxy on loopback between a client and a broker, whose connections can be cut, slowed and left hanging.
+
+Responsible for passing bytes on, both ways, and for passing them on badly when told to. Knows nothing of what they mean. Runs an
+event loop on a thread of its own; all methods are for other threads.
+"""
+
+import asyncio
+import contextlib
+import threading
+from typing import Self
+
+CHUNK_BYTES = 16_384
+POLL_S = 0.05
+
+
+class Proxy:
+    """Listens on `port`, connects to `target_port`, both on 127.0.0.1. A context manager."""
+
+    def __init__(self, port: int, target_port: int) -> None:
+        self.port, self.target_port = port, target_port
+        self._delay_s = 0.0
+        self._hanging = self._refusing = False
+        self._open: list[list[asyncio.StreamWriter]] = []  # of each connection the end here and, once it is there, the broker's
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
+        self._listening = threading.Event()
+        self._failure: OSError | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    def slow(self, delay_s: float) -> None:
+        """Every piece of up to 16 kB waits so long before it is passed on."""
+        self._delay_s = delay_s
+
+    def hang(self) -> None:
+        """Nothing passes any more, and nobody is told."""
+        self._hanging = True
+
+    def refuse(self) -> None:
+        """Cuts what is open, and every new connection at once."""
+        self._refusing = True
+        self.cut()
+
+    def mend(self) -> None:
+        """Passes everything on at once again."""
+        self._delay_s, self._hanging, self._refusing = 0.0, False, False
+
+    def cut(self) -> None:
+        """Resets all open connections; new ones are let in."""
+        self._loop.call_soon_threadsafe(self._cut)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._listening.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            server = self._loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", self.port))
+        except OSError as error:
+            self._failure = error
+            self._loop.close()
+            return
+        finally:
+            self._listening.set()
+        self._loop.run_forever()
+        server.close()
+        self._cut()
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.close()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends = [writer]
+        self._open.append(ends)
+        try:
+            if not self._refusing:
+                there, back = await asyncio.open_connection("127.0.0.1", self.target_port)
+                ends.append(back)
+                ways = [asyncio.ensure_future(self._pass(*way)) for way in ((reader, back), (there, writer))]
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                for way in ways:
+                    way.cancel()
+        except OSError:
+            pass  # the broker is away, and the client sees its connection end
+        finally:
+            self._open.remove(ends)
+            _abort(ends)
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):  # the end of a connection, however it comes
+            while piece := await reader.read(CHUNK_BYTES):
+                if self._delay_s:
+                    await asyncio.sleep(self._delay_s)
+                while self._hanging:
+                    await asyncio.sleep(POLL_S)
+                writer.write(piece)
+                await writer.drain()
+
+    def _cut(self) -> None:
+        for ends in self._open:
+            _abort(ends)
+
+
+def _abort(ends: list[asyncio.StreamWriter]) -> None:
+    for end in ends:
+        end.transport.abort()

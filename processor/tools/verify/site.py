@@ -1,0 +1,104 @@
+"""Where the faults happen: the instances, the broker, the disk, the proxy, the input, and the eye on all of them.
+
+Responsible for waiting: whatever is waited for, an unexpected end, a difference or a stall ends it at once. Not for what is broken,
+nor for the order of things.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from processor.errors import SlotstreamError
+from processor.sandbox import process
+from processor.sandbox.kafka import EmbeddedKafka
+from processor.tools.verify.disk import Disk
+from processor.tools.verify.feeder import Feeder
+from processor.tools.verify.instances import Instances, Running
+from processor.tools.verify.judge import Judge
+from processor.tools.verify.proxy import Proxy
+from processor.tools.verify.watch import Watch
+
+POLL_S = 0.05
+STALL_MAX_S = 180.0  # two restarts and the timeouts of a transaction that was left open, on a machine that is busy
+WAIT_MAX_S = 300.0
+TELL_EVERY_S = 10.0
+
+
+@dataclass
+class Site:
+    """broker: None where it is somebody else's. disk: None where there is no right to mount. checkpoints: the folder of the
+    directory store, None with the topic. tell: called every ten seconds, with what is waited for."""
+
+    rng: np.random.Generator
+    instances: Instances
+    feeder: Feeder
+    judge: Judge
+    watch: Watch
+    broker: EmbeddedKafka | None
+    proxy: Proxy | None
+    disk: Disk | None
+    checkpoints: Path | None
+    tell: Callable[[str], None]
+    broker_away: bool = False
+    _told_s: float = field(default_factory=time.monotonic)
+
+    def wait(self, condition: Callable[[], object], what: str, timeout_s: float = WAIT_MAX_S) -> None:
+        """Until the condition holds. Raises SlotstreamError if it does not in time, and whatever turn() raises."""
+        until_s = time.monotonic() + timeout_s
+        while not condition():
+            self.turn(what)
+            if time.monotonic() > until_s:
+                raise SlotstreamError(f"not within {timeout_s:.0f} s: {what}", expected="it to come", do="look at the logs")
+            time.sleep(POLL_S)
+
+    def pause(self, seconds: float, what: str) -> None:
+        until_s = time.monotonic() + seconds
+        self.wait(lambda: time.monotonic() >= until_s, what, seconds + WAIT_MAX_S)
+
+    def settle(self, *, ready: bool = True) -> None:
+        """Until all that was fed so far is answered and every instance is ready. ready: False where one of them is asleep."""
+        sent = self.feeder.sent
+        self.wait(lambda: self.feeder.acknowledged >= sent, "all readings so far to be acknowledged")
+        due = dict(self.feeder.last_due)
+        self.wait(lambda: self.watch.answered(due), "all readings so far to be answered")
+        if ready:
+            self.wait(lambda: all(one.ready for one in self.instances), "every instance to be ready")
+
+    def turn(self, what: str) -> None:
+        """Raises DifferentError, and SlotstreamError for an unexpected end or a stall."""
+        for failure in (self.watch.failure, self.feeder.failure):
+            if failure is not None:
+                raise failure
+        self.instances.watch()
+        if self.broker is not None and self.broker.pid is None and not self.broker_away:
+            raise SlotstreamError(
+                process.with_log("Kafka ended by itself", self.broker.log_path), expected="a broker that runs", do="look at these lines"
+            )
+        stalled_s = self.watch.stalls.current_s
+        if stalled_s > STALL_MAX_S and self.watch.pending:
+            raise SlotstreamError(
+                f"nothing has come out for {stalled_s:.0f} s, and readings wait ({what})",
+                expected=f"answers within {STALL_MAX_S:.0f} s",
+                do="look at the logs of the instances",
+            )
+        if time.monotonic() - self._told_s > TELL_EVERY_S:
+            self._told_s = time.monotonic()
+            self.tell(what)
+
+    # Choices. Names are sorted first, so that the seed decides.
+
+    def any_of(self, names: set[str] | list[str]) -> str:
+        ordered = sorted(names)
+        return ordered[int(self.rng.integers(len(ordered)))]
+
+    def any_owner(self, among: set[str] | None = None) -> str:
+        """An instance that has partitions, one of these if one of them has."""
+        self.wait(lambda: any(one.owned for one in self.instances), "an instance with partitions")
+        owners = {one.name for one in self.instances if one.owned}
+        return self.any_of(owners & (among if among is not None else owners) or owners)
+
+    def start(self, name: str) -> Running:
+        return self.instances.start(name)

@@ -1,0 +1,201 @@
+"""What a verification stands on: a folder, a disk, a broker, a proxy, topics, and the settings of each phase.
+
+Responsible for making them and for leaving nothing behind, on somebody else's broker neither: only names of this run's own are made and
+removed. Not for instances, nor for what happens to anything.
+"""
+
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from processor.errors import SlotstreamError
+from processor.sandbox.kafka import VERSION, EmbeddedKafka, free_port
+from processor.settings import Settings, kafka_key, load_settings
+from processor.stream import admin
+from processor.stream.clients import admin_client, feed_producer
+from processor.tools.verify.disk import Disk
+from processor.tools.verify.proxy import Proxy
+
+SESSION_MS = 6000
+PRODUCE_MS = 600_000
+CHECKPOINT_INTERVAL = "1s"
+ASK_S = 20.0
+GROUP_GONE_S = 30.0
+
+
+class Stage:
+    """model: the file that is served. config, words: the user's settings, under what a verification decides itself."""
+
+    def __init__(self, model: Path, config: Path | None, words: Sequence[str], partitions: int) -> None:
+        self._config, self._words, self._model = config, list(words), model
+        self.partitions = partitions
+        self._name = f"slotstream-verify-{secrets.token_hex(4)}"
+        self._made: list[Settings] = []
+        self._keep = False
+        self._stack = ExitStack()
+        self.folder = Path(tempfile.mkdtemp(prefix="slotstream-verify-"))
+        self.checkpoints = self.folder / "checkpoints"
+        self.broker: EmbeddedKafka | None = None
+        self.proxy: Proxy | None = None
+        self.disk: Disk | None = None
+        self.missing: dict[str, str] = {}  # what faults may need and is not there, and why
+
+    @property
+    def stores(self) -> list[str]:
+        """Of the phases: both, or the one that the user names."""
+        wanted = self._load([]).checkpoint.store
+        return ["topic", "directory"] if wanted == "auto" else [wanted]
+
+    def build(self) -> None:
+        """Call it before any thread is started. Raises SlotstreamError."""
+        self._config = self._config or self._no_settings()
+        self.checkpoints.mkdir()
+        try:
+            self.disk = Disk(self.checkpoints)
+        except OSError as error:
+            self.missing["disk"] = f"no right to mount a small disk ({error.strerror})"
+        if _names_broker(self._words):
+            self.missing |= dict.fromkeys(("broker", "proxy"), "the broker is not ours to break")
+            return
+        beside, proxied = free_port(), free_port()
+        self.broker = _broker(self.folder / "kafka", beside, proxied)
+        self._stack.callback(self.broker.stop)
+        self.broker.start()
+        self.proxy = self._stack.enter_context(Proxy(proxied, beside))
+
+    def keep(self) -> None:
+        """Something failed: folder and topics are left for whoever looks for the reason."""
+        self._keep = True
+
+    def close(self) -> None:
+        if self._keep and self.disk is not None:
+            self.disk.free()
+            shutil.copytree(self.checkpoints, self.folder / "checkpoints-kept")  # the disk goes with this process
+        if not self._keep and self.broker is None:
+            for settings in self._made:
+                _remove(settings)
+        self._stack.close()
+        if not self._keep:
+            if self.disk is not None:
+                self.disk.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def create_topics(self, store: str) -> Settings:
+        """A phase's settings, when its topics are there."""
+        settings = self.settings(store)
+        self._made.append(settings)
+        admin.init(settings, self.partitions, None)
+        return settings
+
+    def settings(self, store: str, *more: str) -> Settings:
+        return self._load([*self._own(store), *more])
+
+    def producer(self, store: str) -> Producer:
+        """Of the input. Patient: a broker that is away is no reason to give up."""
+        settings = self.settings(store, f"--kafka=message.timeout.ms={PRODUCE_MS}")
+        return feed_producer(settings, record_bytes_max=admin.describe_input(settings).bytes_max)
+
+    def words(self, store: str) -> list[str]:
+        """The command line of an instance in this phase, but for what is its own."""
+        return ["--config", str(self._config), *self._words, *self._own(store)]
+
+    @property
+    def through_proxy(self) -> list[str]:
+        return [] if self.proxy is None else [f"--kafka=bootstrap.servers=127.0.0.1:{self.proxy.port}"]
+
+    @property
+    def place(self) -> str:
+        """Which broker, for people."""
+        if self.broker is not None:
+            return f"Apache Kafka {VERSION} at {self.broker.bootstrap}, in {self.folder}"
+        return f"{self._load([]).kafka_config()['bootstrap.servers']}, topics {self._name}.*"
+
+    def _own(self, store: str) -> list[str]:
+        here = [f"--kafka=bootstrap.servers={self.broker.bootstrap}"] if self.broker is not None else []
+        base = f"{self._name}.{store}"
+        return [
+            *here,
+            f"--kafka=session.timeout.ms={SESSION_MS}",
+            f"--input.topic={self._name}.readings",
+            f"--output.topic={base}.predictions",
+            f"--dead_letter.topic={base}.dead-letter",
+            f"--group={base}",
+            f"--checkpoint.topic={base}.checkpoints",
+            f"--checkpoint.store={store}",
+            f"--checkpoint.path={self.checkpoints}",
+            f"--checkpoint.interval={CHECKPOINT_INTERVAL}",
+            f"--model.path={self._model.resolve()}",
+            "--input.start=earliest",
+            "--dead_letter.max_ratio=1",
+            "--delivery=exactly_once",
+            "--http.host=127.0.0.1",
+            "--http.port=0",
+            "--log.level=info",
+            "--log.format=json",
+        ]
+
+    def _load(self, own: list[str]) -> Settings:
+        return load_settings(self._config, [*self._words, *own], os.environ)
+
+    def _no_settings(self) -> Path:
+        """A file of settings that says nothing: the one in the user's folder is not meant for this."""
+        path = self.folder / "settings.yaml"
+        path.write_text("")
+        return path
+
+
+def _names_broker(words: Sequence[str]) -> bool:
+    """The command line has --kafka bootstrap.servers=..."""
+    given = [word.removeprefix("--kafka=").partition("=")[0] for word in words]
+    return any(kafka_key(key) == "bootstrap.servers" for key in given)
+
+
+def _broker(folder: Path, beside: int, proxied: int) -> EmbeddedKafka:
+    """One with a second listener, at port `beside`, whose clients are told to come to port `proxied`."""
+    port, controller = free_port(), free_port()
+    here = "127.0.0.1"
+    return EmbeddedKafka(
+        folder,
+        port=port,
+        properties={
+            "listeners": f"PLAINTEXT://{here}:{port},CONTROLLER://{here}:{controller},PROXIED://{here}:{beside}",
+            "advertised.listeners": f"PLAINTEXT://{here}:{port},PROXIED://{here}:{proxied}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT",
+            "controller.quorum.bootstrap.servers": f"{here}:{controller}",
+        },
+    )
+
+
+def _remove(settings: Settings) -> None:
+    """A phase's topics and its group, whose killed members stay in it for the session. Raises SlotstreamError if one does not go."""
+    client = admin_client(settings)
+    topics = [settings.input.topic, settings.output.topic, settings.dead_letter_topic, settings.checkpoint_topic]
+    for topic, future in client.delete_topics([topic for topic in topics if topic], request_timeout=ASK_S).items():
+        _gone(topic, future)
+    until_s = time.monotonic() + GROUP_GONE_S
+    while True:
+        try:
+            _gone(settings.group_id, client.delete_consumer_groups([settings.group_id], request_timeout=ASK_S)[settings.group_id])
+        except SlotstreamError:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(0.5)
+        else:
+            return
+
+
+def _gone(name: str, future: Any) -> None:
+    try:
+        future.result(ASK_S)
+    except KafkaException as error:
+        reason = error.args[0]
+        if reason.code() not in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND):
+            raise SlotstreamError(f"{name} could not be deleted ({reason.str()})", expected="it to go", do="delete it by hand") from error
