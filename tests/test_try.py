@@ -75,6 +75,7 @@ MODELS = {
         {},
         ["--input.features=[a, b.c]", "--input.scale={mean: 1, std: 2}", "--output.scale={mean: 1, std: 2}", "--output.residual=[b.c]"],
     ),
+    "expiring": ([L.LSTM(4), L.Dense(2)], {}, ["--state.expire_after=3m"]),
     "float32, begun anew": ([L.LSTM(4), L.Dense(1)], {}, ["--input.format=float32", "--reset.after_steps=4"]),
 }
 

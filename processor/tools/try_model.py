@@ -22,6 +22,7 @@ import orjson
 
 from processor.engine import Engine
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.rules import Clock, keep_time
 from processor.service import codec_of, fingerprint_of, load_model, rules_of, shapes_of, slots_of
 from processor.settings import Settings
 from processor.tools.csv_file import CsvFile, Form
@@ -153,6 +154,7 @@ class Trial:
         self._format: str = settings.input.format
         self._engine = Engine(Tiles(model, rows_max=min(slots, TILE_ROWS)), shapes, rules_of(settings), slots=slots)
         self._codec = codec_of(settings, model, fingerprint_of(settings, model))
+        self._clocks = {0: Clock()}  # every reading is of partition 0
         # The features that the outputs forecast: those of output.residual, and all of them where the outputs are as many.
         one_a_feature = model.outputs == len(names) and model.output_steps is None
         self._forecasts = shapes.residual or (tuple(range(len(names))) if one_a_feature else ())
@@ -186,6 +188,7 @@ class Trial:
         """As the service would: a prediction or a dead letter for each."""
         messages = [_Message(reading, value_of(reading, self._format, self._features)) for reading in readings]
         decoded = self._codec.decode(messages)
+        self._clocks |= keep_time(decoded.batch, self._clocks)
         applied = self._engine.apply(decoded.batch)
         self._engine.commit()
         answers = [_Answer() for _ in readings]
