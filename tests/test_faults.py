@@ -232,7 +232,7 @@ def test_a_process_that_slept_past_its_session_with_nothing_in_hand_does_not_tak
 def test_a_process_that_is_stopped_when_it_wakes_past_its_session_gives_up_its_last_commit_at_once(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("woken"))
     stream = Stream(topics, 600)
-    own = ("--kafka=session.timeout.ms=6000", "--leave_on_stop=false", "--checkpoint.store=topic")
+    own = ("--kafka=session.timeout.ms=6000", "--leave_on_stop=false", "--checkpoint.store=topic", "--checkpoint.interval=1h")
     service = Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS, *own)
     group = group_of(service)
     with service:
