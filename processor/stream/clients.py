@@ -56,6 +56,7 @@ def bulk_consumer(settings: Settings) -> Consumer:
         "queued.min.messages": 1_000_000,
         "queued.max.messages.kbytes": 262_144,
         "fetch.message.max.bytes": 16_000_000,
+        "fetch.wait.max.ms": 10,
     }
     return Consumer(_merged(settings, defaults, _group(settings)))
 
