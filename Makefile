@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do if $$p -
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: help demo test verify lint fuzz bench recipes kafka demo-model setup clean
+.PHONY: help demo test long verify lint fuzz bench recipes kafka demo-model setup clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
 
@@ -30,8 +30,11 @@ demo: .venv/.run ## a whole plant on this machine; SECONDS=20 ends it by itself,
 	@$(BIN)/python -m processor.sandbox.demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CRASH),--crash $(CRASH))
 
 # Two files at a time, each with a Kafka of its own: most of a fault test's time is waiting.
-test: lint ## all tests, on a real Kafka
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: lint ## all tests but those of `make long`, on a real Kafka
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+
+long: .venv/.test ## the tests that take minutes each: every kind of fault in one run
+	$(BIN)/python -m pytest -m long
 
 verify: .venv/.run ## breaks the service in every way for MINUTES=10 and compares every output; SEED=7, KILLS=50
 	@$(BIN)/slotstream verify --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS))

@@ -86,6 +86,7 @@ class Service:
         model.save(self._folder / "model.keras")
         content: dict[str, Any] = {
             "kafka": {"bootstrap.servers": bootstrap},
+            "slots": 64,  # as many as the recipes have sensors, or more: fewer shapes to compile at the start
             "input": {"topic": self._input},
             "output": {"topic": self._output},
             "model": {"path": "model.keras"},

@@ -22,6 +22,7 @@ LAST_LINE = re.compile(
     r"lost=(\d+) duplicated=(\d+) different=(\d+) longest_stall_s=([\d.]+)"
 )
 UNDER_WAY_S = 300
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
