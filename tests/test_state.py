@@ -245,7 +245,8 @@ def shown(folder: Folder, run, model: Path, states, *options: str, steps=7, fing
     served = load_model(settings)
     assert shapes_of(served, settings).row_width == len(states)
     beginning = beginning_of(fingerprint or fingerprint_of(settings, served))
-    folder.write(snapshot_of([b"pump-7"], width=len(states), states=np.array(states, np.float32), steps=steps, beginning=beginning))
+    row, position = np.array(states, np.float32), 100 + steps  # further than one that was written before
+    folder.write(snapshot_of([b"pump-7"], position=position, width=len(states), states=row, steps=steps, beginning=beginning))
     code, out, _ = run("show", sensor, *folder.options, f"--model.path={model}", *options)
     assert code == 0
     return out
