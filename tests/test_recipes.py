@@ -1,16 +1,20 @@
 """The recipes: on the real Kafka, with the numbers of Keras; and what docs/recipes.md says that Keras refuses is what it refuses."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+import yaml
 
+from processor.model.load import describe_file
 from processor.sandbox.kafka import EmbeddedKafka
-from recipes import engine_runs, fixed_batch, one_sensor, reconstruction, residuals, short_sequences, trained_windows
-from recipes.running import Outcome, difference, refusal, show_model
+from processor.settings import Settings
+from recipes import engine_runs, fixed_batch, one_sensor, predict_loop, reconstruction, residuals, scalers, short_sequences, trained_windows
+from recipes.running import Outcome, difference, refusal
 
 CLASSIC = (one_sensor, fixed_batch, short_sequences)
 RECORDS = {
@@ -21,6 +25,8 @@ RECORDS = {
     trained_windows: [300, 300],
     reconstruction: [200, 200, 200],
     engine_runs: [183, 167, 138],
+    predict_loop: [6000],
+    scalers: [60],
 }
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "recipes.md"
@@ -102,9 +108,54 @@ def test_the_faults_of_the_plant_are_found_by_the_residuals_of_keras() -> None:
 
 
 def test_the_lines_on_the_modes_of_a_window_are_those_of_model_show(tmp_path: Path) -> None:
-    shown = [show_model(trained_windows.windowed_model(), tmp_path, *options) for options in ((), ("--mode", "carried"))]
-    assert shown[0]["why"] in PAGE.read_text()
-    assert shown[1]["past_window"] in PAGE.read_text()
+    file = tmp_path / "model.keras"
+    trained_windows.windowed_model().save(file)
+    assert describe_file(file)["why"] in PAGE.read_text()
+    assert describe_file(file, mode="carried")["past_window"] in PAGE.read_text()
+
+
+X = np.array([[10.0, 5.0, 1e6], [30.0, 5.0, 1e6 + 0.5], [20.0, 5.0, 1e6 + 2.0]])
+SCALERS = [scalers.standard_scaler(X), *(scalers.min_max_scaler(X, to) for to in ((0, 1), (-1, 1), (0.1, 0.9), (2, 5)))]
+
+
+@pytest.mark.parametrize("scaler", SCALERS, ids=lambda scaler: str(getattr(scaler, "feature_range", "standard")))
+def test_a_scaler_as_settings_scales_as_it_does_itself(scaler: SimpleNamespace) -> None:
+    scale = Settings(input={"scale": yaml.safe_load(yaml.safe_dump(scalers.as_scale(scaler)))}).input.scale
+    assert scale is not None
+    others = X + np.array([5.0, -1.0, 3.0])
+    expected = (others - scaler.mean_) / scaler.scale_ if hasattr(scaler, "mean_") else others * scaler.scale_ + scaler.min_
+    np.testing.assert_allclose((others - scale.offset) / scale.divisor, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_ends_of_the_data_are_the_settings_of_a_min_max_scaler() -> None:
+    assert scalers.as_scale(scalers.min_max_scaler(X)) == {"min": [10.0, 5.0, 1e6], "max": [30.0, 6.0, 1e6 + 2.0]}
+    assert scalers.as_scale(scalers.min_max_scaler(X[:, :1], (-1, 1))) == {"min": [20.0], "max": [30.0]}
+
+
+def test_a_scaler_without_mean_or_deviation_has_none_in_the_settings() -> None:
+    neither = SimpleNamespace(with_mean=False, with_std=False, mean_=None, scale_=None, n_features_in_=2)
+    assert scalers.as_scale(neither) == {"mean": [0.0, 0.0], "std": [1.0, 1.0]}
+    only_mean = SimpleNamespace(with_mean=True, with_std=False, mean_=np.array([3.0]), scale_=None)
+    assert scalers.as_scale(only_mean) == {"mean": [3.0], "std": [1.0]}
+
+
+def test_scalers_that_are_no_scale_are_refused() -> None:
+    with pytest.raises(ValueError, match="clips"):
+        scalers.as_scale(SimpleNamespace(data_min_=X[0], clip=True))
+    with pytest.raises(ValueError, match="this is a SimpleNamespace"):
+        scalers.as_scale(SimpleNamespace(center_=0.0))
+
+
+def test_the_page_shows_the_function_and_the_settings_that_the_program_has() -> None:
+    page = PAGE.read_text()
+    body = inspect.getsource(scalers.as_scale).partition('"""A fitted')[2]
+    assert body in page
+    scales = {"input": {"scale": scalers.as_scale(scalers.standard_scaler(scalers.READINGS))}}
+    scales["output"] = {"scale": scalers.as_scale(scalers.min_max_scaler(scalers.TARGETS, (-1, 1)))}
+    shown = yaml.safe_load("input:\n" + page.partition("```yaml\ninput:\n")[2].partition("```")[0])
+    for section, scale in scales.items():
+        for key, numbers in scale["scale"].items():
+            np.testing.assert_allclose(shown[section]["scale"][key], numbers, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

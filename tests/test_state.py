@@ -245,8 +245,9 @@ def shown(folder: Folder, run, model: Path, states, *options: str, steps=7, fing
     served = load_model(settings)
     assert shapes_of(served, settings).row_width == len(states)
     beginning = beginning_of(fingerprint or fingerprint_of(settings, served))
-    row, position = np.array(states, np.float32), 100 + steps  # further than one that was written before
-    folder.write(snapshot_of([b"pump-7"], position=position, width=len(states), states=row, steps=steps, beginning=beginning))
+    # Each later than the one before it: of two at one position either may be taken for the newest.
+    row = {"width": len(states), "states": np.array(states, np.float32), "steps": steps}
+    folder.write(snapshot_of([b"pump-7"], position=100 + steps, beginning=beginning, **row))
     code, out, _ = run("show", sensor, *folder.options, f"--model.path={model}", *options)
     assert code == 0
     return out
