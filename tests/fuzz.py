@@ -97,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--from", type=int, default=0, dest="first", metavar="N", help="the number of the first batch")
     parser.add_argument("--oracle-share", type=float, default=1 / 50, help="of the records that the slow oracle judges too (0.02)")
     given = parser.parse_args(argv)
+    faulthandler.enable()  # a crash of a library is a finding too
     faulthandler.dump_traceback_later(HANG_S, exit=True)
     logs.configure("error", "console")  # that damage is passed over is said each time
     with tempfile.TemporaryDirectory() as folder:

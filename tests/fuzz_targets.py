@@ -10,18 +10,20 @@ import json
 import math
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import safetensors.numpy
 from judge import Judge, Record, echo_model
 from mutate import AHEAD_MS, RECORD_MS, Mutator
 
 from processor.checkpoint import topic as topic_module
-from processor.checkpoint.directory import Directory, Name
-from processor.checkpoint.snapshot import Snapshot, UnusableError, from_tensors, to_tensors
+from processor.checkpoint.directory import Directory
+from processor.checkpoint.snapshot import Snapshot, to_tensors
 from processor.checkpoint.topic import MARKER, ROW, TopicStore, TopicWriter, row_type
 from processor.codec.codec import Codec
 from processor.codec.dead_letters import OVERHEAD_BYTES, dead_letter
@@ -202,47 +204,81 @@ def content(snapshot: Snapshot | None) -> Any:
 
 
 class Files(Target):
-    """Checkpoint files of which bytes were changed: read as they were written, or passed over."""
+    """Checkpoint files of which bytes were changed: read as they were written, or passed over.
+
+    One whole file at a time, or a whole one and an increment on it, of which one is changed.
+    """
 
     name, inputs, share = "files", 8, 0.01
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "checkpoints"
+        self._folder = self._store().folder(P)
         random, store = Random(1), self._store()
-        self._bytes, self._contents = list[bytes](), list[Any]()
+        self._sets = list[dict[str, bytes]]()  # files by name, which are one snapshot together
+        self._contents = list[Any]()
         for n in (0, 1, 3, 40):
-            snapshot = snapshot_of(random, n)
-            path, _ = store.write(snapshot)
-            self._bytes.append(path.read_bytes())
-            self._contents.append(content(snapshot))
-            path.unlink()
-        self._file = store.folder(P) / str(Name(100, 100, "cafe"))
+            store.write(snapshot_of(random, n))
+            self._keep()
+        whole, more = snapshot_of(random, 40), snapshot_of(random, 5, 200)
+        path, _, chain = store.write(whole)
+        self._contents.append(self._found())
+        store.write(replace(more, base=100, removed=[b"sensor-30", b"never there"]), chain)
+        self._keep()
+        self._bytes = [text for files in self._sets for text in files.values()]
+        assert None not in self._contents
+        assert path.name in self._sets[-1]
 
     def _store(self) -> Directory:
         return Directory(self._path, "group", "readings", keep=2)
 
+    def _found(self) -> Any:
+        return content(self._store().newest(P, position_max=None, usable=lambda _: True))
+
+    def _keep(self) -> None:
+        """Takes what is in the folder for a set, and empties it."""
+        self._contents.append(self._found())
+        self._sets.append({path.name: path.read_bytes() for path in self._folder.iterdir()})
+        self._empty()
+
+    def _empty(self) -> None:
+        for path in self._folder.iterdir():
+            path.unlink()
+
     def run(self, random: Random) -> None:
         mutator = Mutator(random)
         for _ in range(self.inputs):
-            at = mutator.below(len(self._bytes))
-            changed = mutator.mutated(self._bytes[at], self._bytes)
-            self._file.write_bytes(changed)
-            found = content(self._store().newest(P, position_max=None, usable=lambda _: True))
-            assert found is None or found in self._contents, f"read as something else: {changed[:400]!r}"
+            files = dict(mutator.one(self._sets))
+            name = mutator.one(list(files))
+            changed = mutator.mutated(files[name], self._bytes)
+            if mutator.chance(0.02):
+                del files[name]
+            else:
+                files[name] = changed
+            self._place(files)
+            found = self._found()
+            assert found is None or found in self._contents, f"read as something else: {name}, {changed[:400]!r}"
         self._strange(mutator)
 
+    def _place(self, files: dict[str, bytes]) -> None:
+        self._empty()
+        for name, text in files.items():
+            (self._folder / name).write_bytes(text)
+
     def _strange(self, mutator: Mutator) -> None:
-        """Tensors and facts of another program, with a digest that is right: a snapshot, or UnusableError or one of its kind."""
-        snapshot = snapshot_of(mutator.random, 3)
-        tensors, metadata = to_tensors(snapshot)
-        facts = metadata["slotstream"]
-        with mock.patch.object(json, "dumps", return_value=mutator.facts(facts).encode(errors="replace").decode()):
-            _, strange = to_tensors(snapshot)
-        try:
-            found = from_tensors(tensors, strange)
-        except (UnusableError, ValueError, KeyError, TypeError):  # what Directory takes for damage
-            return
-        assert isinstance(found, Snapshot)
+        """Facts of another program, with a digest that is right: nothing is raised."""
+        name, text = mutator.one([pair for files in self._sets for pair in files.items()])
+        tensors, metadata = safetensors.numpy.load(text), json.loads(text[8 : 8 + int.from_bytes(text[:8], "little")])["__metadata__"]
+        facts = mutator.facts(metadata["slotstream"]) if mutator.chance(0.8) else json.dumps(mutator.strange())
+        facts = facts.encode(errors="replace").decode()
+        # As the writer makes it: the digest is the only thing that cannot be got by changing what was written.
+        with mock.patch.object(json, "dumps", return_value=facts):
+            _, strange = to_tensors(snapshot_of(Random(1), 3))
+        if mutator.chance(0.5):
+            self._place({name: safetensors.numpy.save(tensors, {**metadata, "slotstream": facts})})
+        else:
+            self._place({name: safetensors.numpy.save(to_tensors(snapshot_of(Random(1), 3))[0], strange)})
+        self._found()
 
 
 class Log(Target):

@@ -291,6 +291,15 @@ def test_an_intact_increment_of_another_format_is_unusable(changes):
         from_tensors(*metadata_of(adding(100, KEYS, 200), Link("base", "digest"), **changes))
 
 
+@pytest.mark.parametrize("text", ["7", "[]", "null", '"format"', "true"])
+def test_an_intact_file_that_says_nothing_of_itself_is_unusable(text):
+    from processor.checkpoint.snapshot import _digest
+
+    tensors, _ = to_tensors(snapshot_of(KEYS))
+    with pytest.raises(UnusableError):
+        from_tensors(tensors, {"slotstream": text, "digest": _digest(tensors, text)})
+
+
 def of_dtype(name: str) -> bytes:
     """A safetensors file by hand, of a dtype that NumPy may not know."""
     header = json.dumps({"a": {"dtype": name, "shape": [2], "data_offsets": [0, 4]}}).encode()

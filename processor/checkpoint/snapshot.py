@@ -137,6 +137,8 @@ def from_tensors(tensors: Tensors, metadata: dict[str, str]) -> tuple[Snapshot, 
     if metadata.get("digest") != _digest(tensors, metadata.get("slotstream", "")):
         raise UnusableError("its digest differs from its content")
     facts = json.loads(metadata["slotstream"])
+    if not isinstance(facts, dict):
+        raise UnusableError("it says nothing of itself")
     base = facts.get("base")
     expected = FORMAT if base is None else FORMAT_OF_INCREMENTS
     if facts["format"] != expected:
