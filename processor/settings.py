@@ -69,6 +69,10 @@ class _NotAvailableError(Exception):
     """The value is a word of the settings that nothing implements."""
 
 
+class _FaultError(ValueError):
+    """Says which part of a value is not allowed, and why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Allowed:
     """Reads one value. `words` stand in the error, in --help and in docs/configuration.md alike."""
@@ -82,6 +86,9 @@ class Allowed:
     def read(self, value: Any) -> Any:
         try:
             return self.parse(value)
+        except _FaultError as fault:
+            context = {"words": self.words, "fault": str(fault)}
+            raise PydanticCustomError("expected", "expected {words}; {fault}", context) from None
         except _NotAvailableError:
             raise PydanticCustomError("not_available", "not available in this version; expected {words}", {"words": self.words}) from None
         except (ValueError, TypeError):
@@ -212,12 +219,14 @@ def _scale() -> Allowed:
             raise ValueError
         first, second = (_numbers(found[key]) for key in (("mean", "std") if "mean" in found else ("min", "max")))
         if len(first) != len(second) and 1 not in (len(first), len(second)):
-            raise ValueError
+            raise _FaultError(f"the lists hold {len(first)} and {len(second)} numbers")
         n = max(len(first), len(second))
         first, second = (numbers * n if len(numbers) == 1 else numbers for numbers in (first, second))
         divisor = second if "mean" in found else tuple(high - low for low, high in zip(first, second, strict=True))
-        if not all(math.isfinite(d) and d > 0 for d in divisor):
-            raise ValueError
+        for column, width in enumerate(divisor, 1):
+            if not (math.isfinite(width) and width > 0):
+                what = f"std is {width:g}" if "mean" in found else f"max is not above min, {first[column - 1]:g}"
+                raise _FaultError(f"in column {column} {what}: a column that never changed takes std: 1, or max: min + 1")
         return Scale(first, divisor)
 
     return Allowed("{mean: M, std: S} or {min: A, max: B}, each a number or one a column; std above 0, max above min", parse)

@@ -311,6 +311,12 @@ def test_checkpoints_are_in_the_topic_unless_nothing_would_fence_them() -> None:
     )
 
 
+def test_a_fault_in_a_scale_is_told_with_its_column() -> None:
+    assert "; in column 2 std is 0: a column that never changed takes std: 1" in problems(None, "--input.scale={mean: 1, std: [1, 0, 2]}")
+    assert "; in column 3 max is not above min, 4:" in problems(None, "--output.scale={min: [0, 1, 4], max: [1, 2, 4]}")
+    assert "; the lists hold 2 and 3 numbers" in problems(None, "--input.scale={min: [0, 1], max: [1, 2, 3]}")
+
+
 NOT_YET = [
     ("parking.path", "parked", "null"),
 ]
