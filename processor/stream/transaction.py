@@ -100,6 +100,10 @@ class Transaction:
             self._until_decided("abort_transaction", lambda: self._producer.abort_transaction(CALL_S))
         except AbortedError as error:
             _log.warning("the transaction was gone when it was aborted", error=str(error))
+        except SlotstreamError as error:
+            # A broker that was killed as the transaction began knows nothing of it. Whatever it knows, the next producer of the
+            # name aborts, if the name is still ours.
+            raise ProducerFencedError(error.found, timed_out=True) from error
         self._begun_at_s = None
 
     def renew(self) -> None:

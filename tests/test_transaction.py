@@ -1,0 +1,53 @@
+"""What an error of the producer means for the transaction: told by the error alone, so that a stand-in may raise it."""
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from processor.stream.transaction import ProducerFencedError, Transaction
+
+
+class Producer:
+    """Begins transactions; how an abort ends, the test says."""
+
+    def __init__(self, error: KafkaError | None) -> None:
+        self._error = error
+
+    def init_transactions(self, _timeout_s: float) -> None:
+        pass
+
+    def begin_transaction(self) -> None:
+        pass
+
+    def poll(self, _timeout_s: float) -> int:
+        return 0
+
+    def abort_transaction(self, _timeout_s: float) -> None:
+        if self._error is not None:
+            raise KafkaException(self._error)
+
+    def close(self) -> None:
+        pass
+
+
+def begun(error: KafkaError | None) -> Transaction:
+    transaction = Transaction(lambda: Producer(error), lambda: None)
+    transaction.publish([])
+    assert transaction.age_s is not None
+    return transaction
+
+
+def test_an_abort_that_the_broker_takes_ends_the_transaction():
+    transaction = begun(None)
+    transaction.abort()
+    assert transaction.age_s is None
+
+
+@pytest.mark.parametrize("fatal", [False, True])
+def test_a_broker_that_knows_nothing_of_the_transaction_costs_a_new_producer_and_not_the_process(fatal):
+    """A broker that is killed as a transaction begins has forgotten it when it is back."""
+    transaction = begun(KafkaError(KafkaError.INVALID_TXN_STATE, "Failed to end transaction", fatal=fatal))
+    with pytest.raises(ProducerFencedError) as caught:
+        transaction.abort()
+    assert caught.value.timed_out, "whose the name is, the group is asked"
+    transaction.renew()
+    assert transaction.age_s is None
