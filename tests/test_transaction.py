@@ -18,6 +18,9 @@ class Producer:
     def begin_transaction(self) -> None:
         pass
 
+    def produce(self, *_: object, **__: object) -> None:
+        pass
+
     def poll(self, _timeout_s: float) -> int:
         return 0
 
