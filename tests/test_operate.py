@@ -114,7 +114,7 @@ def test_a_checkpoint_topic_that_would_lose_states_or_cannot_hold_them_is_refuse
     made = [
         NewTopic(f"{command.topic}.deletes", 2, 1),
         NewTopic(f"{command.topic}.narrow", 3, 1, config={"cleanup.policy": "compact"}),
-        NewTopic(f"{command.topic}.small", 2, 1, config={"cleanup.policy": "compact", "max.message.bytes": "1200"}),
+        NewTopic(f"{command.topic}.small", 2, 1, config={"cleanup.policy": "compact", "max.message.bytes": "1100"}),
     ]
     for future in client.create_topics(made).values():
         future.result(30)
@@ -178,7 +178,8 @@ def test_probes_figures_and_banner_of_a_service_that_starts_works_and_idles(kafk
 
         wait_for(counted, lambda: f"{due}, found {samples(service)}")
         found = samples(service)
-        assert {spec.name for spec in CATALOGUE} == {
+        passing = {"restore_records_left"}  # there only while a partition is restored
+        assert {spec.name for spec in CATALOGUE} - passing == {
             spec.name for spec in CATALOGUE for name, _ in found if name in (PREFIX + spec.name, f"{PREFIX}{spec.name}_count")
         }
         sensors = {r.key for r in topics.inputs() if isinstance(answers.get((r.partition, r.offset)), dict)}

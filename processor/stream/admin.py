@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from processor.errors import ConfigurationError, SlotstreamError
@@ -189,13 +189,28 @@ def _check_group(settings: Settings, partitions: int) -> Finding:
     consumer = restore_consumer(settings)
     try:
         wanted = [TopicPartition(settings.input.topic, partition) for partition in range(partitions)]
-        offsets = [tp.offset for tp in consumer.committed(wanted, BROKER_TIMEOUT_S) if tp.offset >= 0]
+        offsets = [tp.offset for tp in _committed(consumer, wanted) if tp.offset >= 0]
     except KafkaException as error:
         return Finding(False, "group", f"{name}: {error.args[0].str()}", "look at the permissions on the group, and at the broker's log")
     finally:
         consumer.close()
     said = f"{name} has offsets in {len(offsets)} partitions" if offsets else f"{name} is new: it begins at {settings.input.start}"
     return Finding(True, "group", said)
+
+
+def _committed(consumer: Consumer, wanted: list[TopicPartition]) -> list[TopicPartition]:
+    """Asks again for a while where there is no coordinator yet: a new group's is found as it is asked for."""
+    until_s = time.monotonic() + BROKER_TIMEOUT_S
+    while True:
+        try:
+            return list(consumer.committed(wanted, BROKER_TIMEOUT_S))
+        except KafkaException as error:
+            if not (error.args[0].retriable() or error.args[0].code() in _NO_COORDINATOR) or time.monotonic() > until_s:
+                raise
+            time.sleep(0.2)
+
+
+_NO_COORDINATOR = {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
 
 
 def _cluster(client: AdminClient, settings: Settings) -> str:
