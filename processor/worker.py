@@ -255,6 +255,8 @@ class Worker:
                 self._transaction.commit(self._topics.input.name, [self._offset(p) for p in positions], self._reader)
         except AbortedError as error:
             self._undo(str(error), None if error.passing else error.kind)
+        except MemberFencedError as error:
+            self._undo(str(error), None)  # the next consume() says it again, or tells of the loss
         except ProducerFencedError as error:
             self._recover(error)
         else:

@@ -229,6 +229,35 @@ def test_a_process_that_slept_past_its_session_with_nothing_in_hand_does_not_tak
     assert_exact(second, topics)
 
 
+@pytest.mark.parametrize("store", ["directory", "topic"])
+def test_a_process_that_slept_through_a_rebalance_does_not_commit_what_was_given_to_others(kafka, unique, tmp_path, model, store):
+    """Its client joins again under another member id without a word of the loss, and holds what has a new owner."""
+    topics = Topics(kafka.bootstrap, unique("rebalance"), partitions=4)
+    stream = Stream(topics, 3000)
+    own = (*SMALL, SLOW_COMMITS, "--kafka=session.timeout.ms=6000", f"--checkpoint.store={store}")
+    a, b = (Service(topics, model, tmp_path, *own, instance=name) for name in "ab")
+    with a:
+        a.wait_ready()
+        stream.feed(200)
+        with b:
+            # While it gives partitions up, before its client has joined again.
+            wait_for(lambda: '"partitions revoked"' in a.said(), "a to give partitions up", 120, every_s=0.0005)
+            a.process.send_signal(signal.SIGSTOP)
+            try:
+                stream.feed(400)
+                wait_for(lambda: owned(b) == 4, "b to have all partitions", 120)
+                b.wait_answered(stream.feed(200), 120)
+            finally:
+                a.process.send_signal(signal.SIGCONT)
+            assigned = len(a.events("partitions assigned"))
+            stream.feed_until(lambda: len(a.events("partitions assigned")) > assigned and owned(a) == 2, "a to be back", timeout_s=120)
+            b.wait_answered(stream.feed(), 120)
+            assert a.process.poll() is None, a.said()[-3000:]
+            assert_exact(b, topics)
+            assert a.stop() == b.stop() == 0
+    assert_exact(b, topics)
+
+
 def test_a_process_that_is_stopped_when_it_wakes_past_its_session_gives_up_its_last_commit_at_once(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("woken"))
     stream = Stream(topics, 600)

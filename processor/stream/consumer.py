@@ -21,6 +21,9 @@ _log = structlog.get_logger(__name__)
 FENCED_CODES = {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError.UNRELEASED_INSTANCE_ID}
 
 
+DISPLACED = "the client joined under another member id, and held partitions of the one before"
+
+
 class MemberFencedError(Exception):
     """The group refuses this member, and the client is at its end.
 
@@ -62,6 +65,8 @@ class Reader:
         self._assigned = self._leaving = self._closed = False
         self._member_id: str | None = None
         self._held: set[int] = set()  # assigned by the group, started or not
+        self._held_as: str | None = None  # the member id under which they were assigned
+        self._displaced = False  # the client is another member now, and still holds what the first one had
         self._consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     @property
@@ -75,10 +80,15 @@ class Reader:
         return self._assigned
 
     def group_metadata(self) -> Any:
-        return self._consumer.consumer_group_metadata()
+        """What a transaction's offsets are sent with. Raises MemberFencedError where the partitions are another member's."""
+        metadata = self._consumer.consumer_group_metadata()
+        # Looked at afterwards: ids only move on, so metadata with an older one than this is refused by the group.
+        self._check_place()
+        return metadata
 
     def commit(self, topic: str, positions: list[tuple[int, int, str]]) -> None:
-        """(partition, offset, metadata) of each, by the group's own call. Raises KafkaException."""
+        """(partition, offset, metadata) of each, by the group's own call. Raises KafkaException, and as group_metadata()."""
+        self._check_place()
         offsets = [TopicPartition(topic, partition, offset, metadata) for partition, offset, metadata in positions]
         for committed in self._consumer.commit(offsets=offsets, asynchronous=False):
             if committed.error is not None:
@@ -86,6 +96,8 @@ class Reader:
 
     def consume(self, records_max: int, timeout_s: float) -> Polled:
         """Raises what a callback raised, MemberFencedError, and any error of the client that time does not mend."""
+        if self._is_displaced():
+            raise MemberFencedError(DISPLACED)
         try:
             messages = self._consumer.consume(records_max, timeout_s)
         except KafkaException as raised:
@@ -150,12 +162,18 @@ class Reader:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign([])  # the assignment is accepted; what of it is fetched, start() decides
         self._assigned = True
+        if self._is_displaced():
+            return  # the next call of consume() says so
         self._member_id = consumer.memberid() or self._member_id
+        if not self._held:
+            self._held_as = consumer.memberid() or None
         self._held.update(tp.partition for tp in partitions)
         self._call(self._listener.assigned, partitions)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._call(self._listener.revoked, partitions)
+        # Whoever is displaced gives nothing up in good order: its last commit would be taken, and others have done that work.
+        if not self._is_displaced():
+            self._call(self._listener.revoked, partitions)
         self._unassign(consumer, partitions)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -172,6 +190,20 @@ class Reader:
         consumer.incremental_unassign(stopped)
         self._started -= {tp.partition for tp in stopped}
         self._held -= {tp.partition for tp in partitions}
+
+    def _is_displaced(self) -> bool:
+        """The client has joined under another member id and kept the partitions of the one before, without a word of their loss.
+
+        A session that ends while the client joins again makes librdkafka 2.16 do that. The group, which looks at the member and never
+        at the partition, would take what it commits for them.
+        """
+        if self._held and not self._closed and (now := self._consumer.memberid()) and now != self._held_as:
+            self._displaced, self._member_id = True, now
+        return self._displaced
+
+    def _check_place(self) -> None:
+        if self._is_displaced() or (self._held and (self._consumer.memberid() or None) != self._held_as):
+            raise MemberFencedError(DISPLACED)
 
     def _call(self, listener: Any, partitions: list[TopicPartition]) -> None:
         """An exception must not unwind through the client's C code: it is raised when consume() is back."""

@@ -93,8 +93,8 @@ class Proxy:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
                 for way in ways:
                     way.cancel()
-        except OSError:
-            pass  # the broker is away, and the client sees its connection end
+        except (OSError, asyncio.CancelledError):
+            pass  # the broker is away, or the proxy ends, and the client sees its connection end
         finally:
             self._open.remove(ends)
             _abort(ends)
