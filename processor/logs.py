@@ -7,12 +7,13 @@ for what is written, nor for a command's results, which go to standard output.
 A message is an event and its figures: `structlog.get_logger().info("partition restored", partition=3, seconds=1.2)`.
 """
 
+import json
 import logging
 import re
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, TextIO
 
 import structlog
@@ -20,6 +21,29 @@ from structlog.typing import Processor
 
 LIBRDKAFKA = "librdkafka"
 REPEAT_S = 10.0
+HIDDEN = "(hidden)"
+HIDDEN_CHARACTERS_MIN = 4  # what is shorter is found in every other word
+
+
+class Secrets:
+    """What no line may hold, whoever wrote it: libraries quote what they were given, tracebacks too."""
+
+    def __init__(self) -> None:
+        self._pattern: re.Pattern[str] | None = None
+
+    def keep(self, values: Iterable[str]) -> None:
+        """These, in place of earlier ones: whole, each of their lines and words, and as JSON and Python write them."""
+        pieces = {piece for value in values for piece in (value, *value.split())}
+        pieces = {piece for piece in pieces if len(piece) >= HIDDEN_CHARACTERS_MIN and not piece.startswith("-----")}
+        forms = {form for piece in pieces for form in (piece, json.dumps(piece)[1:-1], repr(piece)[1:-1])}
+        longest_first = sorted(forms, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
+
+    def hide(self, text: str) -> str:
+        return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
+
+
+SECRETS = Secrets()  # of the process, as logging is: every message of whatever thread passes it
 
 
 def configure(level: str, format: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:  # noqa: A002
@@ -57,7 +81,7 @@ def _reading_order(_logger: object, _method: str, event: structlog.typing.EventD
 def _route_standard_logging(level: str, stream: TextIO, shared: list[Processor], last: list[Processor]) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        _Formatter(
             foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _name_of_origin, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
@@ -69,6 +93,11 @@ def _route_standard_logging(level: str, stream: TextIO, shared: list[Processor],
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     warnings.simplefilter("default")
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return SECRETS.hide(super().format(record))
 
 
 class _Repeats(logging.Filter):
