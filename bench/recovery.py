@@ -29,6 +29,7 @@ from confluent_kafka import Consumer, TopicPartition
 from bench.load import PARTITIONS, VALUES, fill, make_producer, new_topic, options, save_model
 from processor.sandbox.kafka import EmbeddedKafka
 
+ASSIGNED = "partitions assigned"
 STORES = ("topic", "directory")
 SESSION_S = 10.0
 PATIENCE_S = 300.0
@@ -166,7 +167,7 @@ def restore(bootstrap: str, folder: Path, model: Path, sensors: int) -> None:
         for attempt in range(2):
             instance.start()
             instance.wait("restored", lambda instance=instance: len(instance.events("partition restored")) == PARTITIONS)
-            begun, *_ = instance.events("partitions assigned")
+            begun, *_ = instance.events(ASSIGNED)
             restored = instance.events("partition restored")
             held = sum(event["sensors"] for event in restored)
             rss_mb = _rss_mb(instance.process.pid)
@@ -199,13 +200,13 @@ def kill(bootstrap: str, folder: Path, model: Path, rate: int, rounds: int) -> N
                 instance.start()
                 instance.wait("a prediction", lambda load=load, killed_s=killed_s: load.first_after(killed_s))
                 # Its own restart: until the group is joined, which is after the import and the compilation.
-                starts.append(instance.events("partitions assigned")[0]["at_s"] - killed_s)
+                starts.append(instance.events(ASSIGNED)[0]["at_s"] - killed_s)
                 firsts.append((load.first_after(killed_s) or 0.0) - killed_s)
                 _settled(load)
                 caught_up.append(time.time() - killed_s)
         instance.stop()
         print(
-            f"    {store:10} {statistics.median(firsts):5.1f} s to the first new prediction, of which {statistics.median(starts):.1f} s to the "
+            f"    {store:10} {statistics.median(firsts):5.1f} s to the first new prediction, {statistics.median(starts):.1f} s of it to the "
             f"assignment (import, compile, join); caught up after {statistics.median(caught_up):.1f} s   (all: {_listed(firsts)})"
         )
 
@@ -214,8 +215,8 @@ def _settled(load: Load) -> None:
     wait_for("no lag", lambda: load.lag_s() < 1.0)
 
 
-def _listed(seconds: list[float]) -> str:
-    return ", ".join(f"{one:.1f}" for one in seconds)
+def _listed(numbers: list[float], digits: int = 1) -> str:
+    return ", ".join(f"{one:.{digits}f}" for one in numbers)
 
 
 # -- rebalance ----------------------------------------------------------------------------------------------------------------
@@ -237,8 +238,8 @@ def rebalance(bootstrap: str, folder: Path, model: Path, rate: int) -> None:
             begin_s = time.time()
             if "joins" in what:
                 instances["c"] = Instance(folder, "c", words)
-                instances["c"].wait("assigned", lambda: instances["c"].events("partitions assigned"))
-                begin_s = instances["c"].events("partitions assigned")[0]["at_s"] - 1.0  # its start is no part of the rebalance
+                instances["c"].wait("assigned", lambda: instances["c"].events(ASSIGNED))
+                begin_s = instances["c"].events(ASSIGNED)[0]["at_s"] - 1.0  # its start is no part of the rebalance
             else:
                 instances["c"].stop(signal.SIGTERM if "leaves" in what else signal.SIGKILL)
                 del instances["c"]
@@ -259,8 +260,8 @@ def _owners(instances: dict[str, Instance]) -> dict[int, str]:
     found: dict[int, str] = {}
     for name, instance in instances.items():
         owned: set[int] = set()
-        for event in instance.events("partitions assigned", "partitions revoked", "partitions lost: the group went on without this instance"):
-            owned = owned | set(event["partitions"]) if event["event"] == "partitions assigned" else owned - set(event["partitions"])
+        for event in instance.events(ASSIGNED, "partitions revoked", "partitions lost: the group went on without this instance"):
+            owned = owned | set(event["partitions"]) if event["event"] == ASSIGNED else owned - set(event["partitions"])
         found |= dict.fromkeys(owned, name)
     return found
 
@@ -286,8 +287,8 @@ def checkpoint(bootstrap: str, folder: Path, model: Path, records: int, rounds: 
             of = {interval: _rate(bootstrap, folder, model, topic, store, interval, records) for interval in ("1h", "30s")}
             ratios.append(of["30s"] / of["1h"])
             rates.append(of["1h"])
-        cost = 100 * (1 - statistics.median(ratios))
-        print(f"    {store:10} {cost:5.1f} % of the throughput ({statistics.median(rates):,.0f} readings/s; ratios {_listed_ratios(ratios)})")
+        cost, rate = 100 * (1 - statistics.median(ratios)), statistics.median(rates)
+        print(f"    {store:10} {cost:5.1f} % of the throughput ({rate:,.0f} readings/s; ratios {_listed(ratios, 3)})")
 
 
 def _rate(bootstrap: str, folder: Path, model: Path, topic: str, store: str, interval: str, records: int) -> float:
@@ -297,10 +298,6 @@ def _rate(bootstrap: str, folder: Path, model: Path, topic: str, store: str, int
     if done.returncode != 0:
         raise SystemExit(f"the run ended with {done.returncode}:\n{done.stderr[-3000:]}")
     return float(json.loads(done.stdout.splitlines()[-1])["readings_per_s"])
-
-
-def _listed_ratios(ratios: list[float]) -> str:
-    return ", ".join(f"{ratio:.3f}" for ratio in ratios)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The service as a program that kills itself with -9 at one exact point: `python dies_at.py POINT TIMES run ...`.
+"""The service as a program that kills itself with -9, or hangs, at one exact point: `python dies_at.py POINT TIMES run ...`.
 
 POINT is reached TIMES times before it is the end. What stands in the process at that moment is what a crash there leaves: nothing
 is flushed, closed or told to the broker, unless the point says so.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from processor import cli
+from processor import cli, service
 from processor.checkpoint import directory, topic
 from processor.stream.transaction import Transaction
 from processor.worker import Worker
@@ -48,6 +48,10 @@ def flush_and_die(transaction: Transaction, *_: Any) -> None:
     die()
 
 
+def hang(*_: Any) -> None:
+    threading.Event().wait()
+
+
 def half_a_file(_tensors: Any, path: Any, _metadata: Any) -> None:
     path.write_bytes(b"\x10" * 100)
     die()
@@ -74,10 +78,12 @@ POINTS: dict[str, Callable[[], None]] = {
     "in the first commit": lambda: before(Worker, "_committed"),
     "in a checkpoint file": lambda: before(directory, "_save", half_a_file),
     "before a checkpoint file has its name": lambda: before(directory.os, "link"),
+    "hangs": lambda: before(Worker, "_committed", hang, if_=has_outputs),
     "in a round": lambda: before(topic.TopicWriter, "committed", if_=rows_before_the_marker),
 }
 
 if __name__ == "__main__":
     topic.ROWS_MAX = 4  # so that a round is several transactions
+    service.HUNG_S = 2.0
     POINTS[sys.argv[1]]()
     sys.exit(cli.main(sys.argv[3:]))

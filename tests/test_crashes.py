@@ -53,3 +53,26 @@ def test_every_record_is_answered_once_after_kill_9(kafka, unique, tmp_path, mod
         service.wait_answered(stream.feed())
         assert service.stop() == 0
     assert_exact(service, topics)
+
+
+@pytest.mark.failure("the loop hangs")
+def test_a_loop_that_hangs_is_told_by_its_probe_and_a_restart_goes_on(kafka, unique, tmp_path, model):
+    topics = Topics(kafka.bootstrap, unique("hangs"), partitions=2)
+    stream = Stream(topics, 300)
+    service = Service(topics, model, tmp_path, *SMALL, *OFTEN, "--checkpoint.store=topic")
+    service.program = [str(DIES_AT), "hangs", "1"]
+    with service:
+
+        def hangs():
+            if stream.left > 100:
+                stream.feed(20)
+            answer = service.get("/healthz")
+            return answer is not None and answer[0] == 503 and answer[1]
+
+        assert "the loop has not turned for" in wait_for(hangs, "the probe to tell", 90, every_s=0.2)
+        service.kill()
+    del service.program
+    with service:
+        service.wait_answered(stream.feed())
+        assert service.stop() == 0
+    assert_exact(service, topics)
