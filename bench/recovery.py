@@ -206,8 +206,9 @@ def kill(bootstrap: str, folder: Path, model: Path, rate: int, rounds: int) -> N
                 caught_up.append(time.time() - killed_s)
         instance.stop()
         print(
-            f"    {store:10} {statistics.median(firsts):5.1f} s to the first new prediction, {statistics.median(starts):.1f} s of it to the "
-            f"assignment (import, compile, join); caught up after {statistics.median(caught_up):.1f} s   (all: {_listed(firsts)})"
+            f"    {store:10} {statistics.median(firsts):5.1f} s to the first new prediction (all: {_listed(firsts)}), "
+            f"{statistics.median(starts):.1f} s of it to the assignment (import, compile, join); "
+            f"caught up after {statistics.median(caught_up):.1f} s"
         )
 
 

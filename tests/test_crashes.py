@@ -42,8 +42,8 @@ def test_every_record_is_answered_once_after_kill_9(kafka, unique, tmp_path, mod
     with service:
 
         def dead():
-            if stream.left:
-                stream.feed(min(stream.left, 20))
+            if stream.left and service.events("partitions assigned"):
+                stream.feed(min(stream.left, 5))
             return service.process.poll() is not None
 
         wait_for(dead, lambda: f"the end:\n{service.said()[-3000:]}", 90, every_s=0.1)
@@ -64,8 +64,8 @@ def test_a_loop_that_hangs_is_told_by_its_probe_and_a_restart_goes_on(kafka, uni
     with service:
 
         def hangs():
-            if stream.left > 100:
-                stream.feed(20)
+            if stream.left > 100 and service.events("partitions assigned"):
+                stream.feed(5)
             answer = service.get("/healthz")
             return answer is not None and answer[0] == 503 and answer[1]
 
