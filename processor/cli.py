@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from processor.service import Service
     from processor.web.server import serve
 
-    metrics = Metrics()
+    metrics = Metrics(with_process=True)
     service = Service(settings, metrics)
     with serve(settings.http.host, settings.http.port, metrics, service.probes):
         return service.run()

@@ -127,6 +127,8 @@ class Service:
         store, writer = _checkpoints(folder, settings, topics, shapes)
         slots = slots_of(settings, shapes)
         fingerprint = fingerprint_of(settings, model)
+        self._metrics.set("input_partitions", topics.input.partitions)
+        self._metrics.set("checkpoint_interval_seconds", settings.checkpoint.interval)
         self._announce(fingerprint, model.mode, model.why, shapes, slots)
         if advice := past_window(model):
             _log.warning(advice.text, trained_window=advice.window, deviation_percent=round(advice.deviation_percent, 2))
