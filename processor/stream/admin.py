@@ -69,7 +69,7 @@ def describe(settings: Settings) -> Topics:
     present = {key: topic for key, topic in found.items() if topic is not None}
     source, checkpoint = present["input.topic"], present.get("checkpoint.topic")
     if checkpoint is not None and (problem := _unfit_for_checkpoints(checkpoint, source)):
-        raise ConfigurationError(problem[0], expected=EXPECTED_OF_CHECKPOINTS, do=problem[1])
+        raise ConfigurationError(problem[0], expected=EXPECTED_OF_CHECKPOINTS, do=problem[1], see="the-checkpoint-topic-does-not-fit")
     return Topics(cluster, source, present["output.topic"], present["dead_letter.topic"], checkpoint)
 
 
@@ -88,6 +88,7 @@ def _missing(settings: Settings, topics: str, expected: str) -> ConfigurationErr
         f"the broker at {_bootstrap(settings)} has no topic {topics}",
         expected=expected,
         do="create what is missing with `slotstream init`, or correct the names",
+        see="a-topic-is-missing",
     )
 
 
@@ -225,6 +226,7 @@ def _no_answer(settings: Settings, error: Exception) -> SlotstreamError:
         f"no broker answers at {_bootstrap(settings)} ({error.args[0].str() if isinstance(error, KafkaException) else error})",
         expected=f"an answer within {BROKER_TIMEOUT_S:.0f} s",
         do="start the broker, or correct bootstrap.servers and the security properties under kafka",
+        see="no-broker-answers",
     )
 
 
@@ -273,5 +275,8 @@ def _wait_until_known(client: AdminClient, name: str) -> None:
 def _refused(found: str, error: KafkaException) -> SlotstreamError:
     reason = error.args[0]
     return SlotstreamError(
-        f"{found} ({reason.name()}: {reason.str()})", expected="it to", do="mend what the broker names, or let an administrator do it"
+        f"{found} ({reason.name()}: {reason.str()})",
+        expected="it to",
+        do="mend what the broker names, or let an administrator do it",
+        see="the-broker-refuses",
     )

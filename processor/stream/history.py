@@ -104,6 +104,7 @@ class History:
                         f"partition {self._partition.partition}: the broker refuses to tell offsets ({reason.str()})",
                         expected="an answer",
                         do="look at the permissions on the group and the topic",
+                        see="the-broker-refuses",
                     ) from error
                 if time.monotonic() - said_at_s > PATIENCE_S:
                     said_at_s = time.monotonic()
