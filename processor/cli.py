@@ -54,12 +54,17 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from processor.metrics import Metrics
 
     logs.configure(settings.log.level, settings.log.format)
+    recent = logs.keep_recent()
     from processor.service import Service
+    from processor.web.pages import status_pages
     from processor.web.server import serve
 
     metrics = Metrics(with_process=True)
     service = Service(settings, metrics)
-    with serve(settings.http.host, settings.http.port, metrics, service.probes):
+    with (
+        status_pages(settings, metrics, service.probes, recent) as pages,
+        serve(settings.http.host, settings.http.port, metrics, service.probes, pages),
+    ):
         return service.run()
 
 

@@ -12,6 +12,7 @@ import platform
 import signal
 import threading
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ from processor.metrics import Metrics
 from processor.rules import Rules
 from processor.settings import Settings
 from processor.stream import admin
+from processor.stream.assignment import Partition
 from processor.stream.at_least_once import AtLeastOnce
 from processor.stream.clients import librdkafka_version, output_producer
 from processor.stream.consumer import Reader
@@ -53,18 +55,33 @@ HUNG_S = 60.0
 RESTORES_AT_ONCE = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The model as it is served, for whoever asks. window: steps, None where the state is carried; state_bytes: of one sensor."""
+
+    fingerprint: str
+    mode: str
+    why: str
+    features: int
+    outputs: int
+    window: int | None
+    state_bytes: int
+
+
 class Probes:
-    """What /healthz and /readyz answer. Written by the loop's thread, read by the web's."""
+    """What /healthz, /readyz and the status page are told. Written by the loop's thread, read by the web's."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
         self._turned_at_s: float | None = None  # None until the loop runs: compiling is no hang
+        self.start_step: str | None = "reading its settings"  # None when the worker is there
+        self.served: Served | None = None
 
     def beat(self) -> None:
         self._turned_at_s = time.monotonic()
 
     def watch(self, worker: Worker) -> None:
-        self._worker = worker
+        self._worker, self.start_step = worker, None
 
     def alive(self) -> tuple[bool, str]:
         since_s = 0.0 if self._turned_at_s is None else time.monotonic() - self._turned_at_s
@@ -79,6 +96,15 @@ class Probes:
         if not worker.ready:
             return False, f"restoring {worker.restoring} partitions" if worker.restoring else "joining, or catching up with the backlog"
         return True, "ready"
+
+    @property
+    def joined(self) -> bool:
+        """The group has answered with an assignment, be it empty."""
+        return self._worker is not None and self._worker.joined
+
+    def partitions(self) -> list[Partition]:
+        """Those of this instance, to be looked at only: they are the loop's, and go on changing."""
+        return [] if self._worker is None else list(self._worker.partitions.values())
 
 
 class Service:
@@ -110,10 +136,12 @@ class Service:
 
     def _build(self) -> tuple[Worker, InstanceLock]:
         settings = self._settings
+        self.probes.start_step = "asking the broker for its topics"
         topics = admin.describe(settings)
         lock = InstanceLock(topics.cluster, settings.transactional_id)
         folder = open_folder(settings) if topics.checkpoint is None else None
         # TensorFlow takes seconds to import: only now that the rest is known to be in order.
+        self.probes.start_step = "loading the model"
         from processor.model.quiet import import_tensorflow
 
         import_tensorflow()
@@ -129,9 +157,13 @@ class Service:
         fingerprint = fingerprint_of(settings, model)
         self._metrics.set("input_partitions", topics.input.partitions)
         self._metrics.set("checkpoint_interval_seconds", settings.checkpoint.interval)
-        self._announce(fingerprint, model.mode, model.why, shapes, slots)
+        served = Served(
+            fingerprint[:8], model.mode, model.why, shapes.features, shapes.outputs, shapes.window, state_bytes=4 * shapes.row_width
+        )
+        self._announce(served, slots)
         if advice := past_window(model):
             _log.warning(advice.text, trained_window=advice.window, deviation_percent=round(advice.deviation_percent, 2))
+        self.probes.start_step = "compiling the model"
         engine = self._engine(Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX)), shapes, slots=slots)
         codec = codec_of(settings, model, fingerprint)
         limits = [topic.bytes_max for topic in topics.written]
@@ -161,22 +193,22 @@ class Service:
         # A method of its own, so that the bench can put an echo in its place.
         return Engine(stepper, shapes, rules_of(self._settings), slots=slots)
 
-    def _announce(self, fingerprint: str, mode: str, why: str, shapes: Shapes, slots: int) -> None:
+    def _announce(self, served: Served, slots: int) -> None:
         settings = self._settings
-        row_bytes = 4 * shapes.row_width
+        self.probes.served = served
         _log.info(
             "slotstream",
             version=version("slotstream"),
             model=str(settings.model.path),
-            fingerprint=fingerprint[:8],
-            mode=mode,
-            why=why,
-            features=shapes.features,
-            outputs=shapes.outputs,
+            fingerprint=served.fingerprint,
+            mode=served.mode,
+            why=served.why,
+            features=served.features,
+            outputs=served.outputs,
             group=settings.group_id,
             instance=settings.instance_name,
             slots=slots,
-            slots_mb=round(slots * row_bytes / 1e6, 1),
+            slots_mb=round(slots * served.state_bytes / 1e6, 1),
             checkpoints=settings.checkpoint_topic or str(settings.checkpoint.path),
         )
         from processor.model.machine import tensorflow_version
@@ -185,11 +217,11 @@ class Service:
         self._metrics.set(
             "model_info",
             1,
-            fingerprint=fingerprint[:8],
-            mode=mode,
-            features=shapes.features,
-            outputs=shapes.outputs,
-            state_bytes=row_bytes,
+            fingerprint=served.fingerprint,
+            mode=served.mode,
+            features=served.features,
+            outputs=served.outputs,
+            state_bytes=served.state_bytes,
         )
         self._metrics.set(
             "build_info",
