@@ -63,7 +63,7 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from processor.web.pages import status_pages
     from processor.web.server import serve
 
-    metrics = Metrics()
+    metrics = Metrics(with_process=True)
     service = Service(settings, metrics)
     with (
         status_pages(settings, metrics, service.probes, recent) as pages,

@@ -75,4 +75,5 @@ def _as_error(problems: Sequence[str]) -> ConfigurationError:
         "\n  - ".join([f"{count} in the settings:", *problems]),
         expected="the keys and values that docs/configuration.md and `slotstream run --help` list",
         do="correct them and start again",
+        see="the-settings-are-wrong",
     )

@@ -77,7 +77,7 @@ def describe(settings: Settings) -> Topics:
     present = {key: topic for key, topic in found.items() if topic is not None}
     source, checkpoint = present["input.topic"], present.get("checkpoint.topic")
     if checkpoint is not None and (problem := _unfit_for_checkpoints(checkpoint, source)):
-        raise ConfigurationError(problem[0], expected=EXPECTED_OF_CHECKPOINTS, do=problem[1])
+        raise ConfigurationError(problem[0], expected=EXPECTED_OF_CHECKPOINTS, do=problem[1], see="the-checkpoint-topic-does-not-fit")
     return Topics(cluster, source, present["output.topic"], present["dead_letter.topic"], checkpoint)
 
 
@@ -95,6 +95,7 @@ def _missing(settings: Settings, topics: str, expected: str) -> ConfigurationErr
         f"the broker at {_bootstrap(settings)} has no topic {topics}",
         expected=expected,
         do="create what is missing with `slotstream init`, or correct the names",
+        see="a-topic-is-missing",
     )
 
 
@@ -265,6 +266,7 @@ def _no_answer(settings: Settings, error: Exception, heard: Iterable[KafkaError]
         f"no broker answers at {_bootstrap(settings)} ({told[-1] if told else error.args[0].str()})",
         expected=f"an answer within {BROKER_TIMEOUT_S:.0f} s",
         do="start the broker, or correct bootstrap.servers and the security properties under kafka",
+        see="no-broker-answers",
     )
 
 
@@ -335,5 +337,8 @@ def _refused(found: str, error: KafkaException) -> SlotstreamError:
     if reason.code() in permissions.AUTHORIZATION:
         return permissions.refused(found, reason)
     return SlotstreamError(
-        f"{found} ({reason.name()}: {reason.str()})", expected="it to", do="mend what the broker names, or let an administrator do it"
+        f"{found} ({reason.name()}: {reason.str()})",
+        expected="it to",
+        do="mend what the broker names, or let an administrator do it",
+        see="the-broker-refuses",
     )

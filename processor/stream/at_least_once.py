@@ -95,4 +95,5 @@ class AtLeastOnce:
             f"{call} failed ({reason.name()}: {reason.str()})",
             expected="a broker that takes this client's records",
             do="look at the broker's log for the same time, and at the permissions on the topics",
+            see="the-broker-refuses",
         )

@@ -221,7 +221,10 @@ class Reader:
             raise permissions.refused(f"the broker does not let the group {self._group} read {self._topic} any more", error)
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART and self._topic_missing():
             raise ConfigurationError(
-                f"the topic {self._topic} is gone from the broker", expected="it to exist", do="create it again: slotstream init"
+                f"the topic {self._topic} is gone from the broker",
+                expected="it to exist",
+                do="create it again: slotstream init",
+                see="a-topic-is-missing",
             )
         _log.warning("the broker answered with an error; the client tries again", error=error.str(), partition=message.partition())
 
@@ -242,4 +245,5 @@ class Reader:
                 f"the Kafka client cannot go on ({error.name()}: {error.str()})",
                 expected="a broker that this client can work with",
                 do="look at the broker's log for the same time, then start again",
+                see="the-kafka-client-cannot-go-on",
             )

@@ -104,7 +104,9 @@ class History:
                 if reason.code() in permissions.AUTHORIZATION:
                     raise permissions.refused(found, reason) from error
                 if reason.fatal():
-                    raise SlotstreamError(f"{found} ({reason.str()})", expected="an answer", do="look at the broker's log") from error
+                    raise SlotstreamError(
+                        f"{found} ({reason.str()})", expected="an answer", do="look at the broker's log", see="the-broker-refuses"
+                    ) from error
                 if time.monotonic() - said_at_s > PATIENCE_S:
                     said_at_s = time.monotonic()
                     _log.warning("waiting for offsets", partition=self._partition.partition, error=reason.str())

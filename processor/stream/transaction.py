@@ -191,6 +191,7 @@ class Transaction:
             f"{call} failed ({reason.name()}: {reason.str()})",
             expected="a broker that takes transactions of this client",
             do="look at the broker's log for the same time, and at the permissions of the transactional id",
+            see="the-broker-refuses",
         )
 
     def _fenced_before(self) -> bool:
@@ -251,6 +252,7 @@ def try_transaction(settings: Settings) -> None:
             f"the broker takes no transaction ({reason.name()}: {reason.str()})",
             expected="transactions: the outputs and offsets are committed in them",
             do="look at the other lines, and at the broker's transaction.state.log settings",
+            see="the-broker-refuses",
         ) from error
     finally:
         producer.close()
