@@ -229,6 +229,12 @@ def _demo(_arguments: argparse.Namespace, rest: list[str]) -> int:
     return int(importlib.import_module("processor.sandbox.demo").main(rest))
 
 
+def _plant(_arguments: argparse.Namespace, rest: list[str]) -> int:
+    from processor.sandbox.plant import main as publish_plant
+
+    return publish_plant(rest)
+
+
 def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
     config = arguments.config or (Path(os.environ[ENV_CONFIG]) if os.environ.get(ENV_CONFIG) else None)
     SECRETS.keep(load_settings(config, rest, os.environ).secrets())
@@ -351,6 +357,8 @@ def _parser() -> argparse.ArgumentParser:
     pace.add_argument("--speed", type=_speed, metavar="60x", help="as many times as fast as the readings' timestamps")
     feed.add_argument("--from-line", type=_positive, metavar="N", help="begin at this line of the file", default=1)
     _command(commands, "demo", _demo, "a whole plant on this machine: Kafka, sensors, the service")
+    # Its options are its own, and so is their help.
+    _command(commands, "plant", _plant, "publish a simulated plant's readings to a topic, until stopped", add_help=False)
     _with_state(commands)
     verify = _with_settings(commands, "verify", _verify, "break instances of the service on a real Kafka and compare every output")
     verify.add_argument("--seed", type=int, metavar="N", help="of the readings and of what is broken (a random one)")
@@ -384,8 +392,9 @@ class _Parser(argparse.ArgumentParser):
         return super().format_help() + (f"\n{_settings_help()}" if self.get_default("has_settings") else "")
 
 
-def _command(commands: Any, name: str, function: Command, help_text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}.")
+def _command(commands: Any, name: str, function: Command, help_text: str, **options: Any) -> argparse.ArgumentParser:
+    description = f"{help_text[0].upper()}{help_text[1:]}."
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=description, **options)
     parser.set_defaults(command=function)
     return parser
 
