@@ -164,10 +164,11 @@ class Status:
         return Verdict("wait", "Catching up", f"{flow['lag_records']:,} records wait{left}.")
 
     def _state(self, rows: list[dict[str, Any]], numbers: Numbers) -> dict[str, Any]:
-        ages = [row["checkpoint_age_s"] for row in rows if row["checkpoint_age_s"] is not None and row["state"] != "restoring"]
-        written = numbers.value("checkpoint_seconds_count")
+        ages = [row["checkpoint_age_s"] for row in rows if row["checkpoint_age_s"] is not None]
+        written, interval_s = numbers.value("checkpoint_seconds_count"), self._settings.checkpoint.interval
         return {
-            "interval_s": self._settings.checkpoint.interval,
+            "interval_s": interval_s,
+            "late_s": LATE_INTERVALS * interval_s,
             "oldest_s": max(ages, default=None),
             "replay_records": sum(row["replay_records"] or 0 for row in rows) if ages else None,
             "written": int(written),
@@ -186,7 +187,7 @@ def _partition(partition: Partition, numbers: Numbers) -> dict[str, Any]:
         "partition": partition.number,
         "state": "catching up" if live and not partition.caught_up else partition.state.value,
         "lag_records": numbers.known("lag_records", label),
-        "checkpoint_age_s": numbers.known("checkpoint_age_seconds", label),
+        "checkpoint_age_s": numbers.known("checkpoint_age_seconds", label) if live else None,
         "restore_records_left": numbers.known("restore_records_left", label),
         "committed": partition.committed.position if live else None,
         "replay_records": max(0, partition.committed.position - begun_at) if live and begun_at is not None else None,
@@ -340,7 +341,8 @@ def _pace(rows: list[dict[str, Any]], flow: dict[str, Any]) -> Verdict:
     if not answered:
         if not lag:
             return Verdict("good", "Idle", "No reading arrives, and none waits.")
-        return Verdict("bad", "Stalled", f"{_count(lag, 'record')} {'waits' if lag == 1 else 'wait'}, and none was answered in the last {NOW_S:.0f} s.")
+        wait = "1 record waits" if lag == 1 else f"{lag:,} records wait"
+        return Verdict("bad", "Stalled", f"{wait}, and none was answered in the last {NOW_S:.0f} s.")
     behind = f"{_count(lag, 'record')} behind, {duration(flow['lag_s'])} of work"
     if flow["lag_s"] <= IN_TIME_S:
         p99_s = flow["latency_p99_s"]
@@ -369,7 +371,7 @@ def _safe(state: dict[str, Any]) -> Verdict:
     if oldest is None:
         return Verdict("wait", "Not yet", "No partition is live.")
     replay = f"a restart replays {_count(state['replay_records'], 'record')}"
-    if oldest <= LATE_INTERVALS * interval:
+    if oldest <= state["late_s"]:
         return Verdict("good", "Safe", f"The oldest checkpoint is {duration(oldest)} old; {replay}.")
     overdue = oldest > OVERDUE_INTERVALS * interval
     told = f"A partition's checkpoint is {duration(oldest)} old, and one is due every {duration(interval)}; {replay}."
