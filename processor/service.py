@@ -29,7 +29,7 @@ from processor.codec.encode import Encoder, output_bytes_max
 from processor.codec.float32_records import Float32Format
 from processor.codec.json_records import JsonFormat
 from processor.engine import Engine, Shapes, Stepper
-from processor.errors import ConfigurationError, Fenced
+from processor.errors import ConfigurationError, Fenced, NotPermitted
 from processor.figures import Figures
 from processor.instance_lock import InstanceLock
 from processor.metrics import Metrics
@@ -116,7 +116,10 @@ class Service:
     def run(self) -> int:
         """Runs until stopped; returns the exit code. Raises SlotstreamError for whatever ends it otherwise."""
         self._catch_signals()
-        worker, lock = self._build()
+        try:
+            worker, lock = self._build()
+        except NotPermitted as refused:
+            raise admin.what_is_missing(self._settings, refused) from refused
         self._joined = True
         try:
             while not self._stopping:
@@ -126,6 +129,9 @@ class Service:
         except Fenced:
             worker.abandon(leave=False)  # the name is another process's now
             raise
+        except NotPermitted as refused:
+            worker.abandon(leave=self._settings.leave_on_stop)
+            raise admin.what_is_missing(self._settings, refused) from refused
         except BaseException:
             worker.abandon(leave=self._settings.leave_on_stop)
             raise
@@ -155,6 +161,8 @@ class Service:
         store, writer = _checkpoints(folder, settings, topics, shapes)
         slots = slots_of(settings, shapes)
         fingerprint = fingerprint_of(settings, model)
+        self._metrics.set("input_partitions", topics.input.partitions)
+        self._metrics.set("checkpoint_interval_seconds", settings.checkpoint.interval)
         served = Served(
             fingerprint[:8], model.mode, model.why, shapes.features, shapes.outputs, shapes.window, state_bytes=4 * shapes.row_width
         )
@@ -288,6 +296,7 @@ def open_folder(settings: Settings) -> Directory:
             f"checkpoints cannot be written below {checkpoint.path} ({error.strerror})",
             expected="a folder with room that this process may write to (checkpoint.path)",
             do="create it, make room, or correct its owner",
+            see="the-checkpoint-folder-cannot-be-written",
         ) from error
     return store
 
@@ -307,6 +316,7 @@ def _check_columns(model: "ServableModel", settings: Settings) -> None:
                 f"{key} is for {found}, and the model has {expected[-1]} {of}",
                 expected=f"one for each of the model's {of}" + (", or one number for all" if len(expected) > 1 else ""),
                 do=f"correct {key}, or model.path",
+                see="settings-and-model-do-not-fit",
             )
 
 
@@ -320,6 +330,7 @@ def _residual(settings: Settings, features: int, outputs: int, steps: int | None
             f"output.residual is set, and a prediction is a list of {steps} steps (model.output: all)",
             expected="a prediction of one step, to compare the next reading with",
             do="set model.output to last, or output.residual to false",
+            see="settings-and-model-do-not-fit",
         )
     if wanted is True:
         found: tuple[int, ...] = tuple(range(features))
@@ -332,15 +343,22 @@ def _residual(settings: Settings, features: int, outputs: int, steps: int | None
                 f"output.residual names {', '.join(map(str, unknown))}, which is no feature",
                 expected=f"{known}numbers from 0 to {features - 1}",
                 do="correct output.residual, or name the features in input.features",
+                see="settings-and-model-do-not-fit",
             )
         found = tuple(names.index(w) if isinstance(w, str) else w for w in wanted)
         if len(set(found)) < len(found):
-            raise ConfigurationError("output.residual names a feature twice", expected="each once", do="correct output.residual")
+            raise ConfigurationError(
+                "output.residual names a feature twice",
+                expected="each once",
+                do="correct output.residual",
+                see="settings-and-model-do-not-fit",
+            )
     if len(found) != outputs:
         raise ConfigurationError(
             f"output.residual is for {len(found)} features, and the model gives {outputs} outputs",
             expected="as many: each output is the forecast of a feature",
             do="list the features that the outputs forecast, in their order (output.residual: [0, 3]), or set it to false",
+            see="settings-and-model-do-not-fit",
         )
     return found
 
@@ -353,6 +371,7 @@ def check_sizes(settings: Settings, topics: admin.Topics, shapes: Shapes, *, per
             f"an output may take {largest:,} bytes, and {topics.output.name} takes records up to {topics.output.bytes_max:,}",
             expected="a topic that takes the largest output",
             do="raise its max.message.bytes, or lower input.record_steps_max",
+            see="a-topic-takes-too-small-records",
         )
     row = row_bytes_max(shapes.row_width, KEY_BYTES_MAX)
     if topics.checkpoint is not None and row > topics.checkpoint.bytes_max:
@@ -360,6 +379,7 @@ def check_sizes(settings: Settings, topics: admin.Topics, shapes: Shapes, *, per
             f"a sensor's row may take {row:,} bytes, and {topics.checkpoint.name} takes records up to {topics.checkpoint.bytes_max:,}",
             expected="a topic that takes the largest row",
             do="raise its max.message.bytes, or keep checkpoints in a folder (checkpoint.store: directory)",
+            see="a-topic-takes-too-small-records",
         )
 
 

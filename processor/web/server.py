@@ -71,6 +71,7 @@ def serve(host: str, port: int, metrics: Metrics, probes: Probes, pages: Pages =
             f"cannot serve metrics and health on {host}:{port} ({reason})",
             expected="a local address and a port that nothing else uses",
             do="set http.host and http.port, or stop what uses it; http.port 0 takes a free port",
+            see="the-address-cannot-be-had",
         ) from None
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="web", daemon=True)
     thread.start()
