@@ -217,8 +217,9 @@ def test_the_last_messages_are_told(watched: Watched) -> None:
 
 
 def test_nothing_of_kafkas_settings_is_told_and_of_the_model_no_path() -> None:
-    options = ["--kafka", "sasl.password=swordfish", "--kafka", "sasl.username=admiral", "--kafka", "bootstrap.servers=broker:9092"]
-    watched = Watched(load_settings(None, [*options, "--model.path=/secret/folder/model.keras", "--checkpoint.store=directory"], {}))
+    secrets = {"SLOTSTREAM_KAFKA__SASL_PASSWORD": "swordfish", "SLOTSTREAM_KAFKA__SASL_USERNAME": "admiral"}
+    options = ["--kafka", "bootstrap.servers=broker:9092", "--model.path=/secret/folder/model.keras", "--checkpoint.store=directory"]
+    watched = Watched(load_settings(None, options, secrets))
     told = watched.status.json().decode()
     assert [word for word in ("swordfish", "admiral", "broker:9092", "/secret", "checkpoints/") if word in told] == []
     assert '"model.keras"' in told

@@ -404,7 +404,7 @@ def test_pictures(
     scheme: str,
     height: int | None,
 ) -> None:
-    """Of the service as it runs here; `make page-pictures` puts them into docs/images."""
+    """Of the service as it runs here; `make test-page PICTURES=docs/images` puts them where the documentation shows them."""
     folder = request.config.getoption("--pictures") or tmp_path
     wanted_s = PICTURE_HISTORY_S if request.config.getoption("--pictures") else 10
     browser.show(service.page, width, scheme)
