@@ -21,12 +21,11 @@ from processor.logs import Recent
 from processor.metrics import STAGES, Metrics
 from processor.settings import Settings
 from processor.stream.assignment import Partition
-from processor.web.history import BOUNDS, EVERY_S, History, Numbers, Sample, before, quantile, rate
+from processor.web.history import BOUNDS, EVERY_S, NOW_S, History, Numbers, Sample, before, quantile, rate
 
 if TYPE_CHECKING:
     from processor.service import Served
 
-NOW_S = 10.0  # what "now" is an average over
 TREND_S = 60.0
 IN_TIME_S = 2.0  # so much work waiting is no lag: a commit is due ten times a second, and a poll takes its time
 SAME_S = 1.0  # asked more often than this, the answer is the one before
@@ -223,7 +222,6 @@ def _replayed_per_s(samples: list[Sample]) -> float | None:
 def _flow(samples: list[Sample]) -> dict[str, Any]:
     last, now = samples[-1], before(samples, NOW_S)
     answered_per_s, grows_per_s = _answered_per_s(now, last), _grows_per_s(samples)
-    counts, bounds = last.latency - now.latency, BOUNDS["end_to_end_seconds"]
     return {
         "readings_per_second": rate(now, last, "readings"),
         "predictions_per_second": rate(now, last, "predictions"),
@@ -232,9 +230,8 @@ def _flow(samples: list[Sample]) -> dict[str, Any]:
         "lag_s": last.lag / answered_per_s if last.lagging and answered_per_s else None,
         "lag_grows_per_second": grows_per_s,
         "caught_up_in_s": last.lag / -grows_per_s if grows_per_s is not None and grows_per_s < 0 else None,
-        "latency_p50_s": quantile(counts, bounds, 0.50),
-        "latency_p99_s": quantile(counts, bounds, 0.99),
-        "latency_over_s": last.at_s - now.at_s,
+        "latency_p50_s": last.latency_p50_s,
+        "latency_p99_s": last.latency_p99_s,
     }
 
 
@@ -303,19 +300,16 @@ def _dead_letters(samples: list[Sample], numbers: Numbers) -> list[dict[str, Any
 
 
 def _history(samples: list[Sample]) -> dict[str, list[float | None]]:
-    """A point a sample but for the first: a rate needs two. Latencies are those of the NOW_S before it."""
-    behind, bounds = round(NOW_S / EVERY_S), BOUNDS["end_to_end_seconds"]
+    """A point a sample but for the first: a rate needs two."""
     points: dict[str, list[float | None]] = {
         key: [] for key in ("at", "readings_per_second", "lag_records", "latency_p50_s", "latency_p99_s")
     }
-    for i in range(1, len(samples)):
-        sample = samples[i]
-        counts = sample.latency - samples[max(0, i - behind)].latency
+    for earlier, sample in pairwise(samples):
         points["at"].append(round(sample.unix_s, 1))
-        points["readings_per_second"].append(_rounded(rate(samples[i - 1], sample, "readings"), 1))
+        points["readings_per_second"].append(_rounded(rate(earlier, sample, "readings"), 1))
         points["lag_records"].append(sample.lag if sample.lagging else None)
-        points["latency_p50_s"].append(_rounded(quantile(counts, bounds, 0.50), 4))
-        points["latency_p99_s"].append(_rounded(quantile(counts, bounds, 0.99), 4))
+        points["latency_p50_s"].append(_rounded(sample.latency_p50_s, 4))
+        points["latency_p99_s"].append(_rounded(sample.latency_p99_s, 4))
     return points
 
 
