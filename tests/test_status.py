@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from datetime import datetime
 
 import numpy as np
 import orjson
@@ -138,6 +139,18 @@ def test_nothing_to_do_is_idle_and_nothing_done_is_stalled(watched: Watched) -> 
     watched.metrics.set("lag_records", 1, partition=0)
     watched.go_on(1)
     assert watched.verdict("pace") == ("bad", "Stalled", "1 record waits, and none was answered in the last 10 s.")
+
+
+def test_nothing_to_do_is_not_taken_for_good_while_the_kafka_client_fails(watched: Watched) -> None:
+    watched.own(1)
+    watched.go_on(10)
+    watched.recent.handle(logging.LogRecord("librdkafka", logging.ERROR, "", 0, "all brokers are down", (), None))
+    told_s = datetime.fromisoformat(watched.recent.messages()[0]["timestamp"]).timestamp()
+    watched.status._unix_s = lambda: told_s + 12
+    assert watched.verdict("pace")[:2] == ("warn", "Cut off?")
+    assert "an error 12 s ago" in watched.verdict("pace")[2]
+    watched.status._unix_s = lambda: told_s + 31
+    assert watched.verdict("pace")[:2] == ("good", "Idle")
 
 
 # Where does the time go, and is the state safe?

@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from importlib.metadata import version
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import orjson
 
-from processor.logs import Recent
+from processor.logs import LIBRDKAFKA, Recent
 from processor.metrics import STAGES, Metrics
 from processor.settings import Settings
 from processor.stream.assignment import Partition
@@ -32,6 +33,7 @@ SAME_S = 1.0  # asked more often than this, the answer is the one before
 LATE_INTERVALS = 3
 OVERDUE_INTERVALS = 10
 BUSY_RATIO = 0.9
+TROUBLE_S = 30.0  # the client repeats what lasts every 10 s (logs.REPEAT_S)
 THRASH_RATIO = 0.1
 
 
@@ -103,7 +105,7 @@ class Status:
             "refresh_s": EVERY_S,
             "verdicts": {
                 "ready": asdict(self._ready(rows, restore, flow)),
-                "pace": asdict(_pace(rows, flow)),
+                "pace": asdict(_pace(rows, flow, self._client_failed_s())),
                 "time": asdict(_spent(time_spent)),
                 "state": asdict(_safe(state)),
             },
@@ -122,6 +124,12 @@ class Status:
             "messages": self._recent.messages(),
             "history": _history(samples),
         }
+
+    def _client_failed_s(self) -> float | None:
+        """How long ago the Kafka client told of an error; None if it has not lately."""
+        told = (m["timestamp"] for m in self._recent.messages() if m.get("logger") == LIBRDKAFKA and m["level"] != "warning")
+        ago_s = self._unix_s() - datetime.fromisoformat(newest).timestamp() if (newest := next(told, None)) else None
+        return ago_s if ago_s is not None and ago_s < TROUBLE_S else None
 
     def _service(self, now_s: float) -> dict[str, Any]:
         settings = self._settings
@@ -328,11 +336,15 @@ def _restoring(restore: dict[str, Any], owned: int) -> str:
     return f"{told}: {restore['records_left']:,} records to replay{left}."
 
 
-def _pace(rows: list[dict[str, Any]], flow: dict[str, Any]) -> Verdict:
+def _pace(rows: list[dict[str, Any]], flow: dict[str, Any], client_failed_s: float | None) -> Verdict:
     lag, answered, grows = flow["lag_records"], flow["answered_per_second"], flow["lag_grows_per_second"]
     if not rows or lag is None or answered is None:
         return Verdict("wait", "Not yet", "No partition is live.")
     if not answered:
+        if not lag and client_failed_s is not None:
+            # Without a broker nothing arrives, and how much waits is not known.
+            told = f"No reading arrives, and the Kafka client told of an error {duration(client_failed_s)} ago: see the last errors."
+            return Verdict("warn", "Cut off?", told)
         if not lag:
             return Verdict("good", "Idle", "No reading arrives, and none waits.")
         wait = "1 record waits" if lag == 1 else f"{lag:,} records wait"

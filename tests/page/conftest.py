@@ -31,21 +31,18 @@ def topics(kafka: EmbeddedKafka) -> Topics:
 
 
 @pytest.fixture(scope="module")
-def plant(topics: Topics, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """500 machines report, 400 readings a second together."""
-    command = [sys.executable, "-m", "processor.sandbox.plant", "--bootstrap", topics.bootstrap, "--topic", topics.input, "--rate", "400"]
-    running = process.spawn(command, tmp_path_factory.mktemp("plant") / "plant.log")
-    yield
-    process.kill(running)
-
-
-@pytest.fixture(scope="module")
-def service(topics: Topics, plant: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """On a port that it keeps when it is started again, as the page would find it."""
+def service(topics: Topics, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """On a port that it keeps when it is started again, as the page would find it. Once it is ready, 500 machines report to it, 400
+    readings a second together."""
     port = free_port()
     options = [f"--http.port={port}", "--checkpoint.interval=5s", "--slots=1024", "--output.residual=true", "--dead_letter.max_ratio=1"]
     service = Service(topics, MODEL, tmp_path_factory.mktemp("service"), *options, instance="plant-1")
     service.page = f"http://127.0.0.1:{port}/"
+    plant = ["processor.sandbox.plant", "--bootstrap", topics.bootstrap, "--topic", topics.input, "--rate", "400"]
     with service:
         service.wait_ready(180)
-        yield service
+        running = process.spawn([sys.executable, "-m", *plant], tmp_path_factory.mktemp("plant") / "plant.log")
+        try:
+            yield service
+        finally:
+            process.kill(running)

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import signal
 import threading
 import time
 import urllib.request
@@ -22,6 +23,7 @@ from selenium.webdriver.common.keys import Keys
 from watched import Watched
 
 from processor.metrics import Metrics
+from processor.sandbox.kafka import EmbeddedKafka
 from processor.stream.assignment import State
 from processor.web.pages import Page, page_files
 from processor.web.server import serve
@@ -70,7 +72,7 @@ def test_a_service_that_works_is_told_in_one_look(browser, service: Service, wid
     assert [row[0] for row in browser.rows("t-partitions")] == ["0", "1", "2", "3"]
     assert {row[1] for row in browser.rows("t-partitions")} == {"live"}
     assert [row[0].split()[0] for row in browser.rows("t-time")][:3] == ["consume", "decode", "apply"]
-    assert browser.pairs("d-slots")["Slots used"] == "500 of 1,024"
+    browser.wait(lambda: browser.pairs("d-slots")["Slots used"] == "500 of 1,024", "all machines in slots")
     assert number(browser.pairs("d-group")["Committed"]) > 0
     told = browser.pairs("d-model")
     assert (told["File"], told["Mode"], told["Features"], told["Outputs"]) == ("demo.keras", "carried", "4", "4")
@@ -217,6 +219,29 @@ def test_a_service_that_is_gone_is_told_and_its_return_too(browser, service: Ser
     browser.wait(lambda: "Ready" in browser.text("v-ready"), "ready again", 180)
     assert browser["announce"].get_property("textContent") == "Ready. All 4 partitions are restored and caught up."
     assert [m for m in browser.messages() if "net::ERR" not in m] == []
+
+
+def test_a_service_that_hangs_is_told_and_its_waking_too(browser, service: Service) -> None:
+    browser.show(service.page)
+    service.process.send_signal(signal.SIGSTOP)
+    try:
+        browser.wait(lambda: browser.text("gone").startswith("Not answering since"), "that it does not answer")
+    finally:
+        service.process.send_signal(signal.SIGCONT)
+    browser.wait(lambda: not browser["gone"].is_displayed(), "the service again")
+
+
+def test_a_broker_that_is_gone_is_told_and_its_return_too(browser, service: Service, kafka: EmbeddedKafka) -> None:
+    browser.show(service.page)
+    browser.wait(lambda: "Keeping up" in browser.text("v-pace"), "that it keeps up", 120)
+    kafka.kill()
+    try:
+        browser.wait(lambda: re.search("Stalled|Cut off", browser.text("v-pace")), "that nothing is answered")
+        browser.wait(lambda: "librdkafka" in browser.text("l-messages"), "what the client tells")
+    finally:
+        kafka.start()
+    browser.wait(lambda: re.search("Ready", browser.text("v-ready")), "ready again", 180)
+    browser.wait(lambda: "Keeping up" in browser.text("v-pace"), "that it keeps up again", 180)
 
 
 # With hands and ears.
@@ -428,5 +453,5 @@ def test_pictures(
     assert len(picture.getcolors(1 << 24)) > 50
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"page-{width}-{scheme}.png"
-    picture.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     assert path.stat().st_size < PICTURE_BYTES_MAX

@@ -47,7 +47,7 @@ export function duration(seconds) {
 
 // For the axis of a plot over decades.
 export function decade(seconds) {
-  return seconds < 1 ? `${short(seconds * 1000)} ms` : `${short(seconds)} s`;
+  return seconds < 1 ? `${count(seconds * 1000)} ms` : `${count(seconds)} s`;
 }
 
 export function bytes(value) {
