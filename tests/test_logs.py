@@ -181,7 +181,7 @@ def test_no_more_are_kept_than_are_shown_and_none_is_long() -> None:
 def test_of_a_traceback_what_it_was_is_kept_and_no_variable() -> None:
     configured("debug", "console", Terminal())
     recent = logs.keep_recent()
-    password = "swordfish"  # noqa: S105 (it must not be found)
+    password = "swordfish"
     try:
         raise ValueError(f"no broker for {len(password)}")
     except ValueError:

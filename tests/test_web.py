@@ -92,7 +92,8 @@ def test_a_browser_gets_the_page_and_what_it_names(address: Address) -> None:
     status, body, headers = ask(address, "/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     named = re.findall(r'(?:src|href)="((?!#)[^"]+)"', body)
-    imported = [f"page/{name}" for path in PAGES if path.endswith(".js") for name in re.findall(r'from "\./([^"]+)"', ask(address, path)[1])]
+    scripts = [ask(address, path)[1] for path in PAGES if path.endswith(".js")]
+    imported = [f"page/{name}" for script in scripts for name in re.findall(r'from "\./([^"]+)"', script)]
     assert {"page/page.css", "page/page.js", "page/icon.svg", "page/plot.js"} <= {*named, *imported}
     assert [path for path in (*named, *imported) if ask(address, f"/{path}")[0] == 404] == []
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", "".join(ask(address, path)[1] for path in PAGES))
