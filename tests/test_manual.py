@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import promql
 import yaml
 
 from processor.errors import MANUAL, ConfigurationError, Fenced, SlotstreamError, Stopped
@@ -74,3 +75,10 @@ def test_a_message_ends_with_its_section() -> None:
     assert str(SlotstreamError("a", expected="b", do="c")) == "a. Expected: b. To do: c."
     assert str(ConfigurationError("a", expected="b", do="c", see="d")) == f"a. Expected: b. To do: c. See: {MANUAL}#d"
     assert str(Fenced("a", expected="b", do="c")).endswith(f" See: {MANUAL}#another-process-has-the-name")
+
+
+def test_the_manuals_queries_ask_only_for_what_the_service_tells() -> None:
+    page = (ROOT / MANUAL).read_text(encoding="utf-8")
+    queries = [line for block in re.findall(r"^```promql\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
+    assert len(queries) > 5
+    assert [problem for query in queries for problem in promql.unknown(query, {})] == []
