@@ -16,12 +16,16 @@ import os
 import secrets
 import sys
 import textwrap
+import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.logs import SECRETS
 from processor.settings import ENV_CONFIG, Settings, config_file, keys, load_settings
 
 if TYPE_CHECKING:
@@ -39,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Command = arguments.command
         return command(arguments, options + rest)
     except SlotstreamError as error:
-        sys.stderr.write(f"slotstream: {error}\n")
+        sys.stderr.write(f"slotstream: {SECRETS.hide(str(error))}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -79,7 +83,7 @@ def _check(arguments: argparse.Namespace, rest: list[str]) -> int:
     findings = check(settings)
     table = Table("", "what", "found", "to do")
     for finding in findings:
-        table.add_row("ok" if finding.good else "BAD", finding.what, finding.found, finding.do)
+        table.add_row("ok" if finding.good else "BAD", finding.what, SECRETS.hide(finding.found), SECRETS.hide(finding.do))
     # What was found is printed as it is: [x] in a broker's answer is no style. A file is not as narrow as a terminal.
     Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 200).print(table)
     return 0 if all(finding.good for finding in findings) else 1
@@ -225,9 +229,15 @@ def _demo(_arguments: argparse.Namespace, rest: list[str]) -> int:
     return int(importlib.import_module("processor.sandbox.demo").main(rest))
 
 
+def _plant(_arguments: argparse.Namespace, rest: list[str]) -> int:
+    from processor.sandbox.plant import main as publish_plant
+
+    return publish_plant(rest)
+
+
 def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
     config = arguments.config or (Path(os.environ[ENV_CONFIG]) if os.environ.get(ENV_CONFIG) else None)
-    load_settings(config, rest, os.environ)
+    SECRETS.keep(load_settings(config, rest, os.environ).secrets())
     _quiet_clients()
     from processor.tools.verify.run import Options, main
 
@@ -310,7 +320,15 @@ def _settings_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _settings(arguments: argparse.Namespace, rest: list[str]) -> Settings:
-    return load_settings(config_file(arguments.config, os.environ), rest, os.environ)
+    settings = load_settings(config_file(arguments.config, os.environ), rest, os.environ)
+    SECRETS.keep(settings.secrets())
+    sys.excepthook, threading.excepthook = _uncaught, lambda failed: _uncaught(failed.exc_type, failed.exc_value, failed.exc_traceback)
+    return settings
+
+
+def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """A bug's traceback, without what a library may have quoted in it."""
+    sys.stderr.write(SECRETS.hide("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _expect_nothing(rest: list[str]) -> None:
@@ -339,6 +357,8 @@ def _parser() -> argparse.ArgumentParser:
     pace.add_argument("--speed", type=_speed, metavar="60x", help="as many times as fast as the readings' timestamps")
     feed.add_argument("--from-line", type=_positive, metavar="N", help="begin at this line of the file", default=1)
     _command(commands, "demo", _demo, "a whole plant on this machine: Kafka, sensors, the service")
+    # Its options are its own, and so is their help.
+    _command(commands, "plant", _plant, "publish a simulated plant's readings to a topic, until stopped", add_help=False)
     _with_state(commands)
     verify = _with_settings(commands, "verify", _verify, "break instances of the service on a real Kafka and compare every output")
     verify.add_argument("--seed", type=int, metavar="N", help="of the readings and of what is broken (a random one)")
@@ -372,8 +392,9 @@ class _Parser(argparse.ArgumentParser):
         return super().format_help() + (f"\n{_settings_help()}" if self.get_default("has_settings") else "")
 
 
-def _command(commands: Any, name: str, function: Command, help_text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}.")
+def _command(commands: Any, name: str, function: Command, help_text: str, **options: Any) -> argparse.ArgumentParser:
+    description = f"{help_text[0].upper()}{help_text[1:]}."
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=description, **options)
     parser.set_defaults(command=function)
     return parser
 

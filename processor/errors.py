@@ -3,8 +3,9 @@
 Every message says what was found, what was expected and what to do; one that ends the service also names its section in MANUAL.
 
     SlotstreamError              exit 1: failed, a restart may help (no broker, a broken disk)
-    +-- ConfigurationError       exit 2: settings, topics or command line are wrong
+    +-- ConfigurationError       exit 2: settings, topics, permissions or command line are wrong
     |   +-- ModelRefused         the model file cannot be served, and why
+    |   +-- NotPermitted         the broker does not permit what the service does
     +-- Stopped                  exit 3: stopped on purpose, a restart will not help
         +-- Fenced               another process has this instance's name
         +-- DeadLetterLimit      too many records are bad: a wrong deployment, not bad data
@@ -36,6 +37,10 @@ class ConfigurationError(SlotstreamError):
 
 class ModelRefused(ConfigurationError):
     see = "the-model-is-refused"
+
+
+class NotPermitted(ConfigurationError):
+    see = "the-broker-refuses"
 
 
 class Stopped(SlotstreamError):

@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -23,8 +23,42 @@ from structlog.typing import Processor
 
 LIBRDKAFKA = "librdkafka"
 REPEAT_S = 10.0
+HIDDEN = "(hidden)"
+HIDDEN_CHARACTERS_MIN = 4  # what is shorter is found in every other word
 RECENT_MAX = 30
 RECENT_TEXT_MAX = 1000
+
+
+class Secrets:
+    """What no line may hold, whoever wrote it: libraries quote what they were given, tracebacks too."""
+
+    def __init__(self) -> None:
+        self._pattern: re.Pattern[str] | None = None
+
+    def keep(self, values: Iterable[str]) -> None:
+        """These, in place of earlier ones: whole, each of their lines and words, and as JSON and Python write them."""
+        pieces = set[str]()
+        for value in values:
+            lines = [line for line in value.splitlines() if not line.startswith("-----")]  # a key's first and last are no secret
+            pieces |= {value, *(piece for line in lines for piece in (line, *line.split()))}
+        pieces = {piece for piece in pieces if len(piece) >= HIDDEN_CHARACTERS_MIN}
+        forms = {form for piece in pieces for form in (piece, json.dumps(piece)[1:-1], repr(piece)[1:-1])}
+        longest_first = sorted(forms, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
+
+    def hide(self, text: str) -> str:
+        return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
+
+    def hide_within(self, value: Any) -> Any:
+        """Of a message's figure: text, or whatever holds some."""
+        if isinstance(value, dict):
+            return {key: self.hide_within(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.hide_within(inner) for inner in value]
+        return value if value is None or isinstance(value, bool | int | float) else self.hide(str(value))
+
+
+SECRETS = Secrets()  # of the process, as logging is: every message of whatever thread passes it
 
 
 def configure(level: str, format: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:  # noqa: A002
@@ -96,13 +130,18 @@ def _first_steps() -> list[Processor]:
 def _last_steps(*, as_console: bool, colors: bool) -> list[Processor]:
     if as_console:
         # The default traceback prints local variables: among them are a client's properties, secrets in clear.
-        return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
-    return [structlog.processors.format_exc_info, _reading_order, structlog.processors.JSONRenderer(default=str)]
+        console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+        return [lambda logger, method, event: SECRETS.hide(console(logger, method, event))]
+    return [structlog.processors.format_exc_info, _reading_order, _without_secrets, structlog.processors.JSONRenderer(default=str)]
 
 
 def _reading_order(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
     return {**first, **event}
+
+
+def _without_secrets(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {key: SECRETS.hide_within(value) for key, value in event.items()}
 
 
 def _formatter(last: list[Processor]) -> structlog.stdlib.ProcessorFormatter:

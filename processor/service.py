@@ -29,7 +29,7 @@ from processor.codec.encode import Encoder, output_bytes_max
 from processor.codec.float32_records import Float32Format
 from processor.codec.json_records import JsonFormat
 from processor.engine import Engine, Shapes, Stepper
-from processor.errors import ConfigurationError, Fenced
+from processor.errors import ConfigurationError, Fenced, NotPermitted
 from processor.figures import Figures
 from processor.instance_lock import InstanceLock
 from processor.metrics import Metrics
@@ -116,7 +116,10 @@ class Service:
     def run(self) -> int:
         """Runs until stopped; returns the exit code. Raises SlotstreamError for whatever ends it otherwise."""
         self._catch_signals()
-        worker, lock = self._build()
+        try:
+            worker, lock = self._build()
+        except NotPermitted as refused:
+            raise admin.what_is_missing(self._settings, refused) from refused
         self._joined = True
         try:
             while not self._stopping:
@@ -126,6 +129,9 @@ class Service:
         except Fenced:
             worker.abandon(leave=False)  # the name is another process's now
             raise
+        except NotPermitted as refused:
+            worker.abandon(leave=self._settings.leave_on_stop)
+            raise admin.what_is_missing(self._settings, refused) from refused
         except BaseException:
             worker.abandon(leave=self._settings.leave_on_stop)
             raise

@@ -3,7 +3,7 @@
 Responsible for readings and for the truth about the faults in them; as a process, for publishing them to a topic.
 Not for finding faults: nothing here knows a model. The same seed gives the same plant, readings and faults.
 
-    python -m processor.sandbox.plant --bootstrap HOST:PORT --topic readings --rate 2000
+    slotstream plant --bootstrap HOST:PORT --topic readings --rate 2000
 
 **What is published** is standardised: each value is the distance from the machine's operating point in units of its usual spread,
 so that a healthy plant has about zero mean and unit variance, as the model expects it. `Plant.engineering` gives the same values in
@@ -285,7 +285,7 @@ def publish(plant: Plant, publisher: Publisher, rate: float, seconds: float | No
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m processor.sandbox.plant", description="Publishes a simulated plant's readings.")
+    parser = argparse.ArgumentParser(prog="slotstream plant", description="Publishes a simulated plant's readings.")
     parser.add_argument("--bootstrap", required=True, help="HOST:PORT of a Kafka broker")
     parser.add_argument("--topic", default="readings")
     parser.add_argument("--rate", type=float, default=2000, help="readings a second, all sensors together")

@@ -30,7 +30,7 @@ KAFKA_REFUSED: Mapping[str, str] = {
     "metadata.broker.list": "set bootstrap.servers under kafka, the same thing by its usual name",
 }
 
-_SECRET_KEY = re.compile(r"passw|passphrase|secret|token|credential|jaas|key\.pem|oauthbearer\.config", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"passw|passphrase|secret|token(?!\.endpoint\.url)|credential|jaas|key\.pem|oauthbearer\.config", re.IGNORECASE)
 
 
 def kafka_key(key: str) -> str:
@@ -50,7 +50,7 @@ def kafka_value(key: str, value: Any) -> str | SecretStr:
     if isinstance(value, SecretStr):
         return value
     if isinstance(value, Mapping) and set(value) == {"file"} and isinstance(value["file"], str):
-        return SecretStr(_secret_file(value["file"]))
+        return _secret_file(value["file"])
     if isinstance(value, bool):
         value = str(value).lower()
     if not isinstance(value, str | int | float) or "\0" in str(value):
@@ -58,9 +58,20 @@ def kafka_value(key: str, value: Any) -> str | SecretStr:
     return SecretStr(str(value)) if is_secret(key) else str(value)
 
 
-def _secret_file(path: str) -> str:
+class FileSecret(SecretStr):
+    """A secret and the file that it came from."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r"))
+        self.path = path
+
+
+def _secret_file(path: str) -> FileSecret:
     try:
-        return Path(path).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+        secret = FileSecret(Path(path))
     except (OSError, ValueError) as error:
         reason = reason_of(error)
         raise PydanticCustomError("expected", "expected a readable file ({reason})", {"reason": reason}) from None
+    if not secret.get_secret_value():
+        raise PydanticCustomError("expected", "expected a file with the value in it (it is empty)")
+    return secret

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, V
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from processor.settings.kafka import BOOTSTRAP_DEFAULT, kafka_key, kafka_value
+from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
 from processor.settings.values import (
     Scale,
     choice,
@@ -316,6 +316,14 @@ class Settings(BaseSettings):
     def kafka_config(self) -> dict[str, str]:
         """The properties for librdkafka, secrets in clear: for a client's constructor, never for a log."""
         return {key: value.get_secret_value() if isinstance(value, SecretStr) else value for key, value in self.kafka.items()}
+
+    def secrets(self) -> list[str]:
+        """Every value that nothing may print."""
+        return [value.get_secret_value() for value in self.kafka.values() if isinstance(value, SecretStr)]
+
+    def secret_files(self) -> dict[str, Path]:
+        """The properties whose value came from a file, and that file."""
+        return {key: value.path for key, value in self.kafka.items() if isinstance(value, FileSecret)}
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide what a prediction is: JSON-able, in a fixed order, part of the fingerprint."""

@@ -13,16 +13,17 @@ from typing import Any
 
 import yaml
 
-from processor.settings.kafka import kafka_key
+from processor.settings.kafka import is_secret, kafka_key
 from processor.settings.keys import keys, sections
 from processor.settings.values import reason_of
 
 ENV_PREFIX = "SLOTSTREAM_"
 ENV_CONFIG = "SLOTSTREAM_CONFIG"
+NOT_HERE = "expected {file: PATH} as its value, or the secret in the environment or in the YAML file"
 
 # A Kubernetes Service named slotstream puts these into every pod beside it: they are addresses, not settings.
 _SERVICE_LINK = re.compile(r"SLOTSTREAM_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
-_FILE_TEXT = re.compile(r"\{\s*file:\s*(?P<path>[^{}]+?)\s*\}")
+FILE_TEXT = re.compile(r"\{\s*file:\s*(?P<path>[^{}]+?)\s*\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +83,18 @@ class Sources:
                     self.problems.append("command line: --kafka: found no equals sign, expected --kafka KEY=VALUE")
                     continue
                 key, option = f"kafka.{name}", f"--kafka {name}"
+            if key.startswith("kafka.") and is_secret(key) and not FILE_TEXT.fullmatch(text):
+                self.problems.append(f"command line: {option}: found a secret, which every user of this machine can see there, {NOT_HERE}")
+                continue
             yield key, f"command line: {option}", _from_text(key, text)
 
     def _collect(self, found: Iterable[tuple[str, str, Any]], spell: Callable[[str], str], *, once: bool) -> dict[str, Given]:
         given: dict[str, Given] = {}
         for key, where, value in found:
             section, _, rest = key.partition(".")
+            if section == "kafka" and "=" in rest:  # sasl.password=... where a key belongs: it is not repeated
+                self.problems.append(f"{where.partition('=')[0]}: found an equals sign in a key, expected the key and its value apart")
+                continue
             if section == "kafka" and rest:
                 key = f"kafka.{kafka_key(rest)}"
             elif key in self._sections or key == "kafka":
@@ -155,7 +162,7 @@ def _yaml_problem(error: Exception) -> str:
 def _from_text(key: str, text: str) -> Any:
     """What the environment and the command line can say beyond text: null, and a secret's file."""
     if key.startswith("kafka."):
-        match = _FILE_TEXT.fullmatch(text)
+        match = FILE_TEXT.fullmatch(text)
         return {"file": match["path"]} if match else text
     return None if text == "null" else text
 
