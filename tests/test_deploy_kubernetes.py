@@ -146,6 +146,13 @@ def test_pods_keep_to_the_restricted_profile(objects: list[dict[str, Any]]) -> N
             assert "cpu" in container["resources"]["requests"]
 
 
+def test_the_image_runs_as_the_user_of_the_pods_and_looks_for_the_model_where_the_manual_puts_it() -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    assert "USER 10001:10001" in dockerfile
+    assert "SLOTSTREAM_MODEL__PATH=/model/model.keras" in dockerfile
+    assert "COPY model.keras /model/model.keras" in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
 def test_whoever_selects_pods_selects_those_of_the_service_alone(objects: list[dict[str, Any]]) -> None:
     workload = only(objects, "StatefulSet")
     service = workload["spec"]["template"]["metadata"]["labels"]
