@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do if $$p -
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: help demo test long verify lint fuzz bench recipes kafka demo-model setup clean
+.PHONY: help demo test test-rules long verify lint fuzz bench recipes kafka demo-model setup clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
 
@@ -46,6 +46,9 @@ lint: .venv/.test ## style, types and the direction of imports
 
 fuzz: .venv/.test ## bad input in bulk into everything that reads bytes; COUNT=10000000 inputs, SEED=1
 	$(BIN)/python tests/fuzz.py $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+
+test-rules: $(BIN)/python ## Prometheus's alert rules, tried by its own promtool (from the path, or Debian's package)
+	$(BIN)/python scripts/test_rules.py
 
 bench: .venv/.run ## the service against the same loop without a model
 	$(BIN)/python -m bench

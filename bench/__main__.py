@@ -11,20 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from pathlib import Path
 
 import numpy as np
-from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Consumer, TopicPartition
 
 from bench import windowed
+from bench.load import FEATURES, PARTITIONS, VALUES, fill, make_producer, new_topic, options, save_model
 from processor.sandbox.kafka import EmbeddedKafka
-from processor.settings import load_settings
-from processor.stream import admin
 
-FEATURES = 10
-PARTITIONS = 8
 LATENCY_RATE = 10_000
 
 SCENARIOS = {
@@ -50,7 +45,7 @@ def main() -> None:
             return
     with tempfile.TemporaryDirectory() as name, EmbeddedKafka(Path(name) / "kafka") as kafka:
         folder = Path(name)
-        model = _model(folder)
+        model = save_model(folder)
         print(f"LSTM(64) + Dense(1), {FEATURES} features, JSON, exactly once")
         print(f"{arguments.records:,} records a run, median of {arguments.rounds} rounds")
         print(f"{'':18}{'service/s':>12}{'echo/s':>12}{'ratio':>8}{'wanted':>8}")
@@ -62,8 +57,8 @@ def main() -> None:
 
 
 def _measure(bootstrap, folder, model, scenario, draw, arguments) -> None:
-    topic = f"bench-{uuid.uuid4().hex[:8]}"
-    _fill(bootstrap, topic, draw(np.random.default_rng(1), arguments.records))
+    topic = new_topic(bootstrap)
+    fill(bootstrap, topic, draw(np.random.default_rng(1), arguments.records).tolist())
     runs: dict[bool, list[dict]] = {False: [], True: []}
     for _ in range(arguments.rounds):
         for echo in (True, False):
@@ -78,36 +73,19 @@ def _measure(bootstrap, folder, model, scenario, draw, arguments) -> None:
 
 def _run(bootstrap, folder, model, topic, records, *, echo) -> dict:
     command = [sys.executable, "-m", "bench.one", f"--records={records}", *(["--echo"] if echo else [])]
-    command += _options(bootstrap, folder, model, topic)
+    command += options(bootstrap, folder, model, topic)
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"the run ended with {done.returncode}:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _options(bootstrap, folder, model, topic) -> list[str]:
-    """A group of its own for each run: it begins at the start of the topic, with no state. Its checkpoint topic is made."""
-    group = uuid.uuid4().hex[:8]
-    options = [
-        f"--kafka=bootstrap.servers={bootstrap}",
-        f"--input.topic={topic}",
-        f"--output.topic={topic}.out",
-        f"--group={group}",
-        f"--instance={group}",
-        f"--model.path={model}",
-        f"--checkpoint.path={folder / 'checkpoints'}",
-    ]
-    admin.init(load_settings(None, options, {}), PARTITIONS, 1)
-    return options
-
-
 def _measure_latency(bootstrap, folder, model, arguments) -> None:
     """From a record's timestamp to its prediction in the hands of a read-committed consumer."""
-    topic = f"bench-{uuid.uuid4().hex[:8]}"
-    _create(bootstrap, topic)
+    topic = new_topic(bootstrap)
     with (folder / "latency.log").open("w") as log:
         service = subprocess.Popen(
-            [sys.executable, "-m", "processor.cli", "run", *_options(bootstrap, folder, model, topic), "--http.port=0"], stderr=log
+            [sys.executable, "-m", "processor.cli", "run", *options(bootstrap, folder, model, topic), "--http.port=0"], stderr=log
         )
         try:
             taken = _latencies(bootstrap, topic, service, arguments.latency_s)
@@ -123,7 +101,7 @@ def _latencies(bootstrap, topic, service, seconds) -> list[float]:
     """Feeds at a steady rate and reads what comes; the first third is left out, the service may still be starting."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": topic, "auto.offset.reset": "earliest", "fetch.wait.max.ms": 10})
     consumer.assign([TopicPartition(f"{topic}.out", p, 0) for p in range(PARTITIONS)])
-    producer, written, rng = _producer(bootstrap, linger_ms=2), _values(), np.random.default_rng(3)
+    producer, rng = make_producer(bootstrap, linger_ms=2), np.random.default_rng(3)
     sent, got, taken = 0, 0, list[float]()
     for name in ("warming", "measured"):
         begun_s, sent_before = time.time(), sent
@@ -132,7 +110,7 @@ def _latencies(bootstrap, topic, service, seconds) -> list[float]:
                 raise SystemExit("the service ended: no latency")
             due = sent_before + int(min(seconds, time.time() - begun_s) * LATENCY_RATE) - sent
             for sensor in rng.integers(0, 2000, due).tolist():
-                producer.produce(topic, written[sensor % 1000], f"sensor-{sensor}".encode())
+                producer.produce(topic, VALUES[sensor % 1000], f"sensor-{sensor}".encode())
             sent += due
             producer.poll(0)
             messages = consumer.consume(2000, 0.005)
@@ -142,50 +120,6 @@ def _latencies(bootstrap, topic, service, seconds) -> list[float]:
                 taken += [now_s - m.timestamp()[1] / 1000 for m in messages if m.error() is None]
     consumer.close()
     return taken
-
-
-def _fill(bootstrap: str, topic: str, sensors) -> None:
-    _create(bootstrap, topic)
-    producer = _producer(bootstrap)
-    written = _values()
-    for i, sensor in enumerate(sensors.tolist()):
-        producer.produce(topic, written[i % 1000], f"sensor-{sensor}".encode())
-        if i % 10_000 == 0:
-            producer.poll(0)
-    if producer.flush(120):
-        raise SystemExit("the broker did not take the readings")
-
-
-def _create(bootstrap: str, topic: str) -> None:
-    client = AdminClient({"bootstrap.servers": bootstrap})
-    topics = [NewTopic(name, PARTITIONS, 1) for name in (topic, f"{topic}.out", f"{topic}.dead-letter")]
-    for future in client.create_topics(topics).values():
-        future.result(30)
-
-
-def _producer(bootstrap: str, linger_ms: int = 20) -> Producer:
-    return Producer(
-        {
-            "bootstrap.servers": bootstrap,
-            "linger.ms": linger_ms,
-            "queue.buffering.max.messages": 2_000_000,
-            "partitioner": "murmur2_random",
-        }
-    )
-
-
-def _values() -> list[bytes]:
-    values = np.random.default_rng(2).normal(size=(1000, FEATURES)).round(3).tolist()
-    return [json.dumps({"timestamp": 1_700_000_000_000, "values": v}).encode() for v in values]
-
-
-def _model(folder: Path) -> Path:
-    import keras
-
-    keras.utils.set_random_seed(1)
-    model = keras.Sequential([keras.Input((None, FEATURES)), keras.layers.LSTM(64), keras.layers.Dense(1)])
-    model.save(folder / "model.keras")
-    return folder / "model.keras"
 
 
 if __name__ == "__main__":

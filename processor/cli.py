@@ -16,12 +16,16 @@ import os
 import secrets
 import sys
 import textwrap
+import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.logs import SECRETS
 from processor.settings import ENV_CONFIG, Settings, config_file, keys, load_settings
 
 if TYPE_CHECKING:
@@ -39,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Command = arguments.command
         return command(arguments, options + rest)
     except SlotstreamError as error:
-        sys.stderr.write(f"slotstream: {error}\n")
+        sys.stderr.write(f"slotstream: {SECRETS.hide(str(error))}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -54,12 +58,17 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from processor.metrics import Metrics
 
     logs.configure(settings.log.level, settings.log.format)
+    recent = logs.keep_recent()
     from processor.service import Service
+    from processor.web.pages import status_pages
     from processor.web.server import serve
 
-    metrics = Metrics()
+    metrics = Metrics(with_process=True)
     service = Service(settings, metrics)
-    with serve(settings.http.host, settings.http.port, metrics, service.probes):
+    with (
+        status_pages(settings, metrics, service.probes, recent) as pages,
+        serve(settings.http.host, settings.http.port, metrics, service.probes, pages),
+    ):
         return service.run()
 
 
@@ -74,7 +83,7 @@ def _check(arguments: argparse.Namespace, rest: list[str]) -> int:
     findings = check(settings)
     table = Table("", "what", "found", "to do")
     for finding in findings:
-        table.add_row("ok" if finding.good else "BAD", finding.what, finding.found, finding.do)
+        table.add_row("ok" if finding.good else "BAD", finding.what, SECRETS.hide(finding.found), SECRETS.hide(finding.do))
     # What was found is printed as it is: [x] in a broker's answer is no style. A file is not as narrow as a terminal.
     Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 200).print(table)
     return 0 if all(finding.good for finding in findings) else 1
@@ -228,7 +237,7 @@ def _plant(_arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
     config = arguments.config or (Path(os.environ[ENV_CONFIG]) if os.environ.get(ENV_CONFIG) else None)
-    load_settings(config, rest, os.environ)
+    SECRETS.keep(load_settings(config, rest, os.environ).secrets())
     _quiet_clients()
     from processor.tools.verify.run import Options, main
 
@@ -311,7 +320,15 @@ def _settings_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _settings(arguments: argparse.Namespace, rest: list[str]) -> Settings:
-    return load_settings(config_file(arguments.config, os.environ), rest, os.environ)
+    settings = load_settings(config_file(arguments.config, os.environ), rest, os.environ)
+    SECRETS.keep(settings.secrets())
+    sys.excepthook, threading.excepthook = _uncaught, lambda failed: _uncaught(failed.exc_type, failed.exc_value, failed.exc_traceback)
+    return settings
+
+
+def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """A bug's traceback, without what a library may have quoted in it."""
+    sys.stderr.write(SECRETS.hide("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _expect_nothing(rest: list[str]) -> None:

@@ -1,10 +1,11 @@
 """Every error that slotstream raises on purpose, and the exit code each ends a command with.
 
-Every message says what was found, what was expected and what to do.
+Every message says what was found, what was expected and what to do; one that ends the service also names its section in MANUAL.
 
     SlotstreamError              exit 1: failed, a restart may help (no broker, a broken disk)
-    +-- ConfigurationError       exit 2: settings, topics or command line are wrong
+    +-- ConfigurationError       exit 2: settings, topics, permissions or command line are wrong
     |   +-- ModelRefused         the model file cannot be served, and why
+    |   +-- NotPermitted         the broker does not permit what the service does
     +-- Stopped                  exit 3: stopped on purpose, a restart will not help
         +-- Fenced               another process has this instance's name
         +-- DeadLetterLimit      too many records are bad: a wrong deployment, not bad data
@@ -13,14 +14,21 @@ Every message says what was found, what was expected and what to do.
 """
 
 
+MANUAL = "docs/operations.md"
+
+
 class SlotstreamError(Exception):
-    """Something failed. `found`, `expected` and `do` are sentences without a full stop."""
+    """Something failed. `found`, `expected` and `do` are sentences without a full stop.
+
+    see: the anchor of its section in MANUAL, as a link spells it; else that of its kind, if there is one.
+    """
 
     exit_code = 1
+    see = ""
 
-    def __init__(self, found: str, *, expected: str, do: str) -> None:
-        super().__init__(f"{found}. Expected: {expected}. To do: {do}.")
-        self.found, self.expected, self.do = found, expected, do
+    def __init__(self, found: str, *, expected: str, do: str, see: str = "") -> None:
+        self.found, self.expected, self.do, self.see = found, expected, do, see or self.see
+        super().__init__(f"{found}. Expected: {expected}. To do: {do}." + (f" See: {MANUAL}#{self.see}" if self.see else ""))
 
 
 class ConfigurationError(SlotstreamError):
@@ -28,7 +36,11 @@ class ConfigurationError(SlotstreamError):
 
 
 class ModelRefused(ConfigurationError):
-    pass
+    see = "the-model-is-refused"
+
+
+class NotPermitted(ConfigurationError):
+    see = "the-broker-refuses"
 
 
 class Stopped(SlotstreamError):
@@ -36,11 +48,11 @@ class Stopped(SlotstreamError):
 
 
 class Fenced(Stopped):
-    pass
+    see = "another-process-has-the-name"
 
 
 class DeadLetterLimit(Stopped):
-    pass
+    see = "too-many-records-are-bad"
 
 
 class PolicyStop(Stopped):
@@ -48,4 +60,4 @@ class PolicyStop(Stopped):
 
 
 class RepeatedAbort(Stopped):
-    pass
+    see = "transactions-are-aborted-again-and-again"

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from processor.engine import Engine
 from processor.metrics import Metrics
 from processor.records import RULES, Applied, Batch, Rejected
-from processor.stream.assignment import Partition
+from processor.stream.assignment import Partition, State
 
 _log = structlog.get_logger(__name__)
 
 OBSERVE_EVERY_S = 1.0
 PROGRESS_EVERY_S = 5.0
+OWNED = (State.RESTORING, State.JOINING, State.LIVE)
 
 
 @dataclass(slots=True)
@@ -134,6 +135,9 @@ class Figures:
         metrics.set("sensors_parked", len(table.parking))
         metrics.add("evictions_total", table.evictions - self._evictions)
         self._evictions = table.evictions
+        states = Counter(partition.state for partition in partitions)
+        for state in OWNED:
+            metrics.set("partitions", states[state], state=state.value)
         for partition in partitions:
             metrics.set("checkpoint_age_seconds", _checkpoint_age_s(partition, now_s), partition=partition.number)
             if partition.replay is not None:

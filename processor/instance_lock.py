@@ -29,6 +29,7 @@ class InstanceLock:
                 f"{name} already runs on this host, as pid {holder}",
                 expected="one process a name",
                 do="stop that one, or set `instance` to another name",
+                see="the-name-already-runs-on-this-host",
             ) from None
         os.ftruncate(self._descriptor, 0)
         os.write(self._descriptor, f"{os.getpid()}\n".encode())

@@ -5,48 +5,134 @@ librdkafka's (hand `logging.getLogger("librdkafka")` to a client as its `logger`
 for what is written, nor for a command's results, which go to standard output.
 
 A message is an event and its figures: `structlog.get_logger().info("partition restored", partition=3, seconds=1.2)`.
+The last warnings and errors can be kept in memory too (`keep_recent`), for the status page.
 """
 
+import json
 import logging
 import re
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from typing import Literal, TextIO
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import Processor
 
 LIBRDKAFKA = "librdkafka"
 REPEAT_S = 10.0
+HIDDEN = "(hidden)"
+HIDDEN_CHARACTERS_MIN = 4  # what is shorter is found in every other word
+RECENT_MAX = 30
+RECENT_TEXT_MAX = 1000
+
+
+class Secrets:
+    """What no line may hold, whoever wrote it: libraries quote what they were given, tracebacks too."""
+
+    def __init__(self) -> None:
+        self._pattern: re.Pattern[str] | None = None
+
+    def keep(self, values: Iterable[str]) -> None:
+        """These, in place of earlier ones: whole, each of their lines and words, and as JSON and Python write them."""
+        pieces = set[str]()
+        for value in values:
+            lines = [line for line in value.splitlines() if not line.startswith("-----")]  # a key's first and last are no secret
+            pieces |= {value, *(piece for line in lines for piece in (line, *line.split()))}
+        pieces = {piece for piece in pieces if len(piece) >= HIDDEN_CHARACTERS_MIN}
+        forms = {form for piece in pieces for form in (piece, json.dumps(piece)[1:-1], repr(piece)[1:-1])}
+        longest_first = sorted(forms, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
+
+    def hide(self, text: str) -> str:
+        return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
+
+    def hide_within(self, value: Any) -> Any:
+        """Of a message's figure: text, or whatever holds some."""
+        if isinstance(value, dict):
+            return {key: self.hide_within(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.hide_within(inner) for inner in value]
+        return value if value is None or isinstance(value, bool | int | float) else self.hide(str(value))
+
+
+SECRETS = Secrets()  # of the process, as logging is: every message of whatever thread passes it
 
 
 def configure(level: str, format: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:  # noqa: A002
     """Routes everything to `stream` (standard error). Calling it again replaces what was there."""
     stream = stream if stream is not None else sys.stderr
     as_console = format == "console" or (format == "auto" and stream.isatty())
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
-    ]
-    _route_standard_logging(level, stream, shared, _last_steps(as_console=as_console, colors=stream.isatty()))
+    _route_standard_logging(level, stream, _last_steps(as_console=as_console, colors=stream.isatty()))
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.stdlib.filter_by_level, *_first_steps(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,  # a module's logger made before configure must follow it
     )
 
 
+def keep_recent() -> "Recent":
+    """Keeps what is written from now on, of level warning or worse. To be called after configure()."""
+    recent = Recent()
+    logging.getLogger().addHandler(recent)
+    return recent
+
+
+class Recent(logging.Handler):
+    """The last RECENT_MAX warnings and errors, in the words of the log. Written by any thread, read by the web's.
+
+    One that is said again and again is kept once, with its count: it must not drive out what came before it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(_formatter(_last_steps(as_console=False, colors=False)))
+        self._kept: deque[dict[str, Any]] = deque(maxlen=RECENT_MAX)
+
+    def emit(self, record: logging.LogRecord) -> None:  # the handler's lock is held
+        message = {key: _short(value) for key, value in json.loads(self.format(record)).items()}
+        before = self._kept[-1] if self._kept else {}
+        if (before.get("event"), before.get("level")) == (message["event"], message["level"]):
+            self._kept[-1] = {**message, "times": before["times"] + 1}
+        else:
+            self._kept.append({**message, "times": 1})
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Newest first: timestamp, level, event, times, and the message's own figures."""
+        self.acquire()
+        try:
+            return list(reversed(self._kept))
+        finally:
+            self.release()
+
+
+def _short(value: Any) -> Any:
+    """Of a traceback its last line, which says what it was."""
+    if not isinstance(value, str):
+        return value
+    text = value.rstrip().rpartition("\n")[2] if value.startswith("Traceback") else value
+    return text if len(text) <= RECENT_TEXT_MAX else text[:RECENT_TEXT_MAX] + "..."
+
+
+def _first_steps() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+
+
 def _last_steps(*, as_console: bool, colors: bool) -> list[Processor]:
     if as_console:
         # The default traceback prints local variables: among them are a client's properties, secrets in clear.
-        return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
-    return [structlog.processors.format_exc_info, _reading_order, structlog.processors.JSONRenderer(default=str)]
+        console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+        return [lambda logger, method, event: SECRETS.hide(console(logger, method, event))]
+    return [structlog.processors.format_exc_info, _reading_order, _without_secrets, structlog.processors.JSONRenderer(default=str)]
 
 
 def _reading_order(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -54,14 +140,20 @@ def _reading_order(_logger: object, _method: str, event: structlog.typing.EventD
     return {**first, **event}
 
 
-def _route_standard_logging(level: str, stream: TextIO, shared: list[Processor], last: list[Processor]) -> None:
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _name_of_origin, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
-        )
+def _without_secrets(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {key: SECRETS.hide_within(value) for key, value in event.items()}
+
+
+def _formatter(last: list[Processor]) -> structlog.stdlib.ProcessorFormatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _name_of_origin, *_first_steps()],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
+
+
+def _route_standard_logging(level: str, stream: TextIO, last: list[Processor]) -> None:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_formatter(last))
     librdkafka = logging.getLogger(LIBRDKAFKA)
     librdkafka.filters[:] = [_Repeats()]
     root = logging.getLogger()

@@ -3,6 +3,8 @@
 Responsible for that every name, label and label value written anywhere stands in CATALOGUE, which docs/metrics.md is made
 from. Not responsible for serving the text (web.server) nor for when something is counted (worker, service).
 
+The client library adds what it tells of every process (process_*: start, memory, processor time); only on Linux.
+
 Names stand without the prefix `slotstream_` in code. Base units: seconds, bytes, ratios from 0 to 1. No label ever holds a
 sensor's name, so the number of series is bounded by the partitions.
 """
@@ -16,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from processor.records import ERRORS, RULES
@@ -74,6 +76,15 @@ CATALOGUE: tuple[Spec, ...] = (
     Spec("stage_seconds", "histogram", "seconds", "time of one turn spent in each stage", {"stage": STAGES}, _STAGE_BUCKETS_S),
     Spec("end_to_end_seconds", "histogram", "seconds", "from a record's timestamp to its commit", buckets=_LATENCY_BUCKETS_S),
     Spec("lag_records", "gauge", "offsets", "offsets between the committed one and the partition's end, control records too", _partition()),
+    Spec(
+        "partitions",
+        "gauge",
+        "partitions",
+        "partitions that this instance owns, by what becomes of them: restoring (their state is rebuilt), joining (their beginning is "
+        "committed), live",
+        {"state": ("restoring", "joining", "live")},
+    ),
+    Spec("input_partitions", "gauge", "partitions", "partitions of the input topic, at the start; the instances together own as many"),
     Spec("slots", "gauge", "rows", "rows of state that are kept ready for a step"),
     Spec("slots_used", "gauge", "rows", "rows that hold a sensor"),
     Spec("sensors_parked", "gauge", "sensors", "sensors whose row is kept outside the slots"),
@@ -88,6 +99,7 @@ CATALOGUE: tuple[Spec, ...] = (
         "time since the partition's last checkpoint; 0 while nothing was committed since",
         _partition(),
     ),
+    Spec("checkpoint_interval_seconds", "gauge", "seconds", "the setting checkpoint.interval, to compare the age with"),
     Spec("checkpoint_bytes", "gauge", "bytes", "size of the last checkpoint written"),
     Spec("restore_seconds", "histogram", "seconds", "time from a partition's assignment until it is live", buckets=_LONG_BUCKETS_S),
     Spec(
@@ -116,7 +128,8 @@ CATALOGUE: tuple[Spec, ...] = (
 class Metrics:
     """The numbers of one process. Written by the loop, read by the web thread; every method is thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_process: bool = False) -> None:
+        """with_process: tell of the process too, whose figures change by themselves."""
         self._lock = threading.Lock()
         self._specs = {spec.name: spec for spec in CATALOGUE}
         self._numbers: dict[str, dict[tuple[str, ...], float]] = {}
@@ -128,6 +141,8 @@ class Metrics:
                 self._numbers[spec.name] = dict.fromkeys(spec.first_series(), 0.0)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
+        if with_process:
+            ProcessCollector(registry=self._registry)
 
     def add(self, name: str, value: float = 1, **labels: object) -> None:
         """Raises a counter. `value` must not be negative."""

@@ -12,6 +12,7 @@ import platform
 import signal
 import threading
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -28,13 +29,14 @@ from processor.codec.encode import Encoder, output_bytes_max
 from processor.codec.float32_records import Float32Format
 from processor.codec.json_records import JsonFormat
 from processor.engine import Engine, Shapes, Stepper
-from processor.errors import ConfigurationError, Fenced
+from processor.errors import ConfigurationError, Fenced, NotPermitted
 from processor.figures import Figures
 from processor.instance_lock import InstanceLock
 from processor.metrics import Metrics
 from processor.rules import Rules
 from processor.settings import Settings
 from processor.stream import admin
+from processor.stream.assignment import Partition
 from processor.stream.at_least_once import AtLeastOnce
 from processor.stream.clients import librdkafka_version, output_producer
 from processor.stream.consumer import Reader
@@ -53,18 +55,33 @@ HUNG_S = 60.0
 RESTORES_AT_ONCE = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The model as it is served, for whoever asks. window: steps, None where the state is carried; state_bytes: of one sensor."""
+
+    fingerprint: str
+    mode: str
+    why: str
+    features: int
+    outputs: int
+    window: int | None
+    state_bytes: int
+
+
 class Probes:
-    """What /healthz and /readyz answer. Written by the loop's thread, read by the web's."""
+    """What /healthz, /readyz and the status page are told. Written by the loop's thread, read by the web's."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
         self._turned_at_s: float | None = None  # None until the loop runs: compiling is no hang
+        self.start_step: str | None = "reading its settings"  # None when the worker is there
+        self.served: Served | None = None
 
     def beat(self) -> None:
         self._turned_at_s = time.monotonic()
 
     def watch(self, worker: Worker) -> None:
-        self._worker = worker
+        self._worker, self.start_step = worker, None
 
     def alive(self) -> tuple[bool, str]:
         since_s = 0.0 if self._turned_at_s is None else time.monotonic() - self._turned_at_s
@@ -80,6 +97,15 @@ class Probes:
             return False, f"restoring {worker.restoring} partitions" if worker.restoring else "joining, or catching up with the backlog"
         return True, "ready"
 
+    @property
+    def joined(self) -> bool:
+        """The group has answered with an assignment, be it empty."""
+        return self._worker is not None and self._worker.joined
+
+    def partitions(self) -> list[Partition]:
+        """Those of this instance, to be looked at only: they are the loop's, and go on changing."""
+        return [] if self._worker is None else list(self._worker.partitions.values())
+
 
 class Service:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
@@ -90,7 +116,10 @@ class Service:
     def run(self) -> int:
         """Runs until stopped; returns the exit code. Raises SlotstreamError for whatever ends it otherwise."""
         self._catch_signals()
-        worker, lock = self._build()
+        try:
+            worker, lock = self._build()
+        except NotPermitted as refused:
+            raise admin.what_is_missing(self._settings, refused) from refused
         self._joined = True
         try:
             while not self._stopping:
@@ -100,6 +129,9 @@ class Service:
         except Fenced:
             worker.abandon(leave=False)  # the name is another process's now
             raise
+        except NotPermitted as refused:
+            worker.abandon(leave=self._settings.leave_on_stop)
+            raise admin.what_is_missing(self._settings, refused) from refused
         except BaseException:
             worker.abandon(leave=self._settings.leave_on_stop)
             raise
@@ -110,10 +142,12 @@ class Service:
 
     def _build(self) -> tuple[Worker, InstanceLock]:
         settings = self._settings
+        self.probes.start_step = "asking the broker for its topics"
         topics = admin.describe(settings)
         lock = InstanceLock(topics.cluster, settings.transactional_id)
         folder = open_folder(settings) if topics.checkpoint is None else None
         # TensorFlow takes seconds to import: only now that the rest is known to be in order.
+        self.probes.start_step = "loading the model"
         from processor.model.quiet import import_tensorflow
 
         import_tensorflow()
@@ -127,9 +161,15 @@ class Service:
         store, writer = _checkpoints(folder, settings, topics, shapes)
         slots = slots_of(settings, shapes)
         fingerprint = fingerprint_of(settings, model)
-        self._announce(fingerprint, model.mode, model.why, shapes, slots)
+        self._metrics.set("input_partitions", topics.input.partitions)
+        self._metrics.set("checkpoint_interval_seconds", settings.checkpoint.interval)
+        served = Served(
+            fingerprint[:8], model.mode, model.why, shapes.features, shapes.outputs, shapes.window, state_bytes=4 * shapes.row_width
+        )
+        self._announce(served, slots)
         if advice := past_window(model):
             _log.warning(advice.text, trained_window=advice.window, deviation_percent=round(advice.deviation_percent, 2))
+        self.probes.start_step = "compiling the model"
         engine = self._engine(Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX)), shapes, slots=slots)
         codec = codec_of(settings, model, fingerprint)
         limits = [topic.bytes_max for topic in topics.written]
@@ -159,22 +199,22 @@ class Service:
         # A method of its own, so that the bench can put an echo in its place.
         return Engine(stepper, shapes, rules_of(self._settings), slots=slots)
 
-    def _announce(self, fingerprint: str, mode: str, why: str, shapes: Shapes, slots: int) -> None:
+    def _announce(self, served: Served, slots: int) -> None:
         settings = self._settings
-        row_bytes = 4 * shapes.row_width
+        self.probes.served = served
         _log.info(
             "slotstream",
             version=version("slotstream"),
             model=str(settings.model.path),
-            fingerprint=fingerprint[:8],
-            mode=mode,
-            why=why,
-            features=shapes.features,
-            outputs=shapes.outputs,
+            fingerprint=served.fingerprint,
+            mode=served.mode,
+            why=served.why,
+            features=served.features,
+            outputs=served.outputs,
             group=settings.group_id,
             instance=settings.instance_name,
             slots=slots,
-            slots_mb=round(slots * row_bytes / 1e6, 1),
+            slots_mb=round(slots * served.state_bytes / 1e6, 1),
             checkpoints=settings.checkpoint_topic or str(settings.checkpoint.path),
         )
         from processor.model.machine import tensorflow_version
@@ -183,11 +223,11 @@ class Service:
         self._metrics.set(
             "model_info",
             1,
-            fingerprint=fingerprint[:8],
-            mode=mode,
-            features=shapes.features,
-            outputs=shapes.outputs,
-            state_bytes=row_bytes,
+            fingerprint=served.fingerprint,
+            mode=served.mode,
+            features=served.features,
+            outputs=served.outputs,
+            state_bytes=served.state_bytes,
         )
         self._metrics.set(
             "build_info",
@@ -256,6 +296,7 @@ def open_folder(settings: Settings) -> Directory:
             f"checkpoints cannot be written below {checkpoint.path} ({error.strerror})",
             expected="a folder with room that this process may write to (checkpoint.path)",
             do="create it, make room, or correct its owner",
+            see="the-checkpoint-folder-cannot-be-written",
         ) from error
     return store
 
@@ -275,6 +316,7 @@ def _check_columns(model: "ServableModel", settings: Settings) -> None:
                 f"{key} is for {found}, and the model has {expected[-1]} {of}",
                 expected=f"one for each of the model's {of}" + (", or one number for all" if len(expected) > 1 else ""),
                 do=f"correct {key}, or model.path",
+                see="settings-and-model-do-not-fit",
             )
 
 
@@ -288,6 +330,7 @@ def _residual(settings: Settings, features: int, outputs: int, steps: int | None
             f"output.residual is set, and a prediction is a list of {steps} steps (model.output: all)",
             expected="a prediction of one step, to compare the next reading with",
             do="set model.output to last, or output.residual to false",
+            see="settings-and-model-do-not-fit",
         )
     if wanted is True:
         found: tuple[int, ...] = tuple(range(features))
@@ -300,15 +343,22 @@ def _residual(settings: Settings, features: int, outputs: int, steps: int | None
                 f"output.residual names {', '.join(map(str, unknown))}, which is no feature",
                 expected=f"{known}numbers from 0 to {features - 1}",
                 do="correct output.residual, or name the features in input.features",
+                see="settings-and-model-do-not-fit",
             )
         found = tuple(names.index(w) if isinstance(w, str) else w for w in wanted)
         if len(set(found)) < len(found):
-            raise ConfigurationError("output.residual names a feature twice", expected="each once", do="correct output.residual")
+            raise ConfigurationError(
+                "output.residual names a feature twice",
+                expected="each once",
+                do="correct output.residual",
+                see="settings-and-model-do-not-fit",
+            )
     if len(found) != outputs:
         raise ConfigurationError(
             f"output.residual is for {len(found)} features, and the model gives {outputs} outputs",
             expected="as many: each output is the forecast of a feature",
             do="list the features that the outputs forecast, in their order (output.residual: [0, 3]), or set it to false",
+            see="settings-and-model-do-not-fit",
         )
     return found
 
@@ -321,6 +371,7 @@ def check_sizes(settings: Settings, topics: admin.Topics, shapes: Shapes, *, per
             f"an output may take {largest:,} bytes, and {topics.output.name} takes records up to {topics.output.bytes_max:,}",
             expected="a topic that takes the largest output",
             do="raise its max.message.bytes, or lower input.record_steps_max",
+            see="a-topic-takes-too-small-records",
         )
     row = row_bytes_max(shapes.row_width, KEY_BYTES_MAX)
     if topics.checkpoint is not None and row > topics.checkpoint.bytes_max:
@@ -328,6 +379,7 @@ def check_sizes(settings: Settings, topics: admin.Topics, shapes: Shapes, *, per
             f"a sensor's row may take {row:,} bytes, and {topics.checkpoint.name} takes records up to {topics.checkpoint.bytes_max:,}",
             expected="a topic that takes the largest row",
             do="raise its max.message.bytes, or keep checkpoints in a folder (checkpoint.store: directory)",
+            see="a-topic-takes-too-small-records",
         )
 
 

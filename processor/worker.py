@@ -155,6 +155,11 @@ class Worker:
         return self._reader.joined and all(p.live and p.caught_up for p in list(self.partitions.values()))
 
     @property
+    def joined(self) -> bool:
+        """The group has answered with an assignment, be it empty."""
+        return self._reader.joined
+
+    @property
     def restoring(self) -> int:
         return sum(not p.live for p in list(self.partitions.values()))
 

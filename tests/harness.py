@@ -146,6 +146,8 @@ class Topics:
 class Service:
     """`slotstream run` as a process. Starting it again continues the same group, instance and checkpoints."""
 
+    program: tuple[str, ...] | list[str] = ("-m", "processor.cli")
+
     def __init__(self, topics: Topics, model: Path, folder: Path, *options: str, instance: str = "one", environment=None):
         self.environment = environment or {}
         self.topics, self.model, self.folder, self.instance = topics, model, folder, instance
@@ -176,7 +178,7 @@ class Service:
         with self.log.open("ab") as log:
             self._log_from = log.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "processor.cli", "run", *self.options], stderr=log, stdout=log, env=environment, cwd=self.folder
+                [sys.executable, *self.program, "run", *self.options], stderr=log, stdout=log, env=environment, cwd=self.folder
             )
         return self
 
@@ -259,6 +261,10 @@ class Stream:
         self._topics = topics
         self._left = readings(np.random.default_rng(seed), count, features=3, sensors=sensors, partitions=topics.partitions)
         self.due = 0
+
+    @property
+    def left(self) -> int:
+        return len(self._left)
 
     def feed(self, count: int | None = None) -> int:
         """Produces the next records, all by default; returns how many answers are due for everything produced so far."""

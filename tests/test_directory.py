@@ -200,6 +200,7 @@ def test_an_increment_is_never_added(tmp_path, make):
     assert positions(of) == [100]
 
 
+@pytest.mark.failure("a file that the next increment would add to taken away while the service runs")
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_an_increment_is_not_added_to_files_that_somebody_took_away(tmp_path, which):
     files = chained(store(tmp_path))
@@ -350,6 +351,7 @@ def test_a_byte_changed_in_any_file_of_a_chain_makes_all_that_builds_on_it_unusa
     files.paths[which].write_bytes(whole[which])
 
 
+@pytest.mark.failure("a file that increments build on damaged, missing or another")
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_a_byte_changed_in_the_data_of_any_file_of_a_chain_is_found(chains, which):
     files, whole, older = chains
@@ -367,6 +369,7 @@ def test_a_file_of_a_chain_cut_off_anywhere_makes_all_that_builds_on_it_unusable
         assert content(newest(files.of)) == left_of(files, older, which), f"{length} bytes"
 
 
+@pytest.mark.failure("a file that increments build on damaged, missing or another")
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_a_file_of_a_chain_that_is_gone_makes_all_that_builds_on_it_unusable(chains, which):
     files, _, older = chains
@@ -374,6 +377,7 @@ def test_a_file_of_a_chain_that_is_gone_makes_all_that_builds_on_it_unusable(cha
     assert content(newest(files.of)) == left_of(files, older, which)
 
 
+@pytest.mark.failure("a file that increments build on damaged, missing or another")
 def test_another_file_under_the_name_of_a_base_is_not_what_was_added_to(chains):
     """As intact as it, and of the same position, partition and beginning."""
     files, _, older = chains
@@ -913,6 +917,7 @@ def test_folders_of_different_groups_never_lie_within_each_other(groups):
     assert a.relative_to("/store").parts[1:] == ("readings", "0")
 
 
+@pytest.mark.failure("full disk at the start")
 def test_a_folder_that_cannot_be_written_to_is_found_before_the_start(tmp_path):
     (tmp_path / "group").write_bytes(b"a file is in the way")
     with pytest.raises(OSError, match="group"):

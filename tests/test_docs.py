@@ -115,3 +115,14 @@ def test_the_readmes_own_settings_are_taken() -> None:
     text = page.partition("<<'END'\n")[2].partition("END\n")[0]
     settings = Settings(**yaml.safe_load(text))
     assert (settings.input.topic, settings.output.topic) == ("sensors", "forecasts")
+
+
+def test_each_row_of_the_table_of_failures_has_a_test_of_its_name() -> None:
+    table = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("\n## Failures\n")[2].partition("\n## ")[0]
+    rows = {line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")} - {"failure", "---"}
+    tests = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").glob("test_*.py")))
+    named = {row for words in re.findall(r'mark\.failure\(((?:\s*"[^"]+",?)+)', tests) for row in re.findall(r'"([^"]+)"', words)}
+    named |= set(re.findall(r'dies\("[^"]+", \d+, "\w+", "([^"]+)"\)', tests))
+    assert len(rows) > 40
+    assert rows - named == set(), "rows without a test"
+    assert named - rows == set(), "tests of rows that are not there"

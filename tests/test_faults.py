@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from harness import (
     SMALL,
     L,
@@ -82,6 +83,7 @@ def test_a_stop_leaves_a_checkpoint_at_every_committed_offset_so_that_the_next_s
 # -- brokers ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.failure("broker away for less than the transaction timeout (10 s)", "broker away for longer")
 def test_a_service_outlives_its_broker_and_ends_at_once_when_told_twice(tmp_path, model):
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         topics = Topics(broker.bootstrap, "outage")
@@ -115,6 +117,7 @@ def test_a_service_outlives_its_broker_and_ends_at_once_when_told_twice(tmp_path
         assert_exact(service, topics)
 
 
+@pytest.mark.failure("broker away for longer than the session (30 s)")
 def test_a_session_that_ends_in_an_outage_costs_nothing_but_time(tmp_path, model):
     """The loop waits for the broker's word on its transaction: the client finds the session over before the loop asks it anything."""
     with EmbeddedKafka(tmp_path / "kafka") as broker:
@@ -143,6 +146,7 @@ def owned(service: Service) -> int:
     return changes[-1]["owned"] if changes else 0
 
 
+@pytest.mark.failure("partitions revoked")
 @pytest.mark.parametrize("store", ["directory", "topic"])
 def test_partitions_move_between_instances_that_come_stop_and_are_killed(kafka, unique, tmp_path, model, store):
     topics = Topics(kafka.bootstrap, unique("move"), partitions=4)
@@ -171,6 +175,11 @@ def test_partitions_move_between_instances_that_come_stop_and_are_killed(kafka, 
     assert_exact(b, topics)
 
 
+@pytest.mark.failure(
+    "SIGSTOP, a process of the same name takes its place on another host, SIGCONT",
+    "a second process of one name, same host",
+    "a second process of one name, another host",
+)
 def test_a_name_belongs_to_one_process_refused_on_its_host_and_fenced_elsewhere(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("name"))
     stream = Stream(topics, 1200)
@@ -202,6 +211,7 @@ def test_a_name_belongs_to_one_process_refused_on_its_host_and_fenced_elsewhere(
     assert newest(second) == group_of(second).positions()
 
 
+@pytest.mark.failure("SIGSTOP, a process of the same name takes its place on another host, SIGCONT")
 def test_a_process_that_slept_past_its_session_with_nothing_in_hand_does_not_take_its_name_back(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("asleep"))
     stream = Stream(topics, 600)
@@ -229,6 +239,7 @@ def test_a_process_that_slept_past_its_session_with_nothing_in_hand_does_not_tak
     assert_exact(second, topics)
 
 
+@pytest.mark.failure("SIGSTOP, other instances take its partitions, SIGCONT", "partitions lost")
 @pytest.mark.parametrize("store", ["directory", "topic"])
 def test_a_process_that_slept_through_a_rebalance_does_not_commit_what_was_given_to_others(kafka, unique, tmp_path, model, store):
     """Its client joins again under another member id without a word of the loss, and holds what has a new owner."""
@@ -284,6 +295,56 @@ def test_a_process_that_is_stopped_when_it_wakes_past_its_session_gives_up_its_l
     assert_exact(service, topics)
 
 
+@pytest.mark.failure("SIGSTOP, nobody takes its place")
+def test_a_process_that_sleeps_past_its_session_and_is_not_replaced_goes_on(kafka, unique, tmp_path, model):
+    topics = Topics(kafka.bootstrap, unique("alone"))
+    stream = Stream(topics, 600)
+    service = Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS, "--kafka=session.timeout.ms=6000")
+    group = group_of(service)
+    with service:
+        service.wait_ready()
+        service.wait_answered(stream.feed(200))
+        feed_into_open_transaction(service, stream, 200)
+        service.process.send_signal(signal.SIGSTOP)
+
+        def forgotten():
+            return not group.admin.describe_consumer_groups([group.name])[group.name].result(30).members
+
+        wait_for(forgotten, "the session to be over")
+        service.process.send_signal(signal.SIGCONT)
+        service.wait_answered(stream.feed())
+        assert service.stop() == 0
+    assert_exact(service, topics)
+
+
+# -- topics -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.failure("a transaction aborted five times in a row for one kind of reason that does not pass")
+def test_a_topic_that_begins_to_refuse_outputs_ends_the_service_with_the_reason_and_nothing_is_lost(kafka, unique, tmp_path, model):
+    topics = Topics(kafka.bootstrap, unique("refused"))
+    stream = Stream(topics, 300)
+    service = Service(topics, model, tmp_path, *SMALL)
+    with service:
+        service.wait_answered(stream.feed(100))
+        configure(topics, topics.output, "max.message.bytes", "100")
+        stream.feed(100)
+        assert service.wait_end() == 3, service.said()
+        assert "5 transactions in a row were aborted (MSG_SIZE_TOO_LARGE" in service.said()
+    configure(topics, topics.output, "max.message.bytes", "1000000")
+    with service:
+        service.wait_answered(stream.feed())
+        assert service.stop() == 0
+    assert_exact(service, topics)
+
+
+def configure(topics: Topics, topic: str, name: str, value: str) -> None:
+    change = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    admin = AdminClient({"bootstrap.servers": topics.bootstrap})
+    for future in admin.incremental_alter_configs([ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[change])]).values():
+        future.result(30)
+
+
 # -- bad records --------------------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +357,7 @@ def overflowing(path: Path) -> Path:
     return path
 
 
+@pytest.mark.failure("a record that cannot be used", "a reading turns a state NaN or infinite", "a dead letter that its topic would refuse")
 def test_every_kind_of_bad_record_is_a_dead_letter_unchanged_and_touches_nothing_else(kafka, unique, tmp_path):
     topics = Topics(kafka.bootstrap, unique("bad"), partitions=2, dead_letter_bytes=4000)
     model = overflowing(tmp_path / "model.keras")
@@ -350,6 +412,7 @@ def test_every_kind_of_bad_record_is_a_dead_letter_unchanged_and_touches_nothing
             assert "truncated" not in headers
 
 
+@pytest.mark.failure("too many of them")
 def test_too_many_bad_records_stop_the_service_and_leave_them_in_the_input(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("limit"))
     stream = Stream(topics, 90)
@@ -426,6 +489,7 @@ def test_a_sensor_that_has_expired_leaves_the_checkpoints_and_begins_anew_when_i
 # -- disks --------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.failure("full disk later")
 def test_an_unwritable_checkpoint_folder_stops_no_commit_and_is_told_until_it_is_mended(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("disk"), partitions=1)
     stream = Stream(topics, 600)
@@ -491,6 +555,7 @@ def test_where_few_sensors_change_few_rows_are_written_and_a_kill_restores_from_
 # -- at least once ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.failure("`delivery: at_least_once`, any crash")
 def test_at_least_once_loses_nothing_through_kills_and_what_comes_twice_is_equal(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("least"))
     stream = Stream(topics, 900)

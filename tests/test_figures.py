@@ -88,3 +88,15 @@ def test_what_is_left_of_a_replay_is_a_gauge_until_it_is_done_or_given_up(told):
     told.figures.dropped(1)
     told.passes(1)
     assert b"restore_records_left{" not in told.metrics.render()
+
+
+def test_partitions_are_counted_by_what_becomes_of_them(told):
+    def counted():
+        told.passes(1)
+        return {state: told.metrics.value("partitions", state=state) for state in ("restoring", "joining", "live")}
+
+    assert counted() == {"restoring": 0, "joining": 0, "live": 0}
+    told.partitions = [Partition(number, told.now_s, state=state) for number, state in enumerate([State.RESTORING, State.LIVE, State.LIVE])]
+    assert counted() == {"restoring": 1, "joining": 0, "live": 2}
+    told.partitions.pop()
+    assert counted() == {"restoring": 1, "joining": 0, "live": 1}

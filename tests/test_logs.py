@@ -140,3 +140,52 @@ def test_what_librdkafka_repeats_is_told_once_in_a_while():
     assert told("another thing")
     now_s[0] = logs.REPEAT_S
     assert told("FAIL broker 1: refused after 7 ms")
+
+
+# What is kept for the status page.
+
+
+def test_warnings_and_errors_are_kept_newest_first_with_their_figures() -> None:
+    configured("debug")
+    recent = logs.keep_recent()
+    structlog.get_logger().info("partition restored")
+    structlog.get_logger().warning("partitions lost", partitions=[1, 2])
+    logging.getLogger("some.library").error("no luck with %s", "it")
+    kept = recent.messages()
+    assert [(m["level"], m["event"], m["times"]) for m in kept] == [("error", "no luck with it", 1), ("warning", "partitions lost", 1)]
+    assert (kept[0]["logger"], kept[1]["partitions"]) == ("some.library", [1, 2])
+    assert datetime.fromisoformat(kept[0]["timestamp"]).utcoffset() == timedelta(0)
+
+
+def test_what_is_said_again_and_again_is_kept_once_with_its_count() -> None:
+    configured()
+    recent = logs.keep_recent()
+    structlog.get_logger().error("disk full")
+    for attempt in range(100):
+        structlog.get_logger().warning("transaction aborted", in_a_row=attempt)
+    assert [(m["event"], m["times"]) for m in recent.messages()] == [("transaction aborted", 100), ("disk full", 1)]
+    assert recent.messages()[0]["in_a_row"] == 99
+
+
+def test_no_more_are_kept_than_are_shown_and_none_is_long() -> None:
+    configured()
+    recent = logs.keep_recent()
+    for number in range(3 * logs.RECENT_MAX):
+        structlog.get_logger().warning(f"number {number}", text="x" * 100_000)
+    kept = recent.messages()
+    assert len(kept) == logs.RECENT_MAX
+    assert kept[0]["event"] == f"number {3 * logs.RECENT_MAX - 1}"
+    assert max(len(m["text"]) for m in kept) == logs.RECENT_TEXT_MAX + 3
+
+
+def test_of_a_traceback_what_it_was_is_kept_and_no_variable() -> None:
+    configured("debug", "console", Terminal())
+    recent = logs.keep_recent()
+    password = "swordfish"  # noqa: S105 (it must not be found)
+    try:
+        raise ValueError(f"no broker for {len(password)}")
+    except ValueError:
+        structlog.get_logger().exception("failed")
+    (kept,) = recent.messages()
+    assert kept["exception"] == "ValueError: no broker for 9"
+    assert "swordfish" not in str(kept)

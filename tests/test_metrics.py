@@ -1,5 +1,7 @@
 """processor.metrics: what is counted comes out as Prometheus text, and nothing that is not in the catalogue goes in."""
 
+import re
+import sys
 import threading
 
 import numpy as np
@@ -25,6 +27,13 @@ def test_every_metric_of_the_catalogue_is_rendered_with_its_meaning() -> None:
     text = metrics.render().decode()
     for spec in CATALOGUE:
         assert f"# HELP {PREFIX}{spec.name} {spec.meaning} [{spec.unit}]\n# TYPE {PREFIX}{spec.name} {spec.kind}\n" in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the client library reads /proc")
+def test_the_process_tells_when_it_started_and_what_it_takes() -> None:
+    text = Metrics(with_process=True).render().decode()
+    for name in ("process_start_time_seconds", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"):
+        assert re.search(rf"^{name} [1-9]", text, re.MULTILINE), name
 
 
 def test_the_catalogue_keeps_to_base_units_and_kinds() -> None:

@@ -125,6 +125,7 @@ def test_a_checkpoint_topic_that_would_lose_states_or_cannot_hold_them_is_refuse
         assert (code, says in out) == (1, True), out
 
 
+@pytest.mark.failure("an output that its topic would refuse")
 def test_an_output_that_its_topic_may_not_take_is_refused(command, tmp_path):
     each_step = save_model(tmp_path / "each.keras", L.LSTM(4, return_sequences=True), L.Dense(3))
     command("init")

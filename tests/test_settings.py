@@ -147,7 +147,7 @@ def test_kafka_values_become_text_for_librdkafka(path: Path, written: str, hande
 
 @pytest.mark.parametrize("text", ["1e5", "null", "true", "0123", "a=b", "", "[1]", "{a: 1}", " x "])
 def test_kafka_text_of_variables_and_options_is_kept_as_it_is(text: str) -> None:
-    assert load(None, "--kafka", f"sasl.password={text}").kafka_config()["sasl.password"] == text
+    assert load(None, "--kafka", f"some.key={text}").kafka_config()["some.key"] == text
     assert load(None, SLOTSTREAM_KAFKA__SASL_PASSWORD=text).kafka_config()["sasl.password"] == text
 
 
@@ -206,10 +206,53 @@ def test_a_missing_secret_names_its_key_and_path(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        ("--kafka", f"sasl.password={SECRET}"),
+        (f"--kafka=sasl_password={SECRET}",),
+        (f"--kafka.ssl.key.password={SECRET}",),
+        ("--kafka.sasl.oauthbearer.client.secret", SECRET),
+    ],
+)
+def test_a_secret_on_the_command_line_is_refused_since_every_user_can_see_it_there(options: tuple[str, ...]) -> None:
+    said = problems(None, *options)
+    assert "found a secret, which every user of this machine can see there" in said
+    assert "{file: PATH}" in said
+    assert SECRET not in said
+
+
+def test_where_a_token_is_fetched_is_no_secret() -> None:
+    given = load(None, "--kafka", "sasl.oauthbearer.token.endpoint.url=https://issuer/token")
+    assert (given.secrets(), given.kafka_config()["sasl.oauthbearer.token.endpoint.url"]) == ([], "https://issuer/token")
+
+
+def test_a_key_with_an_equals_sign_in_it_is_not_repeated(path: Path) -> None:
+    said = problems(f"kafka: {{'sasl.password={SECRET}': null}}", path=path)
+    assert "kafka.sasl.password: found an equals sign in a key" in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize("content", ["", "\n", "\r\n"])
+def test_a_file_without_a_secret_in_it_is_refused(path: Path, tmp_path: Path, content: str) -> None:
+    secret = tmp_path / "password"
+    secret.write_text(content)
+    said = problems(f"kafka: {{sasl.password: {{file: {secret}}}}}", path=path)
+    assert f"found {{file: {secret}}}, expected a file with the value in it (it is empty)" in said
+
+
+def test_settings_know_their_secrets_and_where_they_came_from(path: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text(f"{SECRET}\n")
+    given = load(f"kafka: {{sasl.password: {{file: {secret}}}, ssl.key.pem: in line}}", path=path)
+    assert sorted(given.secrets()) == [SECRET, "in line"]
+    assert given.secret_files() == {"sasl.password": secret}
+
+
+@pytest.mark.parametrize(
     "key", ["sasl.password", "ssl.key.password", "sasl.oauthbearer.client.secret", "ssl.key.pem", "sasl.oauthbearer.config", "my_token"]
 )
 def test_secrets_by_name_are_not_shown(key: str) -> None:
-    loaded = load(None, "--kafka", f"{key}={SECRET}")
+    loaded = load(None, **{f"SLOTSTREAM_KAFKA__{key.replace('.', '_').upper()}": SECRET})
     assert loaded.kafka_config()[kafka_key(key)] == SECRET
     for shown in (repr(loaded), str(loaded), loaded.model_dump_json(), repr(loaded.kafka), str(loaded.model_dump())):
         assert SECRET not in shown

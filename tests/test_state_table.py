@@ -34,7 +34,7 @@ from structlog.testing import capture_logs
 
 from processor import cli, logs
 from processor.checkpoint import restore
-from processor.checkpoint.directory import Name
+from processor.checkpoint.directory import Directory, Name
 from processor.service import fingerprint_of, load_model
 from processor.stream import admin, history
 from processor.stream.assignment import Beginning
@@ -188,6 +188,12 @@ def forget_checkpoints(service: Service, *partitions: int) -> None:
 # -- offsets and checkpoints that an operator moved -----------------------------------------------------------------------------
 
 
+@pytest.mark.failure(
+    "offsets moved back by an operator",
+    "offsets moved forward",
+    "the checkpoint folder of an older backup",
+    "every checkpoint gone",
+)
 def test_offsets_moved_forward_or_back_lost_checkpoints_and_an_older_folder_change_no_prediction(successor, run):
     """Moved forward: partition 0. Moved back: 1, and 2 to its beginning. Checkpoints lost: 3. The folder of an older backup: 4."""
     service = successor()
@@ -208,6 +214,7 @@ def test_offsets_moved_forward_or_back_lost_checkpoints_and_an_older_folder_chan
     assert_same(service.topics.answers(), expected(service, service.topics.inputs(), positions=positions))
 
 
+@pytest.mark.failure("checkpoint torn, truncated, a bit flipped", "checkpoint of another group, topic, lineage or model, or any other file")
 def test_damaged_checkpoints_are_passed_over_with_a_warning_and_cost_only_a_replay(successor, run):
     service = successor()
     files = checkpoints(service)
@@ -234,6 +241,7 @@ def test_damaged_checkpoints_are_passed_over_with_a_warning_and_cost_only_a_repl
     assert_same(service.topics.answers(), expected(service, service.topics.inputs(), positions=positions))
 
 
+@pytest.mark.failure("offsets expired or deleted, checkpoints there")
 def test_a_checkpoint_without_offsets_stops_the_start_and_tells_the_position(successor, run):
     service = successor(offsets=False)
     ran = run(service)
@@ -247,6 +255,7 @@ def test_a_checkpoint_without_offsets_stops_the_start_and_tells_the_position(suc
     assert service.topics.answers() == {}
 
 
+@pytest.mark.failure("every checkpoint gone")
 def test_missing_state_stops_the_start_where_the_policy_says_so(successor, run):
     service = successor("--on_missing_state=fail")
     shutil.rmtree(service.folder / "checkpoints" / service.settings.group_id)
@@ -256,9 +265,27 @@ def test_missing_state_stops_the_start_where_the_policy_says_so(successor, run):
     assert "on_missing_state" in ran.said
 
 
+@pytest.mark.failure("another TensorFlow version or instruction set")
+def test_a_checkpoint_that_was_made_elsewhere_is_used_with_a_warning(successor, run):
+    service = successor()
+    store = Directory(service.settings.checkpoint.path, service.settings.group_id, service.topics.input, keep=2)
+    found = store.newest(0, position_max=None, usable=lambda _: True)
+    there = {"tensorflow": "2.16.0", "machine": "another"}
+    for path in checkpoints(service)[0]:
+        path.unlink()
+    store.write(replace(found, made_by=there, base=None))
+    positions = group_of(service).positions()
+    ran = run(service, answered(service, due_from(service, positions)))
+    assert ran.code == 0
+    (warning,) = ran.events("the checkpoint was made elsewhere: bits may differ")
+    assert warning["by"] == there
+    assert_same(service.topics.answers(), expected(service, service.topics.inputs(), positions=positions))
+
+
 # -- another model --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.failure("another model file, or settings that decide")
 def test_another_model_stops_the_start(successor, run, other_model):
     service = successor(model=other_model)
     ran = run(service)
@@ -267,6 +294,7 @@ def test_another_model_stops_the_start(successor, run, other_model):
     assert "on_model_change" in ran.said
 
 
+@pytest.mark.failure("another model file, or settings that decide")
 def test_cold_starts_every_sensor_anew_at_the_committed_offset(successor, run, other_model):
     """Without checkpoints where the model is the same, and where it was another."""
     service = successor("--on_missing_state=cold", "--on_model_change=cold", model=other_model)
@@ -284,6 +312,7 @@ def test_cold_starts_every_sensor_anew_at_the_committed_offset(successor, run, o
     assert_same(service.topics.answers(), expected(service, service.topics.inputs(), starts=positions))
 
 
+@pytest.mark.failure("another model file, or settings that decide")
 def test_another_model_is_given_the_whole_past_where_the_policy_says_rebuild(successor, run, other_model):
     service = successor("--on_model_change=rebuild", "--checkpoint.interval=1h", model=other_model)
     positions, old = group_of(service).positions(), checkpoints(service)
@@ -303,6 +332,12 @@ def test_another_model_is_given_the_whole_past_where_the_policy_says_rebuild(suc
 # -- a log that was cut ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.failure(
+    "log cut by retention below what is committed, checkpoint above it",
+    "log cut past the newest checkpoint",
+    "log cut past the committed offset, at the start or while it runs",
+    "log truncated below the committed offset (an unclean leader election)",
+)
 def test_a_log_that_was_cut_costs_what_the_policies_say_and_every_sensor_that_may_lack_readings_is_marked(
     kafka, unique, tmp_path, model, run
 ):
@@ -404,6 +439,7 @@ def test_a_log_cut_past_the_origin_stops_the_start_or_begins_cold_as_on_gap_says
     assert True in marked(want, 0)
 
 
+@pytest.mark.failure("log cut while it is replayed")
 def test_a_log_that_is_cut_while_it_is_replayed_is_replayed_from_what_is_left(kafka, unique, tmp_path, model, run, monkeypatch):
     service, commit = forged(kafka, unique, tmp_path, model)
     commit(70)
@@ -435,6 +471,7 @@ def test_a_log_that_is_cut_while_it_is_replayed_is_replayed_from_what_is_left(ka
     assert again.events("partition restored")[0]["checkpoint"] == 100
 
 
+@pytest.mark.failure("log cut while it is replayed")
 def test_a_log_that_is_cut_faster_than_it_is_replayed_ends_the_service(kafka, unique, tmp_path, model, run, monkeypatch):
     service, commit = forged(kafka, unique, tmp_path, model)
     commit(70)
@@ -464,6 +501,7 @@ def lose(service: Service, stream: Stream) -> tuple[int, list]:
     return low, inputs
 
 
+@pytest.mark.failure("log cut past the committed offset, at the start or while it runs")
 def test_a_log_cut_past_what_a_running_service_has_read_ends_it(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("live"), partitions=2)
     stream = Stream(topics, 400)
@@ -511,6 +549,7 @@ def ends(topics: Topics) -> dict[int, int]:
 # -- another topic ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.failure("partitions added")
 def test_partitions_added_while_it_runs_end_it_and_the_next_start_ends_or_begins_cold(kafka, unique, tmp_path, model, run):
     """With input.start: latest, which holds for the first start alone: what was sent to an added partition is not passed over."""
     topics = Topics(kafka.bootstrap, unique("added"), partitions=2)
@@ -555,6 +594,7 @@ def test_partitions_added_while_it_runs_end_it_and_the_next_start_ends_or_begins
     assert run(service, lambda so_far: so_far.events("ready")).code == 0, "what was decided once is decided"
 
 
+@pytest.mark.failure("topic deleted and created again")
 def test_a_topic_deleted_and_created_again_stops_the_start_or_begins_as_a_first_start_does(kafka, unique, tmp_path, model, run):
     topics = Topics(kafka.bootstrap, unique("anew"), partitions=2)
     service = Service(topics, model, tmp_path, *SMALL, f"--group={unique('anew')}")

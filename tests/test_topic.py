@@ -107,6 +107,7 @@ def test_rows_of_another_beginning_beside_a_marker_of_ours_are_passed_over(log, 
     assert content(newest(log)) == content(snapshot)
 
 
+@pytest.mark.failure("the checkpoint topic is deleted and created again")
 def test_a_recreated_topic_of_the_name_is_another(log):
     log.round(TopicWriter(log.store()), snapshot_of([b"a"]))
     log.topic = Topic(log.topic.name, "another-id", 2, 1_000_000, "compact")

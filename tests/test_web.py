@@ -1,6 +1,7 @@
 """processor.web.server: the answers, the refusals, and that nobody can hold it up."""
 
 import http.client
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,10 @@ import structlog
 from processor.errors import ConfigurationError
 from processor.metrics import Metrics
 from processor.web import server
+from processor.web.pages import HEADERS, Page, page_files
 from processor.web.server import Address, serve
+
+PAGES = {**page_files(), "/status.json": Page("application/json", lambda: b"{}")}
 
 
 class Probes:
@@ -39,7 +43,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def address(metrics: Metrics, probes: Probes) -> Iterator[Address]:
-    with serve("127.0.0.1", 0, metrics, probes) as address:
+    with serve("127.0.0.1", 0, metrics, probes, PAGES) as address:
         yield address
 
 
@@ -80,14 +84,41 @@ def test_probes_answer_with_their_reason(address: Address, probes: Probes) -> No
 def test_the_first_page_lists_the_others_and_they_exist(address: Address) -> None:
     status, body, _ = ask(address, "/")
     paths = [line.split()[0] for line in body.splitlines() if line.startswith("/")]
-    assert (status, paths) == (200, ["/metrics", "/healthz", "/readyz"])
+    assert (status, paths) == (200, ["/", "/status.json", "/metrics", "/healthz", "/readyz"])
     assert all(ask(address, path)[0] != 404 for path in paths)
 
 
+def test_a_browser_gets_the_page_and_what_it_names(address: Address) -> None:
+    status, body, headers = ask(address, "/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    named = re.findall(r'(?:src|href)="((?!#)[^"]+)"', body)
+    imported = [f"page/{name}" for path in PAGES if path.endswith(".js") for name in re.findall(r'from "\./([^"]+)"', ask(address, path)[1])]
+    assert {"page/page.css", "page/page.js", "page/icon.svg", "page/plot.js"} <= {*named, *imported}
+    assert [path for path in (*named, *imported) if ask(address, f"/{path}")[0] == 404] == []
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", "".join(ask(address, path)[1] for path in PAGES))
+
+
+@pytest.mark.parametrize("path", sorted(PAGES))
+def test_a_page_lets_nothing_from_elsewhere_in(address: Address, path: str) -> None:
+    status, body, headers = ask(address, path, headers={"Accept": "text/html"})
+    assert status == 200
+    assert HEADERS.items() <= headers.items()
+    assert headers["Cache-Control"] == "no-store"
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r"<script(?![^>]*src=)|<style|\sstyle=|\son\w+=|javascript:", body)
+
+
+def test_the_folder_of_the_page_is_all_that_is_served(address: Address) -> None:
+    for path in ("/page/", "/page", "/page/../pages.py", "/page/..%2fpages.py", "/page//page.js", "/index.html"):
+        assert ask(address, path)[0] == 404
+
+
 def test_head_has_the_headers_and_no_body(address: Address) -> None:
-    for path in ("/", "/metrics", "/healthz", "/readyz", "/nothing"):
+    for path in ("/", "/status.json", "/page/page.js", "/metrics", "/healthz", "/readyz", "/nothing"):
         status, _, headers = ask(address, path, "HEAD")
-        assert (status, int(headers["Content-Length"])) == (ask(address, path)[0], len(ask(address, path)[1]))
+        assert (status, int(headers["Content-Length"])) == (ask(address, path)[0], len(ask(address, path)[1].encode()))
         with socket.create_connection((address.host, address.port), timeout=10) as client, client.makefile("rb") as answer:
             client.sendall(f"HEAD {path} HTTP/1.1\r\n\r\n".encode())
             assert answer.read().endswith(b"\r\n\r\n")
@@ -95,7 +126,7 @@ def test_head_has_the_headers_and_no_body(address: Address) -> None:
 
 @pytest.mark.parametrize("path", ["/nothing", "/metrics/", "/../etc/passwd", "/healthz%00"])
 def test_other_pages_are_not_found(address: Address, path: str) -> None:
-    assert ask(address, path)[:2] == (404, "found no such page, expected one of / /metrics /healthz /readyz\n")
+    assert ask(address, path)[:2] == (404, "found no such page, expected one of / /status.json /metrics /healthz /readyz\n")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "NONSENSE"])

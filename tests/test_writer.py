@@ -57,6 +57,7 @@ def flushed(writer: Writer) -> None:
     writer.wait([DONE], LONG_S)
 
 
+@pytest.mark.failure("slow disk")
 def test_a_store_that_hangs_holds_up_neither_write_nor_finished_nor_prune():
     store = Store(blocked=True)
     writer = Writer(store)
@@ -116,6 +117,7 @@ def test_a_snapshot_written_is_told_with_its_size_and_what_it_replaced():
     assert written == Written(4, 70, written.seconds, 123, (Path("a-4"), Path("b-4")))
 
 
+@pytest.mark.failure("full disk later")
 def test_a_full_disk_is_told_as_an_error_and_nothing_may_go():
     writer = Writer(Store(failing=(1,), prunable=("a",)))
     writer.write(snapshot_of(1))

@@ -121,6 +121,7 @@ def _first_start(found: Found, present: Present, settings: Settings) -> Decision
             expected="both, or neither",
             do=f"go on from it: kafka-consumer-groups.sh --bootstrap-server ... --group {group} --topic {topic}:{found.partition} "
             f"--reset-offsets --to-offset {position} --execute; or start afresh under another `group`",
+            see="a-checkpoint-without-committed-offset",
         )
     for said in found.others:
         _refuse_to_go_back(said, present, settings)
@@ -144,6 +145,7 @@ def _another_topic(found: Found, committed: int | None, present: Present, settin
             f"{settings.input.topic} is another topic of the same name (seen at partition {found.partition})",
             expected="the topic that the state was made from (on_partitions_added: fail)",
             do="set on_partitions_added to cold (begins with this one, at input.start), or start afresh under another `group`",
+            see="the-input-is-another-topic-of-the-same-name",
         )
     position = _input_start(found, settings) if committed is None else committed
     if not found.low <= position <= found.end:
@@ -175,6 +177,7 @@ def _refuse_to_go_back(said: Beginning, present: Present, settings: Settings) ->
             f"{settings.input.topic} had {present.partitions} partitions when this process started and has {said.partitions}",
             expected="every instance of the group to know them",
             do="start again",
+            see="partitions-were-added",
         )
 
 
@@ -185,6 +188,7 @@ def _another_model(found: Found, committed: int, said: Beginning, present: Prese
             expected="the same model file and deciding settings (on_model_change: fail)",
             do="bring the old model and settings back; or set on_model_change to rebuild (replays the input through the new model) or cold "
             "(every sensor starts anew); or take another `group`",
+            see="the-model-or-a-setting-that-decides-has-changed",
         )
     cold = settings.on_model_change == "cold"
     if not found.low <= committed <= found.end:
@@ -205,6 +209,7 @@ def _missing_state(found: Found, committed: int, said: Beginning, present: Prese
             f"partition {found.partition}: committed offset {found.committed}, but no usable checkpoint at or below it",
             expected="one (on_missing_state: fail)",
             do="bring the checkpoints back, or set on_missing_state to rebuild (replays the input) or cold (forgets)",
+            see="no-usable-checkpoint",
         )
     if settings.on_missing_state == "cold":
         _log.warning("no usable checkpoint: every sensor starts anew", partition=found.partition, position=found.committed)
@@ -223,6 +228,7 @@ def _gap(found: Found, committed: int, start: int, present: Present, settings: S
             expected="the log to reach back to the newest checkpoint, or else to the origin (on_gap: fail)",
             do="bring newer checkpoints back; or set on_gap to rebuild (from what is left) or cold, both of which mark a sensor's outputs "
             f"warming_up until its reset; and keep retention of {settings.input.topic} above the checkpoint interval",
+            see="the-log-does-not-reach-back",
         )
     told = {"partition": found.partition, "replay_from": start, "log_begins": found.low, "records_lost": found.low - start}
     if settings.on_gap == "cold":
@@ -242,6 +248,7 @@ def _lost_input(found: Found, committed: int, origin: int, present: Present, set
             f"partition {found.partition}: committed offset {committed}, but the log holds {found.low} to {found.end}",
             expected="the next record to be there (on_lost_input: fail)",
             do=f"raise retention of {settings.input.topic}, if it was that; and set on_lost_input: continue, which {going_on}",
+            see="readings-are-gone-that-were-not-processed",
         )
     if deleted:
         _log.warning(
@@ -275,12 +282,14 @@ def partitions_added(settings: Settings, before: int, now: int) -> SlotstreamErr
             found,
             expected="the partitions that were there at the start",
             do="start again: every partition then begins anew (on_partitions_added: cold)",
+            see="partitions-were-added",
         )
     return PolicyStop(
         found,
         expected="the partitions that the state was made from (on_partitions_added: fail)",
         do="set on_partitions_added to cold (every sensor starts anew), or start afresh under another `group`; and give the output topic "
         "as many partitions",
+        see="partitions-were-added",
     )
 
 
@@ -369,6 +378,7 @@ class Restore:
             f"partition {self._partition}: the log was cut {TRIES} times while it was replayed, and begins at {found.low} now",
             expected="a log that is kept for longer than its replay takes",
             do=f"raise retention of {self._settings.input.topic}, then start again",
+            see="the-log-does-not-reach-back",
         )
 
     def _find(self, history: History) -> Found:

@@ -35,8 +35,9 @@ import processor
 from processor.errors import SlotstreamError
 from processor.sandbox import process
 from processor.sandbox.count import Count
-from processor.sandbox.kafka import VERSION, EmbeddedKafka, free_port
+from processor.sandbox.kafka import VERSION, EmbeddedKafka
 from processor.sandbox.plant import FaultPlan
+from processor.sandbox.ports import free_port
 from processor.sandbox.show import Screen, View
 from processor.sandbox.watch import Residuals, Threshold, Watch
 

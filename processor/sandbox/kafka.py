@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -32,6 +31,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from processor.errors import SlotstreamError
 from processor.sandbox import process
+from processor.sandbox.kafka_security import Security
+from processor.sandbox.ports import free_port, is_free
 
 VERSION = "4.3.1"
 # The broker and a logger, no more: with other loggers or Kafka's tools in the list an older kafka-clients is resolved.
@@ -77,16 +78,25 @@ PROPERTIES = {
 class EmbeddedKafka:
     """One broker (KRaft, one node) with its data under `folder`. `start` after `stop` or `kill` goes on where it was.
 
-    `port`: None takes a free one, and keeps it over restarts. `properties` are added to the broker's, last word.
-    Every method raises SlotstreamError when it cannot do what it says.
+    `port`: None takes a free one, and keeps it over restarts. `security` adds listeners that ask who comes, and an authorizer.
+    `properties` are added to the broker's, last word. Every method raises SlotstreamError when it cannot do what it says.
     """
 
-    def __init__(self, folder: Path, *, heap_mb: int = 512, port: int | None = None, properties: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        heap_mb: int = 512,
+        port: int | None = None,
+        security: Security | None = None,
+        properties: dict[str, str] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.log_path = self.folder / "broker.log"
         self.port = port or free_port()
         self._controller_port = free_port()
         self._heap_mb = heap_mb
+        self._security = security
         self._properties = properties or {}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -120,6 +130,8 @@ class EmbeddedKafka:
         self._process = process.spawn([*java, *options, "kafka.Kafka", str(settings)], self.log_path)
         try:
             self._wait_until_ready(self._process)
+            if self._security is not None:
+                self._security.create_users(self.bootstrap)
         except BaseException:
             self.kill()
             raise
@@ -145,7 +157,7 @@ class EmbeddedKafka:
 
     def _refuse_taken_port(self) -> None:
         for port in (self.port, self._controller_port):
-            if not _is_free(port):
+            if not is_free(port):
                 raise SlotstreamError(
                     f"port {port} on 127.0.0.1 is in use",
                     expected="a free port for the embedded Kafka",
@@ -161,6 +173,8 @@ class EmbeddedKafka:
             "controller.quorum.bootstrap.servers": controller,
             "log.dirs": (self.folder / "data").resolve().as_posix(),
         }
+        if self._security is not None:
+            properties |= self._security.properties(self.port, self._controller_port)
         path = self.folder / "server.properties"
         path.write_text("".join(f"{key}={value}\n" for key, value in (properties | self._properties).items()))
         return path
@@ -201,27 +215,6 @@ class EmbeddedKafka:
             expected="a broker that answers",
             do="look at these lines: a full disk, too little memory and a folder in use by another broker are the usual reasons",
         )
-
-
-def free_port() -> int:
-    """A free TCP port on 127.0.0.1, below the range from which outgoing connections take theirs.
-
-    From that range a client that tries to reach a stopped broker can connect to itself, and then the broker cannot come back.
-    """
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 200):
-        if _is_free(port):
-            return port
-    raise SlotstreamError("200 ports tried between 20000 and 32000 are all in use", expected="a free port", do="end what holds them")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _answers(port: int) -> bool:
@@ -385,7 +378,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):  # a shell starts what it puts in the background deaf to Ctrl-C
         signal.signal(number, _interrupt)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="slotstream-kafka-"))
-    port = options.port or (9092 if _is_free(9092) else None)
+    port = options.port or (9092 if is_free(9092) else None)
     try:
         with EmbeddedKafka(folder, heap_mb=options.heap_mb, port=port) as kafka:
             sys.stdout.write(f"Apache Kafka {VERSION} at {kafka.bootstrap}, data in {folder}; Ctrl-C ends it\n")

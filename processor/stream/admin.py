@@ -4,17 +4,23 @@ Asks and creates, never deletes. The service needs describe(); `slotstream init`
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
-from processor.errors import ConfigurationError, SlotstreamError
+from processor.errors import ConfigurationError, NotPermitted, SlotstreamError
 from processor.settings import Settings
+from processor.stream import permissions
 from processor.stream.clients import admin_client, restore_consumer
+from processor.stream.permissions import NO_COORDINATOR
+from processor.stream.refusal import refusal
 
 BROKER_TIMEOUT_S = 15.0
+ASK_S = 1.0
+REFUSED_S = 3.0
 # Outputs bear their input's timestamps, and what the input topic took the others must take too.
 TIMESTAMP_AFTER_MAX_MS = str(2**63 - 1)
 # Segments are closed, and so compacted, after 64 MB: a restore reads what compaction has left.
@@ -58,9 +64,11 @@ class Finding:
 
 
 def describe(settings: Settings) -> Topics:
-    """The topics that are read and written. Raises SlotstreamError if no broker answers, ConfigurationError if one is missing."""
-    client = admin_client(settings)
-    cluster = _cluster(client, settings)
+    """The topics that are read and written. Raises SlotstreamError if no broker answers, ConfigurationError if one is missing or if
+    the broker does not let the client in, NotPermitted for what it may not do."""
+    client, cluster = _connected(settings)
+    if lacks := _missing_permissions(client, settings):
+        raise permissions.named(settings, lacks)
     names = dict(_names(settings))
     found = {key: _topic(client, name) for key, name in names.items()}
     missing = [f"{names[key]} ({key})" for key, topic in found.items() if topic is None]
@@ -69,14 +77,13 @@ def describe(settings: Settings) -> Topics:
     present = {key: topic for key, topic in found.items() if topic is not None}
     source, checkpoint = present["input.topic"], present.get("checkpoint.topic")
     if checkpoint is not None and (problem := _unfit_for_checkpoints(checkpoint, source)):
-        raise ConfigurationError(problem[0], expected=EXPECTED_OF_CHECKPOINTS, do=problem[1])
+        raise ConfigurationError(problem[0], expected=EXPECTED_OF_CHECKPOINTS, do=problem[1], see="the-checkpoint-topic-does-not-fit")
     return Topics(cluster, source, present["output.topic"], present["dead_letter.topic"], checkpoint)
 
 
 def describe_input(settings: Settings) -> Topic:
     """The input topic alone. Raises as describe()."""
-    client = admin_client(settings)
-    _cluster(client, settings)
+    client, _ = _connected(settings)
     topic = _topic(client, settings.input.topic)
     if topic is None:
         raise _missing(settings, f"{settings.input.topic} (input.topic)", "the input topic to exist")
@@ -88,6 +95,7 @@ def _missing(settings: Settings, topics: str, expected: str) -> ConfigurationErr
         f"the broker at {_bootstrap(settings)} has no topic {topics}",
         expected=expected,
         do="create what is missing with `slotstream init`, or correct the names",
+        see="a-topic-is-missing",
     )
 
 
@@ -111,8 +119,7 @@ def member_of(settings: Settings, beat: Callable[[], None]) -> str | None:
 
 def init(settings: Settings, partitions: int, replication_factor: int | None) -> list[str]:
     """Creates the topics that are missing, the input too. Returns what was done, a line each."""
-    client = admin_client(settings)
-    _cluster(client, settings)
+    client, _ = _connected(settings)
     existing = _topic(client, settings.input.topic)
     count = existing.partitions if existing else partitions  # as many everywhere, so that a prediction lies where its reading does
     lines = []
@@ -128,24 +135,43 @@ def init(settings: Settings, partitions: int, replication_factor: int | None) ->
 
 
 def check(settings: Settings) -> list[Finding]:
-    """The broker's side of `slotstream check`: reachable, topics, offsets."""
-    client = admin_client(settings)
+    """The broker's side of `slotstream check`: reachable, topics, permissions, offsets. Goes on past whatever is wrong."""
     try:
-        cluster = _cluster(client, settings)
+        client, cluster = _connected(settings)
     except SlotstreamError as error:
         return [Finding(False, "broker", error.found, error.do)]
     findings = [Finding(True, "broker", f"{_bootstrap(settings)} answers, cluster {cluster}")]
-    topics = {key: _topic(client, name) for key, name in _names(settings)}
+    topics = dict[str, Topic | None]()
     for key, name in _names(settings):
-        topic = topics[key]
+        try:
+            topics[key] = topic = _topic(client, name)
+        except SlotstreamError as error:
+            findings.append(Finding(False, key, error.found, error.do))
+            continue
         if topic is None:
             findings.append(Finding(False, key, f"there is no topic {name}", "slotstream init"))
         else:
             findings.append(Finding(True, key, f"{name}: {topic.partitions} partitions, records up to {topic.bytes_max:,} bytes"))
-    source = topics["input.topic"]
+    findings += _check_permissions(client, settings)
+    source = topics.get("input.topic")
     if source is not None:
         findings += [*_check_together(source, topics), _check_group(settings, source.partitions)]
     return findings
+
+
+def _check_permissions(client: AdminClient, settings: Settings) -> Iterator[Finding]:
+    """A line for each that is missing, and one for those that are there."""
+    needs = [need for need in permissions.of_run(settings) if need.kind in ("topic", "group")]
+    try:
+        lacks = permissions.missing(client, needs)
+    except KafkaException as error:
+        yield Finding(False, "permissions", f"the broker does not tell them ({error.args[0].str()})", "look at the broker's log")
+        return
+    for need in lacks:
+        yield Finding(False, "permission", f"{need.operation} on {need.resource} is missing", permissions.grant(settings, need))
+    if len(lacks) < len(needs):
+        there = f"{len(needs) - len(lacks)} of the {len(needs)} on topics and group are there, for {permissions.principal(settings)}"
+        yield Finding(True, "permissions", there)
 
 
 def _names(settings: Settings) -> list[tuple[str, str]]:
@@ -178,7 +204,7 @@ def _check_together(source: Topic, topics: dict[str, Topic | None]) -> Iterator[
     if checkpoint is not None and (problem := _unfit_for_checkpoints(checkpoint, source)):
         yield Finding(False, "checkpoints", *problem)
     for key in ("output.topic", "dead_letter.topic"):
-        topic = topics[key]
+        topic = topics.get(key)
         if topic is not None and topic.partitions != source.partitions:
             found = f"{topic.partitions} partitions, the input has {source.partitions}: records are spread by their keys"
             yield Finding(True, f"{key} partitions", found)
@@ -205,27 +231,63 @@ def _committed(consumer: Consumer, wanted: list[TopicPartition]) -> list[TopicPa
         try:
             return list(consumer.committed(wanted, BROKER_TIMEOUT_S))
         except KafkaException as error:
-            if not (error.args[0].retriable() or error.args[0].code() in _NO_COORDINATOR) or time.monotonic() > until_s:
+            if not (error.args[0].retriable() or error.args[0].code() in NO_COORDINATOR) or time.monotonic() > until_s:
                 raise
             time.sleep(0.2)
 
 
-_NO_COORDINATOR = {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
+def _connected(settings: Settings) -> tuple[AdminClient, str]:
+    """A client, and the id of the cluster that has answered it.
+
+    Raises SlotstreamError if none answers, ConfigurationError as soon as it is known why a broker that is there refuses this client.
+    """
+    heard = deque[KafkaError](maxlen=20)
+    client = admin_client(settings, heard.append)
+    begun_s, looked = time.monotonic(), False
+    while True:
+        try:
+            return client, str(client.list_topics(timeout=min(ASK_S, BROKER_TIMEOUT_S)).cluster_id)
+        except KafkaException as error:
+            client.poll(0)
+            past_s, reason = time.monotonic() - begun_s, error
+        # A login may be taken a moment later by a broker that starts up: one look, when it has had that moment, and one at the end.
+        if past_s > min(REFUSED_S, BROKER_TIMEOUT_S) and (not looked or past_s > BROKER_TIMEOUT_S):
+            looked = True
+            if (refused := refusal(settings, heard)) is not None:
+                raise refused from reason
+        if past_s > BROKER_TIMEOUT_S:
+            raise _no_answer(settings, reason, heard) from reason
+        time.sleep(0.1)  # where all brokers are known to be down the client answers at once
 
 
-def _cluster(client: AdminClient, settings: Settings) -> str:
-    try:
-        return str(client.list_topics(timeout=BROKER_TIMEOUT_S).cluster_id)
-    except KafkaException as error:
-        raise _no_answer(settings, error) from error
-
-
-def _no_answer(settings: Settings, error: Exception) -> SlotstreamError:
+def _no_answer(settings: Settings, error: Exception, heard: Iterable[KafkaError]) -> SlotstreamError:
+    told = [one.str().partition(" (after ")[0] for one in heard if one.code() != KafkaError._ALL_BROKERS_DOWN]
     return SlotstreamError(
-        f"no broker answers at {_bootstrap(settings)} ({error.args[0].str() if isinstance(error, KafkaException) else error})",
+        f"no broker answers at {_bootstrap(settings)} ({told[-1] if told else error.args[0].str()})",
         expected=f"an answer within {BROKER_TIMEOUT_S:.0f} s",
         do="start the broker, or correct bootstrap.servers and the security properties under kafka",
+        see="no-broker-answers",
     )
+
+
+def what_is_missing(settings: Settings, refused: NotPermitted) -> NotPermitted:
+    """The error that names the permissions which a refused call has shown to be missing; the same one where the broker tells of none."""
+    cause = refused.__cause__
+    if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+        return permissions.named(settings, [permissions.of_transactions(settings)])
+    try:
+        client, _ = _connected(settings)
+        lacks = permissions.missing(client, permissions.of_run(settings))
+    except (SlotstreamError, KafkaException):
+        return refused
+    return permissions.named(settings, lacks) if lacks else refused
+
+
+def _missing_permissions(client: AdminClient, settings: Settings) -> list[permissions.Need]:
+    try:
+        return permissions.missing(client, permissions.of_run(settings))
+    except KafkaException as error:
+        raise _refused("the broker does not tell what it permits", error) from error
 
 
 def _bootstrap(settings: Settings) -> str:
@@ -272,6 +334,11 @@ def _wait_until_known(client: AdminClient, name: str) -> None:
 
 def _refused(found: str, error: KafkaException) -> SlotstreamError:
     reason = error.args[0]
+    if reason.code() in permissions.AUTHORIZATION:
+        return permissions.refused(found, reason)
     return SlotstreamError(
-        f"{found} ({reason.name()}: {reason.str()})", expected="it to", do="mend what the broker names, or let an administrator do it"
+        f"{found} ({reason.name()}: {reason.str()})",
+        expected="it to",
+        do="mend what the broker names, or let an administrator do it",
+        see="the-broker-refuses",
     )

@@ -13,6 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from processor.errors import SlotstreamError
 from processor.records import Out
+from processor.stream import permissions
 from processor.stream.consumer import Reader
 from processor.stream.transaction import CALL_S, PATIENCE_S, WAITING, AbortedError, produce_all
 
@@ -50,6 +51,8 @@ class AtLeastOnce:
             if time.monotonic() - said_at_s > PATIENCE_S:
                 said_at_s = time.monotonic()
                 _log.warning("waiting for the broker", call="flush", outputs=len(self._producer))
+        if self._failed is not None and self._failed.code() in permissions.AUTHORIZATION:
+            raise permissions.refused("the broker does not take an output", self._failed)
         if self._failed is not None:
             raise AbortedError(self._failed, "an output was not delivered: ")
         until_s = time.monotonic() + COMMIT_PATIENCE_S
@@ -60,6 +63,8 @@ class AtLeastOnce:
                 break
             except KafkaException as error:
                 reason = error.args[0]
+                if reason.code() in permissions.AUTHORIZATION:
+                    raise permissions.refused("the broker does not take the offsets", reason) from error
                 again = reason.retriable() or reason.code() in WAITING or reason.code() == KafkaError.REBALANCE_IN_PROGRESS
                 if not again or time.monotonic() > until_s:
                     raise AbortedError(reason, "the offsets were not committed: ") from error
@@ -90,4 +95,5 @@ class AtLeastOnce:
             f"{call} failed ({reason.name()}: {reason.str()})",
             expected="a broker that takes this client's records",
             do="look at the broker's log for the same time, and at the permissions on the topics",
+            see="the-broker-refuses",
         )

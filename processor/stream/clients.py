@@ -4,13 +4,16 @@ Fixed are the properties that exactly-once rests on; settings.KAFKA_REFUSED tell
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
-from confluent_kafka import Consumer, Producer, libversion
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, libversion
 from confluent_kafka.admin import AdminClient
 
+from processor.errors import ConfigurationError
 from processor.logs import LIBRDKAFKA
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
+from processor.stream.refusal import Watch
 
 # The largest message.max.bytes and batch.size that librdkafka takes.
 BYTES_MAX = 1_000_000_000
@@ -22,8 +25,12 @@ def librdkafka_version() -> str:
     return str(libversion()[0])
 
 
-def admin_client(settings: Settings) -> AdminClient:
-    return AdminClient(_merged(settings, {}, {}))
+def admin_client(settings: Settings, heard: Callable[[KafkaError], None] | None = None) -> AdminClient:
+    """heard is called with the client's own errors, from within its poll()."""
+    if heard is None:
+        return _made(AdminClient, _merged(settings, {}, {}))
+    # Whoever hears what is wrong tells it: the client's own lines of each attempt would only stand in front of that.
+    return _made(AdminClient, _merged(settings, {"log_level": 2}, {"error_cb": heard}))
 
 
 def member_consumer(settings: Settings) -> Consumer:
@@ -41,12 +48,12 @@ def member_consumer(settings: Settings) -> Consumer:
         "group.protocol": "classic",
         "partition.assignment.strategy": "cooperative-sticky",
     }
-    return Consumer(_merged(settings, defaults, fixed))
+    return _made(Consumer, _merged(settings, defaults, fixed))
 
 
 def restore_consumer(settings: Settings) -> Consumer:
     """A consumer of the same group that never joins: reads committed offsets and the input again."""
-    return Consumer(_merged(settings, {"fetch.queue.backoff.ms": 5}, _group(settings)))
+    return _made(Consumer, _merged(settings, {"fetch.queue.backoff.ms": 5}, _group(settings)))
 
 
 def bulk_consumer(settings: Settings) -> Consumer:
@@ -58,7 +65,7 @@ def bulk_consumer(settings: Settings) -> Consumer:
         "fetch.message.max.bytes": 16_000_000,
         "fetch.wait.max.ms": 10,
     }
-    return Consumer(_merged(settings, defaults, _group(settings)))
+    return _made(Consumer, _merged(settings, defaults, _group(settings)))
 
 
 def output_producer(settings: Settings, *, record_bytes_max: int, batch_bytes_max: int) -> Producer:
@@ -76,7 +83,7 @@ def output_producer(settings: Settings, *, record_bytes_max: int, batch_bytes_ma
         **(transactional if settings.delivery == "exactly_once" else {"enable.idempotence": True}),
         **_written(settings, record_bytes_max, batch_bytes_max),
     }
-    return Producer(_merged(settings, defaults, fixed))
+    return _made(Producer, _merged(settings, defaults, fixed))
 
 
 def feed_producer(settings: Settings, *, record_bytes_max: int) -> Producer:
@@ -84,13 +91,13 @@ def feed_producer(settings: Settings, *, record_bytes_max: int) -> Producer:
     # A broker that is away for longer than this is told instead of waited for: the command says where to go on.
     defaults = {"linger.ms": 20, "message.timeout.ms": 60_000}
     fixed = {"enable.idempotence": True, **_written(settings, record_bytes_max, record_bytes_max)}
-    return Producer(_merged(settings, defaults, fixed))
+    return _made(Producer, _merged(settings, defaults, fixed))
 
 
 def check_producer(settings: Settings) -> Producer:
     """A transactional producer that fences nobody."""
     fixed = {"transactional.id": f"{settings.transactional_id}.check", "transaction.timeout.ms": round(TRANSACTION_TIMEOUT_S * 1000)}
-    return Producer(_merged(settings, {}, fixed))
+    return _made(Producer, _merged(settings, {}, fixed))
 
 
 def _written(settings: Settings, record_bytes_max: int, batch_bytes_max: int) -> dict[str, Any]:
@@ -123,12 +130,26 @@ def _merged(settings: Settings, defaults: dict[str, Any], fixed: dict[str, Any])
         "metadata.recovery.strategy": "none",
         **defaults,
         **settings.kafka_config(),
-        **fixed,
         "logger": logging.getLogger(LIBRDKAFKA),
         # Without one a fatal error is raised inside whatever call happens to be running; the next call tells it properly.
-        "error_cb": _told_by_the_log,
+        "error_cb": Watch(settings),
+        **fixed,
     }
 
 
-def _told_by_the_log(_error: object) -> None:
-    pass
+def _made(kind: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> Any:
+    """Raises ConfigurationError for properties that librdkafka does not take."""
+    try:
+        client = kind(config)
+        if "OAUTHBEARER" in (config.get("sasl.mechanism"), config.get("sasl.mechanisms")):
+            # Its first token is made in a poll, and the first calls of some clients never poll.
+            client.poll(0)
+        return client
+    except KafkaException as error:
+        reason = error.args[0].str()
+        do = "correct them under kafka (the properties are librdkafka's)"
+        if "GSSAPI" in reason:  # the mechanism where none is set
+            do = "set sasl.mechanism under kafka to PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER; Kerberos is not built in"
+        raise ConfigurationError(
+            f"the Kafka client does not take its properties: {reason}", expected="properties that librdkafka can work with", do=do
+        ) from error

@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.settings import Settings
+from processor.stream import permissions
 from processor.stream.clients import member_consumer
 
 _log = structlog.get_logger(__name__)
@@ -57,7 +58,7 @@ class Polled:
 
 class Reader:
     def __init__(self, settings: Settings, listener: Listener) -> None:
-        self._topic = settings.input.topic
+        self._topic, self._group = settings.input.topic, settings.group_id
         self._listener = listener
         self._consumer: Consumer = member_consumer(settings)
         self._started: set[int] = set()
@@ -216,9 +217,14 @@ class Reader:
 
     def _handle(self, error: KafkaError, message: Message) -> None:
         self._raise(error)
+        if error.code() in permissions.AUTHORIZATION:
+            raise permissions.refused(f"the broker does not let the group {self._group} read {self._topic} any more", error)
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART and self._topic_missing():
             raise ConfigurationError(
-                f"the topic {self._topic} is gone from the broker", expected="it to exist", do="create it again: slotstream init"
+                f"the topic {self._topic} is gone from the broker",
+                expected="it to exist",
+                do="create it again: slotstream init",
+                see="a-topic-is-missing",
             )
         _log.warning("the broker answered with an error; the client tries again", error=error.str(), partition=message.partition())
 
@@ -239,4 +245,5 @@ class Reader:
                 f"the Kafka client cannot go on ({error.name()}: {error.str()})",
                 expected="a broker that this client can work with",
                 do="look at the broker's log for the same time, then start again",
+                see="the-kafka-client-cannot-go-on",
             )

@@ -14,6 +14,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Messag
 
 from processor.errors import SlotstreamError
 from processor.settings import Settings
+from processor.stream import permissions
 from processor.stream.clients import bulk_consumer, restore_consumer
 
 _log = structlog.get_logger(__name__)
@@ -84,8 +85,8 @@ class History:
                     ended = True
                 elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                     raise OutOfRangeError
-                elif error.fatal():
-                    raise KafkaException(error)
+                else:
+                    _end_if_decided(error, self._partition.topic)
             if batch:
                 yield batch
 
@@ -99,11 +100,12 @@ class History:
                 return ask()
             except KafkaException as error:
                 reason = error.args[0]
-                if reason.fatal() or reason.code() in _REFUSED:
+                found = f"partition {self._partition.partition}: the broker refuses to tell offsets"
+                if reason.code() in permissions.AUTHORIZATION:
+                    raise permissions.refused(found, reason) from error
+                if reason.fatal():
                     raise SlotstreamError(
-                        f"partition {self._partition.partition}: the broker refuses to tell offsets ({reason.str()})",
-                        expected="an answer",
-                        do="look at the permissions on the group and the topic",
+                        f"{found} ({reason.str()})", expected="an answer", do="look at the broker's log", see="the-broker-refuses"
                     ) from error
                 if time.monotonic() - said_at_s > PATIENCE_S:
                     said_at_s = time.monotonic()
@@ -128,12 +130,17 @@ def read_to_end(settings: Settings, topic: str, partition: int, cancelled: Calla
                     batch.append(message)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     ended = True
-                elif error.fatal() or error.code() in _REFUSED:
-                    raise KafkaException(error)
+                else:
+                    _end_if_decided(error, topic)
             if batch:
                 yield batch
     finally:
         consumer.close()
 
 
-_REFUSED = {KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION}
+def _end_if_decided(error: KafkaError, topic: str) -> None:
+    """Raises what time does not mend."""
+    if error.code() in permissions.AUTHORIZATION:
+        raise permissions.refused(f"the broker does not let {topic} be read", error)
+    if error.fatal():
+        raise KafkaException(error)

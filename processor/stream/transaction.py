@@ -18,6 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from processor.errors import SlotstreamError
 from processor.records import Out
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
+from processor.stream import permissions
 from processor.stream.clients import check_producer
 from processor.stream.consumer import Reader
 
@@ -28,6 +29,7 @@ TRY_S = 15.0
 GARBLED_MAX = 3
 ABANDON_S = 2 * TRANSACTION_TIMEOUT_S  # the broker has aborted the transaction by then, or does when it is back
 PATIENCE_S = 10.0  # between two messages about a broker that does not answer
+TRIED_KEY = b"\x02check"  # neither a row's nor a marker's
 
 
 class AbortedError(Exception):
@@ -173,18 +175,23 @@ class Transaction:
                 if time.monotonic() - said_at_s > PATIENCE_S:
                     said_at_s = time.monotonic()
                     _log.warning("waiting for the broker", call=call, error=reason.str())
+                    with contextlib.suppress(SystemError):
+                        self._producer.poll(0)  # what the client has to tell of the reason, its error callback tells
             else:
                 return
 
     def _sorted(self, call: str, reason: KafkaError) -> Exception:
         if reason.code() in _FENCED or (reason.code() == KafkaError._FATAL and self._fenced_before()):
             return ProducerFencedError(reason.str(), timed_out=(self.age_s or 0.0) >= TRANSACTION_TIMEOUT_S)
+        if reason.code() in permissions.AUTHORIZATION:
+            return permissions.refused(f"the broker does not permit {call}", reason)
         if not reason.fatal() and (reason.txn_requires_abort() or reason.code() == KafkaError._STATE):
             return AbortedError(reason)
         return SlotstreamError(
             f"{call} failed ({reason.name()}: {reason.str()})",
             expected="a broker that takes transactions of this client",
             do="look at the broker's log for the same time, and at the permissions of the transactional id",
+            see="the-broker-refuses",
         )
 
     def _fenced_before(self) -> bool:
@@ -220,18 +227,32 @@ def produce_all(producer: Producer, outs: Iterable[Out], beat: Callable[[], None
 
 
 def try_transaction(settings: Settings) -> None:
-    """Begins and aborts a transaction under a name beside the instance's. Raises SlotstreamError if the broker takes none."""
+    """Begins and aborts a transaction under a name beside the instance's. Raises SlotstreamError if the broker takes none.
+
+    A record in it goes to the checkpoint topic, the service's own, where no reader ever sees what was aborted: so the broker's log of
+    transactions and its replicas are tried too.
+    """
     producer = check_producer(settings)
+    answers = list[KafkaError | None]()
     try:
         producer.init_transactions(TRY_S)
         producer.begin_transaction()
+        if settings.checkpoint_topic is not None:
+            producer.produce(settings.checkpoint_topic, b"", TRIED_KEY, 0, on_delivery=lambda error, _: answers.append(error))
+            producer.flush(TRY_S)
+            answer = answers[0] if answers else KafkaError(KafkaError._TIMED_OUT)
+            if answer is not None:
+                raise KafkaException(answer)
         producer.abort_transaction(TRY_S)
     except KafkaException as error:
         reason = error.args[0]
+        if reason.code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+            raise permissions.named(settings, [permissions.of_transactions(settings)]) from error
         raise SlotstreamError(
             f"the broker takes no transaction ({reason.name()}: {reason.str()})",
             expected="transactions: the outputs and offsets are committed in them",
-            do="look at the permissions of the transactional id, and at the broker's transaction.state.log settings",
+            do="look at the other lines, and at the broker's transaction.state.log settings",
+            see="the-broker-refuses",
         ) from error
     finally:
         producer.close()

@@ -64,7 +64,8 @@ METRICS = f"""\
 
 `GET /metrics` on `http.host`:`http.port` (127.0.0.1:8080), in Prometheus's text format. Names begin with `{PREFIX}`, units are base units.
 No label holds a sensor's name: the number of series grows with the partitions, not with the sensors. Series whose labels are known
-beforehand are there from the start, at 0.
+beforehand are there from the start, at 0. On Linux there are also the figures that Prometheus's client library tells of every process:
+`process_start_time_seconds`, `process_resident_memory_bytes`, `process_cpu_seconds_total`, `process_open_fds` and others.
 
 | name | kind | unit | labels | meaning |
 | --- | --- | --- | --- | --- |

@@ -1,27 +1,40 @@
-"""Metrics and health over HTTP, in a thread beside the loop.
+"""Metrics, health and the status page over HTTP, in threads beside the loop.
 
 Responsible for answering quickly whatever is asked, and for never disturbing the loop: no body is read, a slow client is
-dropped, a broken one is a debug message. Not responsible for what the answers mean: the probes are the service's.
+dropped, a broken one is a debug message. Not responsible for what the answers mean: the probes are the service's,
+what a page says is status's and pages'.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
 from socketserver import TCPServer
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import structlog
 
 from processor.errors import ConfigurationError
 from processor.metrics import CONTENT_TYPE, Metrics
+from processor.web.pages import HEADERS, HTML, Pages
 
 CLIENT_TIMEOUT_S = 5.0
 PLAIN = "text/plain; charset=utf-8"
-INDEX = "slotstream\n\n/metrics  figures for Prometheus\n/healthz  200 while the process works\n/readyz   200 once it has caught up\n"
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+NO_PAGES: Pages = MappingProxyType({})
+INDEX = """\
+slotstream
+
+/             this; to a browser the status page
+/status.json  what the status page shows
+/metrics      figures for Prometheus
+/healthz      200 while the process works
+/readyz       200 once it has caught up
+"""
 
 _log = structlog.get_logger(__name__)
 
@@ -45,16 +58,20 @@ class Address:
 
 
 @contextmanager
-def serve(host: str, port: int, metrics: Metrics, probes: Probes) -> Iterator[Address]:
-    """Answers until the block ends. Port 0 takes a free one. ConfigurationError if the address cannot be had."""
+def serve(host: str, port: int, metrics: Metrics, probes: Probes, pages: Pages = NO_PAGES) -> Iterator[Address]:
+    """Answers until the block ends, with `pages` beside metrics and probes. Port 0 takes a free one.
+
+    Raises ConfigurationError if the address cannot be had.
+    """
     try:
-        server = _Server(host, port, metrics, probes)
+        server = _Server(host, port, metrics, probes, pages)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(
             f"cannot serve metrics and health on {host}:{port} ({reason})",
             expected="a local address and a port that nothing else uses",
             do="set http.host and http.port, or stop what uses it; http.port 0 takes a free port",
+            see="the-address-cannot-be-had",
         ) from None
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="web", daemon=True)
     thread.start()
@@ -72,9 +89,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False  # a slow client must not hold up the shutdown
 
-    def __init__(self, host: str, port: int, metrics: Metrics, probes: Probes) -> None:
+    def __init__(self, host: str, port: int, metrics: Metrics, probes: Probes, pages: Pages) -> None:
         self.address_family = AF_INET6 if ":" in host else AF_INET
-        self.metrics, self.probes = metrics, probes
+        self.metrics, self.probes, self.pages = metrics, probes, pages
         super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
@@ -91,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
     error_content_type = PLAIN
     error_message_format = "%(code)d %(message)s\n"
     server: _Server
-    _pages: ClassVar[tuple[str, ...]] = ("/", "/metrics", "/healthz", "/readyz")
+    _pages: ClassVar[tuple[str, ...]] = ("/", "/status.json", "/metrics", "/healthz", "/readyz")
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -103,8 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._probe(*self.server.probes.alive())
         elif path == "/readyz":
             self._probe(*self.server.probes.ready())
-        elif path == "/":
+        elif path == "/" and HTML.partition(";")[0] not in self.headers.get("Accept", ""):
             self._answer(HTTPStatus.OK, INDEX)
+        elif page := self.server.pages.get(path):
+            self._answer(HTTPStatus.OK, page.content(), page.content_type, headers=HEADERS)
         else:
             self._answer(HTTPStatus.NOT_FOUND, f"found no such page, expected one of {' '.join(self._pages)}\n")
 
@@ -112,21 +131,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         if code == HTTPStatus.NOT_IMPLEMENTED:  # http.server's answer to every method that has no do_ function
-            self._answer(HTTPStatus.METHOD_NOT_ALLOWED, "expected GET or HEAD\n", allow="GET, HEAD")
+            self._answer(HTTPStatus.METHOD_NOT_ALLOWED, "expected GET or HEAD\n", headers={"Allow": "GET, HEAD"})
         else:
             super().send_error(code, message, explain)
 
     def _probe(self, good: bool, reason: str) -> None:
         self._answer(HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}\n")
 
-    def _answer(self, status: HTTPStatus, body: str | bytes, content_type: str = PLAIN, *, allow: str = "") -> None:
+    def _answer(self, status: HTTPStatus, body: str | bytes, content_type: str = PLAIN, *, headers: Mapping[str, str] = NO_HEADERS) -> None:
         content = body.encode() if isinstance(body, str) else body
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "no-store")
-        if allow:
-            self.send_header("Allow", allow)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)

@@ -1,0 +1,77 @@
+"""What may stand under `kafka`: the properties of librdkafka, which of them are refused, and which of them are secret."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic_core import PydanticCustomError
+
+from processor.settings.values import reason_of
+
+BOOTSTRAP_DEFAULT = "localhost:9092"
+TRANSACTION_TIMEOUT_S = 10.0
+
+# What the service itself decides in every client, and what to do instead.
+KAFKA_REFUSED: Mapping[str, str] = {
+    "group.id": "set the key group",
+    "group.instance.id": "set the key instance (it is <group>.<instance>)",
+    "transactional.id": "set the keys group and instance (it is <group>.<instance>)",
+    "enable.auto.commit": "it is fixed, offsets are committed as the key delivery says",
+    "enable.auto.offset.store": "it is fixed, offsets are committed as the key delivery says",
+    "isolation.level": "it is fixed, aborted records are never read",
+    "auto.offset.reset": "set the keys input.start, on_gap and on_lost_input",
+    "partition.assignment.strategy": "it is fixed to cooperative-sticky",
+    "group.protocol": "it is fixed to classic",
+    "enable.idempotence": "set the key delivery",
+    "transaction.timeout.ms": f"it is fixed to {TRANSACTION_TIMEOUT_S:.0f} s, commit_interval is the time between commits",
+    "enable.partition.eof": "it is fixed, the end of a partition tells when it is ready",
+    "metadata.broker.list": "set bootstrap.servers under kafka, the same thing by its usual name",
+}
+
+_SECRET_KEY = re.compile(r"passw|passphrase|secret|token(?!\.endpoint\.url)|credential|jaas|key\.pem|oauthbearer\.config", re.IGNORECASE)
+
+
+def kafka_key(key: str) -> str:
+    """The one spelling of a librdkafka property: dots, lower case."""
+    dotted = key.strip().lower().replace("_", ".")
+    return "log_level" if dotted == "log.level" else dotted
+
+
+def is_secret(key: str) -> bool:
+    return _SECRET_KEY.search(key.replace("_", ".")) is not None
+
+
+def kafka_value(key: str, value: Any) -> str | SecretStr:
+    """Text for librdkafka; what is secret by its name or its place is wrapped, so that nothing prints it."""
+    if (instead := KAFKA_REFUSED.get(kafka_key(key))) is not None:
+        raise PydanticCustomError("refused", "cannot be set under kafka: {instead}", {"instead": instead})
+    if isinstance(value, SecretStr):
+        return value
+    if isinstance(value, Mapping) and set(value) == {"file"} and isinstance(value["file"], str):
+        return _secret_file(value["file"])
+    if isinstance(value, bool):
+        value = str(value).lower()
+    if not isinstance(value, str | int | float) or "\0" in str(value):
+        raise PydanticCustomError("expected", "expected {words}", {"words": "text, a number, true, false, or {file: PATH}"})
+    return SecretStr(str(value)) if is_secret(key) else str(value)
+
+
+class FileSecret(SecretStr):
+    """A secret and the file that it came from."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r"))
+        self.path = path
+
+
+def _secret_file(path: str) -> FileSecret:
+    try:
+        secret = FileSecret(Path(path))
+    except (OSError, ValueError) as error:
+        reason = reason_of(error)
+        raise PydanticCustomError("expected", "expected a readable file ({reason})", {"reason": reason}) from None
+    if not secret.get_secret_value():
+        raise PydanticCustomError("expected", "expected a file with the value in it (it is empty)")
+    return secret

@@ -1,0 +1,252 @@
+"""What a value may be: each kind reads a value from text or YAML, and says in words what it takes.
+
+Responsible for the values alone: no key, no source, no default. Durations are float seconds here; in a source they are text
+with a unit, because a bare number is read wrongly by half of its readers.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION_MAX_S = 36_500 * _SECONDS["d"]
+
+
+class _NotAvailableError(Exception):
+    """The value is a word of the settings that nothing implements."""
+
+
+class _FaultError(ValueError):
+    """Says which part of a value is not allowed, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Reads one value. `words` stand in the error, in --help and in docs/configuration.md alike."""
+
+    words: str
+    parse: Callable[[Any], Any]  # raises ValueError or TypeError for what is not allowed, _NotAvailableError for what is not there
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+    def read(self, value: Any) -> Any:
+        try:
+            return self.parse(value)
+        except _FaultError as fault:
+            context = {"words": self.words, "fault": str(fault)}
+            raise PydanticCustomError("expected", "expected {words}; {fault}", context) from None
+        except _NotAvailableError:
+            raise PydanticCustomError("not_available", "not available in this version; expected {words}", {"words": self.words}) from None
+        except (ValueError, TypeError):
+            raise PydanticCustomError("expected", "expected {words}", {"words": self.words}) from None
+
+
+def choice(*available: str, planned: tuple[str, ...] = ()) -> Allowed:
+    def parse(value: Any) -> Any:
+        if isinstance(value, str) and value in planned:
+            raise _NotAvailableError
+        if not isinstance(value, str) or value not in available:
+            raise ValueError
+        return value
+
+    return Allowed(_either(available), parse)
+
+
+def only_null() -> Allowed:
+    def parse(value: Any) -> None:
+        if value is not None:
+            raise _NotAvailableError
+
+    return Allowed("null", parse)
+
+
+def or_null(allowed: Allowed) -> Allowed:
+    return Allowed(f"{allowed.words}, or null", lambda value: None if value is None else allowed.parse(value))
+
+
+def integer(low: int, high: int | None = None) -> Allowed:
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise TypeError
+        number = int(value)
+        if number < low or (high is not None and number > high):
+            raise ValueError
+        return number
+
+    return Allowed(f"a whole number from {low} to {high:,}" if high is not None else f"a whole number, {low} or more", parse)
+
+
+def slots_number() -> Allowed:
+    number = integer(1)
+    return Allowed(f"auto, or {number.words}", lambda value: value if value == "auto" else number.parse(value))
+
+
+def ratio() -> Allowed:
+    def parse(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise TypeError
+        number = float(value)
+        if not 0.0 <= number <= 1.0:
+            raise ValueError
+        return number
+
+    return Allowed("a number from 0 to 1", parse)
+
+
+def _truth(value: Any) -> bool:
+    if isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.lower())
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def flag() -> Allowed:
+    return Allowed("true or false", _truth)
+
+
+def _listed(value: Any) -> Any:
+    """A list or mapping as YAML has it; an option or a variable writes it as YAML in one line, a list of names also with commas alone."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            value = yaml.safe_load(value)
+        except (yaml.YAMLError, RecursionError):
+            raise ValueError from None
+    elif isinstance(value, str) and "," in value:
+        value = [item.strip() for item in value.split(",")]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def feature_names() -> Allowed:
+    def parse(value: Any) -> tuple[str, ...]:
+        names = _listed(value)
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) and _is_path(name) for name in names):
+            raise ValueError
+        paths = [tuple(name.split(".")) for name in names]
+        if any(a == b[: len(a)] for i, a in enumerate(paths) for j, b in enumerate(paths) if i != j):
+            raise ValueError  # twice the same, or a field that holds another one
+        return tuple(names)
+
+    words = "a list of different field names ([temperature, motor.current]: dots descend), none of them timestamp, without quotes in them"
+    return Allowed(words, parse)
+
+
+def _is_path(name: str) -> bool:
+    return all(name.split(".")) and name != "timestamp" and not re.search(r'["\\\x00-\x1f]', name)
+
+
+def residual_features() -> Allowed:
+    def parse(value: Any) -> bool | tuple[str | int, ...]:
+        found = _listed(value)
+        if not isinstance(found, list):
+            return _truth(found)
+        if not found or len({str(item) for item in found}) < len(found) or not all(isinstance(i, str | int) for i in found):
+            raise ValueError
+        return tuple(int(item) if isinstance(item, str) and item.isdecimal() else item for item in found)
+
+    return Allowed("true, false, or a list of features by name (input.features) or number (0 is the first)", parse)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """value = (measured - offset) / divisor; both one number for all columns, or both one for each."""
+
+    offset: tuple[float, ...]
+    divisor: tuple[float, ...]
+
+
+def scaling() -> Allowed:
+    def parse(value: Any) -> Scale:
+        if isinstance(value, Scale):
+            return value
+        found = _listed(value)
+        if not isinstance(found, Mapping) or set(found) not in ({"mean", "std"}, {"min", "max"}):
+            raise ValueError
+        first, second = (_numbers(found[key]) for key in (("mean", "std") if "mean" in found else ("min", "max")))
+        if len(first) != len(second) and 1 not in (len(first), len(second)):
+            raise _FaultError(f"the lists hold {len(first)} and {len(second)} numbers")
+        n = max(len(first), len(second))
+        first, second = (numbers * n if len(numbers) == 1 else numbers for numbers in (first, second))
+        divisor = second if "mean" in found else tuple(high - low for low, high in zip(first, second, strict=True))
+        for column, width in enumerate(divisor, 1):
+            if not (math.isfinite(width) and width > 0):
+                what = f"std is {width:g}" if "mean" in found else f"max is not above min, {first[column - 1]:g}"
+                raise _FaultError(f"in column {column} {what}: a column that never changed takes std: 1, or max: min + 1")
+        return Scale(first, divisor)
+
+    return Allowed("{mean: M, std: S} or {min: A, max: B}, each a number or one a column; std above 0, max above min", parse)
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    items = value if isinstance(value, list) else [value]
+    # 1e-5 is text in YAML.
+    numbers = tuple(float(item) for item in items if isinstance(item, int | float | str) and not isinstance(item, bool))
+    if not items or len(numbers) < len(items) or not all(map(math.isfinite, numbers)):
+        raise ValueError
+    return numbers
+
+
+def kafka_name(limit: int = 249) -> Allowed:
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(rf"[a-zA-Z0-9._-]{{1,{limit}}}", value) or value in {".", ".."}:
+            raise ValueError
+        return value
+
+    return Allowed(f"1 to {limit} letters, digits, dots, underscores or hyphens (all digits: in quotes)", parse)
+
+
+def text(words: str) -> Allowed:
+    def parse(value: Any) -> str:
+        if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
+            raise ValueError
+        return str(value)
+
+    return Allowed(words, parse)
+
+
+def parse_duration(value: object) -> float:
+    """'100ms', '30s', '15m', '1h', '2d' as seconds. ValueError for anything else, a bare number too."""
+    match = _DURATION.fullmatch(value) if isinstance(value, str) and len(value) <= 32 else None
+    if match is None:
+        raise ValueError(f"found {value!r}, expected a duration such as 100ms, 30s, 15m, 1h or 2d")
+    return float(match["number"]) * _SECONDS[match["unit"]]
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest text that reads back as `seconds`: 0.1 is '100ms', 3600.0 is '1h'."""
+    for unit in ("d", "h", "m", "s"):
+        if seconds >= _SECONDS[unit] and seconds % _SECONDS[unit] == 0:
+            return f"{seconds / _SECONDS[unit]:.0f}{unit}"
+    return f"{seconds * 1000:.6f}".rstrip("0").rstrip(".") + "ms"
+
+
+def duration(low: str = "1ms", high: str | None = None) -> Allowed:
+    low_s, high_s = parse_duration(low), parse_duration(high) if high else _DURATION_MAX_S
+
+    def parse(value: Any) -> float:
+        seconds = parse_duration(value)
+        if not low_s <= seconds <= high_s:
+            raise ValueError
+        return seconds
+
+    limits = f"from {low} to {high}" if high else f"of {low} or more"
+    return Allowed(f"a duration {limits}, with its unit (100ms, 30s, 15m, 1h, 2d)", parse)
+
+
+def _either(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def reason_of(error: OSError | ValueError) -> str:
+    return str(error.strerror).lower() if isinstance(error, OSError) else "text that is not UTF-8"

@@ -1,0 +1,152 @@
+"""What the broker must permit: each need of the service, which of them are not met, and the command that grants them.
+
+Responsible for the list that docs/operations.md shows, and for asking the broker, which tells what a client may do with a topic or a
+group. The use of a transactional id it does not tell: that shows only in a transaction (stream.transaction.try_transaction).
+"""
+
+import shlex
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AclOperation, AdminClient
+
+from processor.errors import NotPermitted
+from processor.settings import Settings
+from processor.stream.refusal import certificates
+
+ASK_S = 15.0
+AUTHORIZATION = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+}
+NO_COORDINATOR = {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
+_OPERATIONS = {
+    "Read": AclOperation.READ,
+    "Write": AclOperation.WRITE,
+    "Create": AclOperation.CREATE,
+    "DescribeConfigs": AclOperation.DESCRIBE_CONFIGS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """An operation on a resource, in the words of kafka-acls.sh. prefixed: on every resource whose name begins so."""
+
+    kind: Literal["topic", "group", "transactional-id"]
+    name: str
+    operation: str
+    prefixed: bool = False
+
+    @property
+    def resource(self) -> str:
+        return f"{self.kind} {self.name}{'*' if self.prefixed else ''}"
+
+
+def of_run(settings: Settings) -> list[Need]:
+    """The least that `run` and `check` need. Read and Write each include Describe."""
+    topics = [(settings.input.topic, "Read"), (settings.output.topic, "Write"), (settings.dead_letter_topic, "Write")]
+    if settings.checkpoint_topic is not None:
+        topics += [(settings.checkpoint_topic, "Read"), (settings.checkpoint_topic, "Write")]
+    needs = [Need("topic", name, operation) for name, operation in topics]
+    needs += [Need("topic", name, "DescribeConfigs") for name in dict.fromkeys(name for name, _ in topics)]
+    needs.append(Need("group", settings.group_id, "Read"))
+    if settings.delivery == "exactly_once":
+        needs.append(of_transactions(settings))
+    return needs
+
+
+def of_transactions(settings: Settings) -> Need:
+    """A prefix: each instance has an id of its own, and so has the transaction that `check` tries."""
+    return Need("transactional-id", f"{settings.group_id}.", "Write", prefixed=True)
+
+
+def grant(settings: Settings, need: Need) -> str:
+    """The command for an administrator."""
+    words = ["kafka-acls.sh", "--bootstrap-server", settings.kafka_config()["bootstrap.servers"], "--add"]
+    words += ["--allow-principal", principal(settings), "--operation", need.operation, f"--{need.kind}", need.name]
+    return shlex.join([*words, "--resource-pattern-type", "prefixed"] if need.prefixed else words)
+
+
+def principal(settings: Settings) -> str:
+    """Who the broker takes this client for, unless it maps names: the user, or the certificate's subject."""
+    config = settings.kafka_config()
+    if "sasl.username" in config:
+        return f"User:{config['sasl.username']}"
+    own = certificates(config) if config.get("security.protocol", "").lower() == "ssl" else []
+    return f"User:{own[0][1].subject.rfc4514_string()}" if own else "User:ANONYMOUS" if not config.get("security.protocol") else "User:NAME"
+
+
+def missing(client: AdminClient, needs: Iterable[Need]) -> list[Need]:
+    """Those of topics and groups that the broker says are not met. A topic that does not exist lacks nothing. Raises KafkaException."""
+    asked = list(needs)
+    topics, groups = (list(dict.fromkeys(need.name for need in asked if need.kind == kind)) for kind in ("topic", "group"))
+    permitted = {("topic", name): operations for name, operations in _of_topics(client, topics).items()}
+    permitted |= {("group", name): _of_group(client, name) for name in groups}
+    return [need for need in asked if (found := permitted.get((need.kind, need.name))) is not None and need.operation not in found]
+
+
+def refused(found: str, reason: KafkaError) -> NotPermitted:
+    """The error of a call that the broker did not permit, before anybody has asked what is missing."""
+    return NotPermitted(
+        f"{found} ({reason.name()}: {reason.str()})",
+        expected="the permissions that docs/operations.md lists",
+        do="look at what `slotstream check` names, and have an administrator grant it",
+    )
+
+
+def named(settings: Settings, needs: Sequence[Need]) -> NotPermitted:
+    """The error that names what is missing."""
+    lacks = "; ".join(f"{need.operation} on {need.resource}" for need in needs)
+    unseen = " (or there is no such topic: who may not see it is not told)" if any(need.kind == "topic" for need in needs) else ""
+    return NotPermitted(
+        f"the broker does not permit {principal(settings)}: {lacks}{unseen}",
+        expected="the permissions that docs/operations.md lists",
+        do="have an administrator run: " + "; ".join(grant(settings, need) for need in needs),
+    )
+
+
+def _of_topics(client: AdminClient, names: list[str]) -> Mapping[str, set[str] | None]:
+    """The operations permitted on each; None where the broker does not say."""
+    if not names:
+        return {}
+    found = dict[str, set[str] | None]()
+    futures = client.describe_topics(TopicCollection(names), include_authorized_operations=True, request_timeout=ASK_S)
+    for name, future in futures.items():
+        try:
+            found[name] = _spelled(future.result(ASK_S).authorized_operations)
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                found[name] = None
+            elif code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                found[name] = set()
+            else:
+                raise
+    return found
+
+
+def _of_group(client: AdminClient, name: str) -> set[str] | None:
+    """Asks again for a while where there is no coordinator yet: a new group's is found as it is asked for."""
+    until_s = time.monotonic() + ASK_S
+    while True:
+        try:
+            futures = client.describe_consumer_groups([name], include_authorized_operations=True, request_timeout=ASK_S)
+            return _spelled(futures[name].result(ASK_S).authorized_operations)
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                return set()
+            if code == KafkaError.GROUP_ID_NOT_FOUND:
+                return None
+            if code not in NO_COORDINATOR or time.monotonic() > until_s:
+                raise
+            time.sleep(0.2)
+
+
+def _spelled(operations: Any) -> set[str] | None:
+    return None if not operations else {word for word, operation in _OPERATIONS.items() if operation in operations}

@@ -1,0 +1,78 @@
+"""kill -9 at each point of a commit and of a checkpoint where it leaves something else behind, exactly there."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from harness import SMALL, L, Service, Stream, Topics, assert_exact, save_model, wait_for
+
+DIES_AT = Path(__file__).with_name("dies_at.py")
+OFTEN = ("--commit_interval=200ms", "--checkpoint.interval=500ms")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "model.keras", L.LSTM(8), L.Dense(3))
+
+
+def dies(point: str, times: int, store: str, row: str):
+    return pytest.param(point, times, store, id=point.replace(" ", "-"), marks=pytest.mark.failure(row))
+
+
+@pytest.mark.parametrize(
+    ("point", "times", "store"),
+    [
+        dies("before anything is published", 2, "topic", "kill -9 before anything is published"),
+        dies("after publishing", 2, "topic", "kill -9 after publishing, before the commit"),
+        dies("before the commit", 3, "directory", "kill -9 in the commit"),
+        dies("in the commit", 3, "topic", "kill -9 in the commit"),
+        dies("after the commit", 2, "directory", "kill -9 after the commit, before a checkpoint"),
+        dies("in the first commit", 0, "topic", "kill -9 in the first seconds"),
+        dies("in a checkpoint file", 4, "directory", "kill -9 while a checkpoint is written"),
+        dies("before a checkpoint file has its name", 4, "directory", "kill -9 while a checkpoint is written"),
+        dies("in a round", 1, "topic", "kill -9 in a round of the checkpoint topic"),
+    ],
+)
+def test_every_record_is_answered_once_after_kill_9(kafka, unique, tmp_path, model, point, times, store):
+    topics = Topics(kafka.bootstrap, unique("dies"), partitions=2)
+    stream = Stream(topics, 700)
+    service = Service(topics, model, tmp_path, *SMALL, *OFTEN, f"--checkpoint.store={store}")
+    stream.feed(200)
+    service.program = [str(DIES_AT), point, str(times)]
+    with service:
+
+        def dead():
+            if stream.left and service.events("partitions assigned"):
+                stream.feed(min(stream.left, 5))
+            return service.process.poll() is not None
+
+        wait_for(dead, lambda: f"the end:\n{service.said()[-3000:]}", 90, every_s=0.1)
+        assert service.process.returncode == -signal.SIGKILL, service.said()[-3000:]
+    del service.program
+    with service:
+        service.wait_answered(stream.feed())
+        assert service.stop() == 0
+    assert_exact(service, topics)
+
+
+@pytest.mark.failure("the loop hangs")
+def test_a_loop_that_hangs_is_told_by_its_probe_and_a_restart_goes_on(kafka, unique, tmp_path, model):
+    topics = Topics(kafka.bootstrap, unique("hangs"), partitions=2)
+    stream = Stream(topics, 300)
+    service = Service(topics, model, tmp_path, *SMALL, *OFTEN, "--checkpoint.store=topic")
+    service.program = [str(DIES_AT), "hangs", "1"]
+    with service:
+
+        def hangs():
+            if stream.left > 100 and service.events("partitions assigned"):
+                stream.feed(5)
+            answer = service.get("/healthz")
+            return answer is not None and answer[0] == 503 and answer[1]
+
+        assert "the loop has not turned for" in wait_for(hangs, "the probe to tell", 90, every_s=0.2)
+        service.kill()
+    del service.program
+    with service:
+        service.wait_answered(stream.feed())
+        assert service.stop() == 0
+    assert_exact(service, topics)
