@@ -24,14 +24,17 @@ PARTITIONS_EACH = 4
 PARTITIONS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 INSTANCES_MAX = 1024
 
-# Measured by `python -m bench` and by /proc on two x86-64 cores shared with the broker, LSTM(64) on 10 features in JSON; on
-# another machine they are scaled as decoding is, which was DECODE_S a reading there.
-DECODE_S = 2.0e-6
-CONSUME_S = 1.0e-6  # of the loop's time, a record
-PUBLISH_S = 3.5e-6  # of the loop's time, an output or a checkpoint's row
-COMMIT_S = 0.012  # of the loop's time, a transaction
+# Measured by `python -m bench` on two x86-64 cores, broker and service on both: LSTM(64), 10 features in JSON. On another machine they
+# are scaled as decoding is, which took DECODE_S a reading there when `plan` measured it.
+DECODE_S = 2.45e-6
+CONSUME_S = 3.5e-6  # of the loop's time, a record
+MESSAGE_S = 3.9e-6  # of the loop's time, what a record of the client takes in decode and encode beyond the stand-in that is measured
+PUBLISH_S = 4.6e-6  # of the loop's time, an output or a checkpoint's row
+COMMIT_S = 0.008  # of the loop's time, a transaction
 CLIENT_CPU_S = 6.0e-6  # of the client's own threads beside the loop, a record read and answered
 RESTORED_ROWS_S = {"topic": 100_000.0, "directory": 400_000.0}  # rows a second, one partition after another
+
+SESSION_S = 30.0  # stream.clients: session.timeout.ms
 
 # librdkafka: its threads and buffers, and what it fetches ahead (queued.max.messages.kbytes, queued.min.messages).
 CLIENT_BYTES = 25e6
@@ -182,6 +185,7 @@ class Plan:
     cores: Range
     start: tuple[Part, ...]
     copy_s: float
+    parked_bytes_on_disk: int
     checkpoint_store: str
     checkpoint_bytes: Range
     network: tuple[Part, ...]
@@ -236,6 +240,7 @@ def plan(wanted: Wanted, measured: Measured, settings: Settings) -> Plan:
         cores=Range(load.cores, load_away.cores),
         start=start_parts(wanted, measured, settings, load, sensors),
         copy_s=measured.copy_row_s * wanted.sensors / partitions,
+        parked_bytes_on_disk=max(0, sensors_away - slots) * 4 * measured.row_numbers if settings.parking.path is not None else 0,
         checkpoint_store=settings.checkpoint_store,
         checkpoint_bytes=checkpoint_bytes(wanted, measured, settings, partitions),
         network=network_parts(wanted, measured, settings),
@@ -272,7 +277,7 @@ def capacity_of(wanted: Wanted, measured: Measured, settings: Settings, sensors:
 
 
 def _client_s(measured: Measured) -> float:
-    return (CONSUME_S + PUBLISH_S) * measured.speed
+    return (CONSUME_S + MESSAGE_S + PUBLISH_S) * measured.speed
 
 
 def _fixed_busy(measured: Measured, settings: Settings, readings_per_s: float, sensors: int) -> float:
@@ -323,7 +328,7 @@ def memory_parts(wanted: Wanted, measured: Measured, settings: Settings, sensors
     row, seated = 4 * measured.row_numbers + ROW_BYTES, min(slots, sensors)
     parked = math.ceil((sensors - seated) / PIECE_ROWS) * PIECE_ROWS
     on_disk = settings.parking.path is not None
-    parked_bytes = parked * ((0 if on_disk else row) + NUMBER_BYTES + POINTER_BYTES)
+    parked_bytes = parked * ((ROW_BYTES if on_disk else row) + NUMBER_BYTES + POINTER_BYTES)
     record = measured.value_bytes + wanted.key_bytes + RECORD_OVERHEAD_BYTES
     fetched = min(FETCHED_BYTES_MAX * 1.5, FETCHED_RECORDS * partitions * record)
     rate = wanted.readings_per_s
@@ -336,7 +341,7 @@ def memory_parts(wanted: Wanted, measured: Measured, settings: Settings, sensors
         Part("Python, TensorFlow, the compiled model", Range(measured.base_bytes, measured.base_bytes * 1.05), "measured"),
         Part("Kafka's clients and what they fetch ahead", Range(CLIENT_BYTES, 2 * CLIENT_BYTES + fetched), "constant"),
         Part("rows in slots", _exactly(seated * (row + PAIR_BYTES) + slots * (SLOT_BYTES + NUMBER_BYTES)), "computed"),
-        Part("parked rows" + (", their places alone" if on_disk else ""), _exactly(parked_bytes), "computed"),
+        Part("parked rows" + (" without their states" if on_disk else ""), _exactly(parked_bytes), "computed"),
         Part("names of sensors", Range(index, index * 1.2), "computed"),
         Part(
             "what the allocator keeps after a restore",
@@ -453,9 +458,13 @@ def lines(found: Plan) -> Iterator[str]:
     yield ""
     yield from _table("start", found.start, _seconds)
     yield from _total("until ready", found.start_total, _seconds)
+    if (slow_s := found.start[0].of.high) > SESSION_S:
+        yield f"{'':14}the group waits {SESSION_S:.0f} s for a restart: raise session.timeout.ms under kafka above {_seconds(slow_s)}"
     yield ""
     where = f"topic, {wanted.replication} replicas" if found.checkpoint_store == "topic" else "folder"
     yield f"{'checkpoints':14}{where:44}{_range(found.checkpoint_bytes, _bytes):>20}  all instances"
+    if found.parked_bytes_on_disk:
+        yield f"{'parked':14}{'folder of an instance':44}{_bytes(found.parked_bytes_on_disk):>20}"
     yield from _table("network", found.network, lambda value: f"{_bytes(value)}/s")
     day = sum(part.of.high for part in found.network[:2]) * 86_400
     yield f"{'':14}{'readings and predictions, a day of retention':44}{_bytes(day):>20}  before replication and compression"
