@@ -2,11 +2,7 @@
 
 import contextlib
 import json
-import os
-import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,21 +14,19 @@ import yaml
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
-    AclOperation,
     AclPermissionType,
     AdminClient,
     ResourcePatternType,
     ResourceType,
 )
-from harness import L, Topics, answers_due, assert_same, readings, save_model, wait_for
+from harness import L, Topics, answers_due, assert_same, readings, save_model
 
-from processor import cli, logs
 from processor import service as service_module
 from processor.metrics import Metrics
 from processor.sandbox.kafka import EmbeddedKafka
 from processor.sandbox.kafka_security import Authority, Listener, Security
 from processor.settings import Settings, load_settings
-from processor.stream import admin, permissions
+from processor.stream import permissions
 from processor.tools.oracle import Reference
 
 USER, PASSWORD = "plant", "made-up-word-1f0c9a"

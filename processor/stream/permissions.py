@@ -29,6 +29,7 @@ _OPERATIONS = {
     "Read": AclOperation.READ,
     "Write": AclOperation.WRITE,
     "Create": AclOperation.CREATE,
+    "Describe": AclOperation.DESCRIBE,
     "DescribeConfigs": AclOperation.DESCRIBE_CONFIGS,
 }
 
@@ -58,6 +59,23 @@ def of_run(settings: Settings) -> list[Need]:
     if settings.delivery == "exactly_once":
         needs.append(of_transactions(settings))
     return needs
+
+
+def of_init(settings: Settings) -> list[Need]:
+    """What `init` needs for every topic, there or not; for one that is missing also Create."""
+    topics = (settings.input.topic, settings.output.topic, settings.dead_letter_topic, settings.checkpoint_topic)
+    return [Need("topic", name, operation) for name in topics if name is not None for operation in ("Describe", "DescribeConfigs")]
+
+
+def of_feed(settings: Settings) -> list[Need]:
+    """What `feed` and `state reset` need to send records; idempotent ones need nothing more."""
+    return [Need("topic", settings.input.topic, operation) for operation in ("Write", "DescribeConfigs")]
+
+
+def of_state(settings: Settings) -> list[Need]:
+    """What is needed to look into the checkpoints in a topic. With Describe on group and input it is told what is committed too."""
+    name = str(settings.checkpoint_topic)
+    return [Need("topic", name, "Read"), Need("topic", name, "DescribeConfigs"), Need("group", settings.group_id, "Describe")]
 
 
 def of_transactions(settings: Settings) -> Need:
