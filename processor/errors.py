@@ -33,7 +33,9 @@ class ModelRefused(ConfigurationError):
 
 
 class NotPermitted(ConfigurationError):
-    pass
+    """kind: the name of the broker's error, where a call met it before anybody asked what is missing."""
+
+    kind = ""
 
 
 class Stopped(SlotstreamError):

@@ -164,7 +164,9 @@ def check(settings: Settings) -> list[Finding]:
     findings += _check_permissions(client, settings)
     source = topics.get("input.topic")
     if source is not None:
-        findings += [*_check_together(source, topics), _check_group(settings, source.partitions)]
+        findings += _check_together(source, topics)
+        if not any(f"on group {settings.group_id} is missing" in finding.found for finding in findings):
+            findings.append(_check_group(settings, source.partitions))
     return findings
 
 
@@ -280,8 +282,7 @@ def _no_answer(settings: Settings, error: Exception, heard: Iterable[KafkaError]
 
 def what_is_missing(settings: Settings, refused: NotPermitted) -> NotPermitted:
     """The error that names the permissions which a refused call has shown to be missing; the same one where the broker tells of none."""
-    cause = refused.__cause__
-    if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+    if refused.kind == "TRANSACTIONAL_ID_AUTHORIZATION_FAILED":
         return permissions.named(settings, [permissions.of_transactions(settings)])
     try:
         client, _ = _connected(settings)

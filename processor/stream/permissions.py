@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AclOperation, AdminClient
+from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, ResourceType
 
 from processor.errors import NotPermitted
 from processor.settings import Settings
@@ -110,11 +110,13 @@ def missing(client: AdminClient, needs: Iterable[Need]) -> list[Need]:
 
 def refused(found: str, reason: KafkaError) -> NotPermitted:
     """The error of a call that the broker did not permit, before anybody has asked what is missing."""
-    return NotPermitted(
+    error = NotPermitted(
         f"{found} ({reason.name()}: {reason.str()})",
         expected="the permissions that docs/operations.md lists",
         do="look at what `slotstream check` names, and have an administrator grant it",
     )
+    error.kind = reason.name()
+    return error
 
 
 def named(settings: Settings, needs: Sequence[Need]) -> NotPermitted:
@@ -142,10 +144,20 @@ def _of_topics(client: AdminClient, names: list[str]) -> Mapping[str, set[str] |
             if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 found[name] = None
             elif code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                found[name] = set()
+                found[name] = {"DescribeConfigs"} if _tells_configs(client, name) else set()
             else:
                 raise
     return found
+
+
+def _tells_configs(client: AdminClient, name: str) -> bool:
+    """Of a topic that may not be described, and so is not told of: this is a right of its own."""
+    resource = ConfigResource(ResourceType.TOPIC, name)
+    try:
+        client.describe_configs([resource], request_timeout=ASK_S)[resource].result(ASK_S)
+    except KafkaException as error:
+        return error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+    return True
 
 
 def _of_group(client: AdminClient, name: str) -> set[str] | None:
