@@ -26,6 +26,7 @@ _log = structlog.get_logger(__name__)
 
 CALL_S = 2.0  # a call that waits for the broker comes back this often, so that the loop can show that it lives
 TRY_S = 15.0
+FLUSH_S = 5.0
 GARBLED_MAX = 3
 ABANDON_S = 2 * TRANSACTION_TIMEOUT_S  # the broker has aborted the transaction by then, or does when it is back
 PATIENCE_S = 10.0  # between two messages about a broker that does not answer
@@ -190,7 +191,9 @@ class Transaction:
                 return
 
     def _sorted(self, call: str, reason: KafkaError) -> Exception:
-        if reason.code() in _FENCED or (reason.code() == KafkaError._FATAL and self._fenced_before()):
+        if reason.code() == KafkaError._FATAL:
+            reason = self._reason_before() or reason
+        if reason.code() in _FENCED:
             return ProducerFencedError(reason.str(), timed_out=(self.age_s or 0.0) >= TRANSACTION_TIMEOUT_S)
         if not reason.fatal() and (reason.txn_requires_abort() or reason.code() == KafkaError._STATE):
             self._hear()
@@ -213,13 +216,13 @@ class Transaction:
         with contextlib.suppress(KafkaException, SystemError):
             self._producer.poll(0)
 
-    def _fenced_before(self) -> bool:
-        """produce() on a fenced producer only says that something fatal came before; an abort says what."""
+    def _reason_before(self) -> KafkaError | None:
+        """produce() on a producer that is at its end only says that something fatal came before; an abort says what."""
         try:
             self._producer.abort_transaction(CALL_S)
         except KafkaException as error:
-            return error.args[0].code() in _FENCED
-        return False
+            return error.args[0]
+        return None
 
 
 def produce_all(producer: Producer, outs: Iterable[Out], beat: Callable[[], None], **options: Any) -> None:
@@ -258,7 +261,7 @@ def try_transaction(settings: Settings) -> None:
         producer.begin_transaction()
         if settings.checkpoint_topic is not None:
             producer.produce(settings.checkpoint_topic, b"", TRIED_KEY, 0, on_delivery=lambda error, _: answers.append(error))
-            producer.flush(TRY_S)
+            producer.flush(FLUSH_S)  # a partition that may not be written to leaves the record unanswered
             answer = answers[0] if answers else KafkaError(KafkaError._TIMED_OUT)
             if answer is not None:
                 raise KafkaException(answer)
@@ -274,7 +277,8 @@ def try_transaction(settings: Settings) -> None:
             see="the-broker-refuses",
         ) from error
     finally:
-        producer.close()
+        with contextlib.suppress(KafkaException):  # it says once more what was wrong
+            producer.close()
 
 
 _FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
