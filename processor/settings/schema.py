@@ -19,7 +19,6 @@ from processor.settings.values import (
     flag,
     integer,
     kafka_name,
-    only_null,
     or_null,
     ratio,
     residual_features,
@@ -107,8 +106,10 @@ class Model(Section):
 
 
 class Parking(Section):
-    path: Annotated[None, only_null()] = Field(
-        default=None, description="where the rows of sensors without a slot are kept; null: in memory"
+    path: Annotated[Path | None, or_null(text("a folder"))] = Field(
+        default=None,
+        description="a folder for the states of sensors without a slot, on a fast disk; what lies there is lost with the process, and need "
+        "not outlive it; null: in memory",
     )
 
 
@@ -125,7 +126,11 @@ class Checkpoint(Section):
     interval: Annotated[float, duration("100ms")] = Field(
         default=30.0, description="time between checkpoints; a shorter one makes a restart replay less"
     )
-    keep: Annotated[int, integer(2, 1000)] = Field(default=2, description="verified checkpoints kept for each partition")
+    keep: Annotated[int, integer(2, 1000)] = Field(
+        default=2,
+        description="whole checkpoint files kept for each partition, read back and found intact, and with each the files of changes that "
+        "build on it; of the store directory alone",
+    )
 
 
 class Reset(Section):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from processor.errors import SlotstreamError
 from processor.records import Out
@@ -63,6 +63,10 @@ class Transaction:
         self._beat = beat
         self._begun_at_s: float | None = None
         self._abandoned = False
+        # The first record of the open transaction that the broker did not take. The transaction itself only says that there was one, and
+        # to be told of each record costs: so it is asked for after an abort, until a commit.
+        self._refused: KafkaError | None = None
+        self._aborted = False
         self._producer = make_producer()
         self._until_decided("init_transactions", lambda: self._producer.init_transactions(CALL_S))
 
@@ -74,7 +78,7 @@ class Transaction:
     def publish(self, outs: Iterable[Out]) -> None:
         self._begin()
         try:
-            produce_all(self._producer, outs, self._beat)
+            produce_all(self._producer, outs, self._beat, **({"on_delivery": self._delivered} if self._aborted else {}))
         except KafkaException as error:
             raise self._sorted("produce", error.args[0]) from error
 
@@ -93,9 +97,10 @@ class Transaction:
         send, member = self._producer.send_offsets_to_transaction, reader.group_metadata()
         self._until_decided("send_offsets_to_transaction", lambda: self._bounded(lambda: send(offsets, member, CALL_S)))
         self._until_decided("commit_transaction", lambda: self._producer.commit_transaction(CALL_S))
-        self._begun_at_s = None
+        self._begun_at_s, self._aborted = None, False
 
     def abort(self) -> None:
+        self._aborted = True
         if self._begun_at_s is None or self._abandoned:
             return
         try:
@@ -154,7 +159,11 @@ class Transaction:
                 self._producer.begin_transaction()
             except KafkaException as error:
                 raise self._sorted("begin_transaction", error.args[0]) from error
-            self._begun_at_s = time.monotonic()
+            self._begun_at_s, self._refused = time.monotonic(), None
+
+    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None and self._refused is None and error.code() not in _PURGED:
+            self._refused = error
 
     def _until_decided(self, call: str, run: Callable[[], None]) -> None:
         said_at_s, garbled = time.monotonic(), 0
@@ -183,6 +192,11 @@ class Transaction:
     def _sorted(self, call: str, reason: KafkaError) -> Exception:
         if reason.code() in _FENCED or (reason.code() == KafkaError._FATAL and self._fenced_before()):
             return ProducerFencedError(reason.str(), timed_out=(self.age_s or 0.0) >= TRANSACTION_TIMEOUT_S)
+        if not reason.fatal() and (reason.txn_requires_abort() or reason.code() == KafkaError._STATE):
+            self._hear()
+            if self._refused is not None and self._refused.code() not in permissions.AUTHORIZATION:
+                return AbortedError(self._refused, "a record was not taken: ")
+            reason = self._refused or reason
         if reason.code() in permissions.AUTHORIZATION:
             return permissions.refused(f"the broker does not permit {call}", reason)
         if not reason.fatal() and (reason.txn_requires_abort() or reason.code() == KafkaError._STATE):
@@ -193,6 +207,11 @@ class Transaction:
             do="look at the broker's log for the same time, and at the permissions of the transactional id",
             see="the-broker-refuses",
         )
+
+    def _hear(self) -> None:
+        """What the client has to tell of records that were not taken it tells in a poll."""
+        with contextlib.suppress(KafkaException, SystemError):
+            self._producer.poll(0)
 
     def _fenced_before(self) -> bool:
         """produce() on a fenced producer only says that something fatal came before; an abort says what."""
@@ -260,5 +279,6 @@ def try_transaction(settings: Settings) -> None:
 
 _FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
 WAITING = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._WAIT_COORD, KafkaError._IN_PROGRESS}
+_PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}  # by an abort: it is told after it, maybe in the next transaction
 _OF_MEMBER = {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.FENCED_INSTANCE_ID}
 _PASSING = {KafkaError._MSG_TIMED_OUT} | _OF_MEMBER | WAITING
