@@ -82,6 +82,13 @@ def test_a_backlog_tells_how_long_it_takes(watched: Watched) -> None:
     assert watched.verdict("pace")[:2] == ("warn", "Catching up")
 
 
+def test_a_backlog_that_is_not_known_yet_is_told_as_such(watched: Watched) -> None:
+    watched.own(1, caught_up=False)
+    watched.metrics.forget("lag_records", partition=0)
+    assert watched.verdict("ready") == ("wait", "Catching up", "It begins to read what waits.")
+    assert watched.verdict("pace")[:2] == ("wait", "Not yet")
+
+
 def test_a_loop_that_hangs_is_bad_whatever_else_is_said(watched: Watched) -> None:
     watched.own()
     watched.source.is_alive = False
