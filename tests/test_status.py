@@ -82,6 +82,13 @@ def test_a_backlog_tells_how_long_it_takes(watched: Watched) -> None:
     assert watched.verdict("pace")[:2] == ("warn", "Catching up")
 
 
+def test_a_backlog_that_is_not_known_yet_is_told_as_such(watched: Watched) -> None:
+    watched.own(1, caught_up=False)
+    watched.metrics.forget("lag_records", partition=0)
+    assert watched.verdict("ready") == ("wait", "Catching up", "It begins to read what waits.")
+    assert watched.verdict("pace")[:2] == ("wait", "Not yet")
+
+
 def test_a_loop_that_hangs_is_bad_whatever_else_is_said(watched: Watched) -> None:
     watched.own()
     watched.source.is_alive = False
@@ -190,6 +197,33 @@ def test_what_a_restart_replays_lies_after_the_checkpoint_or_else_the_origin(wat
 
 
 # The rest.
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_is_not_known_yet_it_answers(seed: int) -> None:
+    """A page that gets no answer says that the service is gone."""
+    random, watched = np.random.default_rng(seed), Watched()
+    for step in range(25):
+        for number in range(int(random.integers(0, 3))):
+            state, caught_up = State(str(random.choice(["restoring", "joining", "live"]))), bool(random.integers(2))
+            partition = watched.own(1, state=state, caught_up=caught_up)[-1]
+            partition.number = number
+            if random.random() < 0.5:
+                partition.beginning = None
+        for name in ("lag_records", "checkpoint_age_seconds", "restore_records_left"):
+            if random.random() < 0.5:
+                watched.metrics.set(name, int(random.integers(0, 10**9)), partition=int(random.integers(0, 3)))
+            else:
+                watched.metrics.forget(name, partition=int(random.integers(0, 3)))
+        if random.random() < 0.3:
+            watched.source.owned.clear()
+        watched.source.joined, watched.source.is_alive = bool(random.random() < 0.9), bool(random.random() < 0.9)
+        watched.source.start_step = "loading the model" if random.random() < 0.1 else None
+        watched.go_on(int(random.integers(0, 4)), watched.work(int(random.integers(1, 50))) if step % 2 else lambda: None)
+        watched.at_s += 1
+        told = orjson.loads(watched.status.json())
+        assert {verdict["level"] for verdict in told["verdicts"].values()} <= {"good", "wait", "warn", "bad"}
+        assert all(verdict["word"] and verdict["reason"].endswith(".") for verdict in told["verdicts"].values())
 
 
 def test_a_partition_tells_its_state(watched: Watched) -> None:

@@ -5,7 +5,9 @@ import re
 import socket
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -98,6 +100,15 @@ def test_a_browser_gets_the_page_and_what_it_names(address: Address) -> None:
     assert {"page/page.css", "page/page.js", "page/icon.svg", "page/plot.js"} <= {*named, *imported}
     assert [path for path in (*named, *imported) if ask(address, f"/{path}")[0] == 404] == []
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", "".join(ask(address, path)[1] for path in PAGES))
+
+
+def test_an_installed_package_has_every_file_of_the_page() -> None:
+    root = Path(__file__).parents[1]
+    package_data = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["processor"]
+    packed = {path for pattern in package_data for path in (root / "processor").glob(pattern)}
+    files = set((root / "processor/web/page").iterdir())
+    assert files <= packed
+    assert len(files) == len(page_files())
 
 
 @pytest.mark.parametrize("path", sorted(PAGES))

@@ -166,9 +166,11 @@ class Status:
             return Verdict("wait", "Joining", "It waits for the group to give it partitions.")
         if restore is not None:
             return Verdict("wait", "Restoring", _restoring(restore, len(rows)))
-        left_s = flow["caught_up_in_s"]
+        lag, left_s = flow["lag_records"], flow["caught_up_in_s"]
+        if lag is None:
+            return Verdict("wait", "Catching up", "It begins to read what waits.")
         left = f", about {duration(left_s)} left" if left_s is not None else ""
-        return Verdict("wait", "Catching up", f"{flow['lag_records']:,} records wait{left}.")
+        return Verdict("wait", "Catching up", f"{lag:,} {'record waits' if lag == 1 else 'records wait'}{left}.")
 
     def _state(self, rows: list[dict[str, Any]], numbers: Numbers) -> dict[str, Any]:
         ages = [row["checkpoint_age_s"] for row in rows if row["checkpoint_age_s"] is not None]

@@ -170,6 +170,19 @@ def test_what_is_written_is_never_taken_for_a_page(browser, service: Service, to
 # What goes wrong.
 
 
+def fail_a_checkpoint(browser, service: Service) -> str:
+    """One that cannot be written, because something stands where its folder was. What the page says of it."""
+    folder = browser.wait(lambda: checkpoints(service)[0], "a checkpoint")[0].parent
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    folder.write_text("in the way")
+    try:
+        return browser.wait(lambda: "a checkpoint could not be" in browser.text("l-messages") and browser.text("l-messages"), "the error")
+    finally:
+        folder.unlink()
+        aside.rename(folder)
+
+
 def test_dead_letters_are_shown_by_their_reason(browser, service: Service, topics: Topics) -> None:
     browser.show(service.page)
     assert "every record could be used" in browser.text("n-dead")
@@ -181,18 +194,9 @@ def test_dead_letters_are_shown_by_their_reason(browser, service: Service, topic
 
 
 def test_the_last_errors_are_shown(browser, service: Service) -> None:
-    """A checkpoint that cannot be written, because something stands where its folder was."""
     browser.show(service.page)
     assert browser.text("n-messages") == "None since the start."
-    folder = browser.wait(lambda: checkpoints(service)[0], "a checkpoint")[0].parent
-    aside = folder.with_name("aside")
-    folder.rename(aside)
-    folder.write_text("in the way")
-    try:
-        told = browser.wait(lambda: browser.text("l-messages"), "the error")
-    finally:
-        folder.unlink()
-        aside.rename(folder)
+    told = fail_a_checkpoint(browser, service)
     assert re.match(r"error\s*\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", told)
     assert "a checkpoint could not be written; the one before it stays" in told
     assert re.search(r"partition\n0\n", told)
@@ -381,7 +385,7 @@ def test_what_is_wrong_is_told_in_words_and_forms_too(browser, width: int, schem
         watched.own(2, lag=90_000)
         watched.metrics.set("checkpoint_age_seconds", 86_400, partition=1)
         for i in range(9):
-            watched.recent.handle(_record(f"message {i} " + "x" * 300, level=logging.ERROR if i % 2 else logging.WARNING))
+            watched.recent.handle(_record(f"message {'abcdefghi'[i]} " + "x" * 300, level=logging.ERROR if i % 2 else logging.WARNING))
         watched.go_on(10)
         watched.source.is_alive = False
         browser.show(page, width, scheme)
@@ -445,6 +449,7 @@ def test_pictures(
 
     few = json.dumps({"values": [1.0]}).encode()
     topics.produce([(0, b"pump-1", few, int(time.time() * 1000), ()), (1, None, few, int(time.time() * 1000), ())])
+    fail_a_checkpoint(browser, service)
     browser.wait(settled, "a service that has run for a while and is well", 800)
     browser.resize(width, height or browser.run("return document.documentElement.scrollHeight"))
     browser.wait(functools.partial(fits, browser), "its place")
