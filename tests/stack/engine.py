@@ -12,9 +12,8 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from processor.sandbox import process
@@ -159,7 +158,7 @@ def _has_route() -> bool:
     return any(line.split()[1] == "00000000" for line in Path("/proc/net/route").read_text(encoding="ascii").splitlines()[1:])
 
 
-def _until(condition, what: str, running: "subprocess.Popen[bytes] | None" = None) -> None:
+def _until(condition: Callable[[], bool], what: str, running: "subprocess.Popen[bytes] | None" = None) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not condition():
         if time.monotonic() > deadline or (running is not None and running.poll() is not None):
@@ -173,7 +172,3 @@ def program(name: str, env: Mapping[str, str]) -> Path:
     if found is None:
         raise CannotRun(f"{name} is not in any of the packages {' '.join(PACKAGES)}")
     return Path(found)
-
-
-if __name__ == "__main__":
-    sys.exit("see run.py")

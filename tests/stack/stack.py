@@ -72,10 +72,10 @@ class Stack:
         """All that can be had here."""
         return [name for name in self.compose("config", "--services").stdout.split() if name not in self.left_out]
 
-    def up(self, *words: str) -> None:
-        """As a user does, but for pulling and building: run.py has built what there is."""
+    def up(self, *words: str, only: str | None = None) -> None:
+        """As a user does, but for building: run.py has built what there is."""
         try:
-            self.compose("up", "--wait", "--no-build", "--pull", "missing", *words, *self.services())
+            self.compose("up", "--wait", "--no-build", "--pull", "missing", *words, *([only] if only else self.services()))
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.compose('logs', '--tail', '15').stdout}") from None
 
