@@ -12,9 +12,8 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from processor.sandbox import process
@@ -26,7 +25,7 @@ DNS = "10.0.2.3"  # slirp4netns answers there
 START_TIMEOUT_S = 60.0
 
 
-class CannotRun(Exception):  # noqa: N818 (named for what happened)
+class CannotRun(Exception):
     """Says what is missing for an engine on this machine, and what to do."""
 
 
@@ -43,7 +42,16 @@ def refuse_elsewhere() -> None:
 def unpack(folder: Path, cache: Path) -> None:
     """The packages' files under `folder`. Downloads are kept in `cache`."""
     (cache / "partial").mkdir(parents=True, exist_ok=True)
-    options = ["-q", "-y", "--download-only", "--no-install-recommends", "-o", "Debug::NoLocking=true", "-o", f"Dir::Cache::Archives={cache}"]
+    options = [
+        "-q",
+        "-y",
+        "--download-only",
+        "--no-install-recommends",
+        "-o",
+        "Debug::NoLocking=true",
+        "-o",
+        f"Dir::Cache::Archives={cache}",
+    ]
     get = ["apt-get", "install", *options, *PACKAGES]
     if subprocess.run(get, capture_output=True, check=False).returncode != 0:  # the lists of a fresh machine are empty or old
         subprocess.run(["apt-get", "update", "-q"], capture_output=True, check=False)
@@ -150,7 +158,7 @@ def _has_route() -> bool:
     return any(line.split()[1] == "00000000" for line in Path("/proc/net/route").read_text(encoding="ascii").splitlines()[1:])
 
 
-def _until(condition, what: str, running: "subprocess.Popen[bytes] | None" = None) -> None:
+def _until(condition: Callable[[], bool], what: str, running: "subprocess.Popen[bytes] | None" = None) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not condition():
         if time.monotonic() > deadline or (running is not None and running.poll() is not None):
@@ -164,7 +172,3 @@ def program(name: str, env: Mapping[str, str]) -> Path:
     if found is None:
         raise CannotRun(f"{name} is not in any of the packages {' '.join(PACKAGES)}")
     return Path(found)
-
-
-if __name__ == "__main__":
-    sys.exit("see run.py")

