@@ -67,7 +67,7 @@ class StateFile:
             try:
                 written = os.pwrite(self._descriptor, left, offset)
             except OSError as error:
-                raise self._failed("write", error.strerror) from error
+                raise self._failed("write", str(error.strerror)) from error
             left, offset = left[written:], offset + written
 
     def _read(self, place: int, states: States) -> None:
@@ -76,7 +76,7 @@ class StateFile:
             try:
                 read = os.preadv(self._descriptor, [left], offset)
             except OSError as error:
-                raise self._failed("read", error.strerror) from error
+                raise self._failed("read", str(error.strerror)) from error
             if not read:
                 raise self._failed("read", "the file ends before it")
             left, offset = left[read:], offset + read
