@@ -43,6 +43,7 @@ class StateFile:
                 f"rows cannot be parked in {folder} ({error.strerror})",
                 expected="a folder that is there, with room, that this process may write to (parking.path)",
                 do="create it, mount its disk, make room, or correct its owner; or set parking.path to null, which parks in memory",
+                see="states-cannot-be-parked",
             ) from error
 
     def write(self, places: Indices, states: States) -> None:
@@ -87,6 +88,7 @@ class StateFile:
             expected="a disk with room for every sensor that has no slot (parking.path)",
             do="make room or mend the disk, then start again: nothing was lost, states come back from checkpoints and the input; "
             "or raise slots, or set parking.path to null",
+            see="states-cannot-be-parked",
         )
 
 
