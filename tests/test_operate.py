@@ -98,6 +98,18 @@ def test_a_model_that_cannot_be_served_is_refused_by_the_name_of_its_layer(comma
     assert "both_ways" in out
 
 
+def test_a_folder_in_which_nothing_can_be_parked_ends_the_start_and_is_found_by_check(command, tmp_path):
+    folder = tmp_path / "missing"
+    command("init")
+    code, _, err = command("run", f"--parking.path={folder}")
+    assert code == 2
+    assert f"rows cannot be parked in {folder} (" in err
+    assert "parking.path" in err
+    code, out, _ = command("check", f"--parking.path={folder}")
+    assert code == 1
+    assert out.count("BAD") == 1
+
+
 def test_a_residual_needs_as_many_outputs_as_features(command, tmp_path):
     narrow = save_model(tmp_path / "narrow.keras", L.LSTM(4), L.Dense(1))
     command("init")

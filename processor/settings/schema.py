@@ -65,7 +65,7 @@ class Output(Section):
     residual: Annotated[bool | tuple[str | int, ...], residual_features()] = Field(
         default=False,
         description="add to each prediction how far the sensor's previous one was from this reading, in the model's scale; for models that "
-        "forecast their input, or those of its features that are listed",
+        "forecast the next reading, or those of its features that are listed; not for autoencoders, which forecast none",
     )
 
 

@@ -43,6 +43,7 @@ class StateFile:
                 f"rows cannot be parked in {folder} ({error.strerror})",
                 expected="a folder that is there, with room, that this process may write to (parking.path)",
                 do="create it, mount its disk, make room, or correct its owner; or set parking.path to null, which parks in memory",
+                see="states-cannot-be-parked",
             ) from error
 
     def write(self, places: Indices, states: States) -> None:
@@ -67,7 +68,7 @@ class StateFile:
             try:
                 written = os.pwrite(self._descriptor, left, offset)
             except OSError as error:
-                raise self._failed("write", error.strerror) from error
+                raise self._failed("write", str(error.strerror)) from error
             left, offset = left[written:], offset + written
 
     def _read(self, place: int, states: States) -> None:
@@ -76,7 +77,7 @@ class StateFile:
             try:
                 read = os.preadv(self._descriptor, [left], offset)
             except OSError as error:
-                raise self._failed("read", error.strerror) from error
+                raise self._failed("read", str(error.strerror)) from error
             if not read:
                 raise self._failed("read", "the file ends before it")
             left, offset = left[read:], offset + read
@@ -87,6 +88,7 @@ class StateFile:
             expected="a disk with room for every sensor that has no slot (parking.path)",
             do="make room or mend the disk, then start again: nothing was lost, states come back from checkpoints and the input; "
             "or raise slots, or set parking.path to null",
+            see="states-cannot-be-parked",
         )
 
 

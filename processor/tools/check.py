@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterator
 
 from processor.errors import SlotstreamError
-from processor.service import check_sizes, load_model, open_folder, shapes_of
+from processor.service import check_sizes, load_model, open_folder, open_parking, shapes_of
 from processor.settings import Settings
 from processor.stream import admin
 from processor.stream.admin import Finding
@@ -19,6 +19,8 @@ def check(settings: Settings) -> list[Finding]:
     findings = [*_model(settings), *_secrets(settings)]
     if settings.checkpoint_store == "directory":
         findings.append(_tried("checkpoints", f"{settings.checkpoint.path} can be written to", lambda: open_folder(settings)))
+    if settings.parking.path is not None:
+        findings.append(_tried("parking", f"{settings.parking.path} can be written to", lambda: open_parking(settings)))
     on_broker = admin.check(settings)
     findings += on_broker
     if on_broker[0].good and settings.delivery == "exactly_once":
