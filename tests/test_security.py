@@ -426,7 +426,9 @@ def test_each_that_is_taken_away_is_named_with_the_command_that_grants_it(secure
     assert all(word in command for word in (need.operation, f"--{need.kind}", need.name, f"User:{USER}"))
     secure.permit(USER, need, take=True)
     try:
-        named = wait_for(lambda: [found for found in bad(permitted) if found.do.endswith(command)], lambda: f"{need} named: {bad(permitted)}")
+        named = wait_for(
+            lambda: [found for found in bad(permitted) if found.do.endswith(command)], lambda: f"{need} named: {bad(permitted)}"
+        )
         assert need.operation in named[0].found
         assert need.resource in named[0].found
         others = {other for other in permissions.of_run(permitted) if other != need}
