@@ -156,7 +156,7 @@ def _tells_configs(client: AdminClient, name: str) -> bool:
     try:
         client.describe_configs([resource], request_timeout=ASK_S)[resource].result(ASK_S)
     except KafkaException as error:
-        return error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+        return bool(error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART)
     return True
 
 
