@@ -378,6 +378,21 @@ def test_of_256_partitions_the_worst_come_first(browser, width: int) -> None:
         assert browser.violations() == []
 
 
+@pytest.mark.parametrize("width", [320, 600, 768, 1000, 1920])
+def test_it_fits_any_window(browser, width: int) -> None:
+    """320 pixels are a window of 1280 enlarged to 400 %."""
+    with serve_watched() as (page, watched):
+        watched.own(20, lag=1_234_567)
+        watched.metrics.set("checkpoint_age_seconds", 4000, partition=7)
+        watched.metrics.add("dead_letters_total", 123_456, error="wrong_feature_count")
+        watched.recent.handle(_record("message " + "x" * 300))
+        watched.go_on(30, watched.work(2000))
+        browser.show(page, width)
+        browser.wait(lambda: browser.rows("t-partitions"), "partitions")
+        browser.run("document.querySelector('details').open = true")
+        assert fits(browser)
+
+
 @SIZES
 @SCHEMES
 def test_what_is_wrong_is_told_in_words_and_forms_too(browser, width: int, scheme: str) -> None:
