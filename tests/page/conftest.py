@@ -36,6 +36,7 @@ def service(topics: Topics, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     readings a second together."""
     port = free_port()
     options = [f"--http.port={port}", "--checkpoint.interval=5s", "--slots=1024", "--output.residual=true", "--dead_letter.max_ratio=1"]
+    options.append("--checkpoint.path=checkpoints")  # in the service's own folder, and no path of this machine in a picture
     service = Service(topics, MODEL, tmp_path_factory.mktemp("service"), *options, instance="plant-1")
     service.page = f"http://127.0.0.1:{port}/"
     plant = ["processor.sandbox.plant", "--bootstrap", topics.bootstrap, "--topic", topics.input, "--rate", "400"]

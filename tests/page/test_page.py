@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import Service, Topics, checkpoints
+from harness import Service, Topics
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -172,7 +172,7 @@ def test_what_is_written_is_never_taken_for_a_page(browser, service: Service, to
 
 def fail_a_checkpoint(browser, service: Service) -> str:
     """One that cannot be written, because something stands where its folder was. What the page says of it."""
-    folder = browser.wait(lambda: checkpoints(service)[0], "a checkpoint")[0].parent
+    folder = browser.wait(lambda: next((service.folder / "checkpoints").glob("*/*/0"), None), "a checkpoint")
     aside = folder.with_name("aside")
     folder.rename(aside)
     folder.write_text("in the way")
@@ -376,6 +376,21 @@ def test_of_256_partitions_the_worst_come_first(browser, width: int) -> None:
         assert (button.text, button.get_attribute("aria-expanded")) == ("Show 12", "true")
         assert fits(browser)
         assert browser.violations() == []
+
+
+@pytest.mark.parametrize("width", [320, 600, 768, 1000, 1920])
+def test_it_fits_any_window(browser, width: int) -> None:
+    """320 pixels are a window of 1280 enlarged to 400 %."""
+    with serve_watched() as (page, watched):
+        watched.own(20, lag=1_234_567)
+        watched.metrics.set("checkpoint_age_seconds", 4000, partition=7)
+        watched.metrics.add("dead_letters_total", 123_456, error="wrong_feature_count")
+        watched.recent.handle(_record("message " + "x" * 300))
+        watched.go_on(30, watched.work(2000))
+        browser.show(page, width)
+        browser.wait(lambda: browser.rows("t-partitions"), "partitions")
+        browser.run("document.querySelector('details').open = true")
+        assert fits(browser)
 
 
 @SIZES

@@ -143,7 +143,7 @@ function showMinutes(history) {
     return [
       minute(row.key),
       perSecond(rates.length ? rates.reduce((sum, value) => sum + value, 0) / rates.length : null),
-      count(highest(row.of("lag_records"))),
+      amount(highest(row.of("lag_records"))),
       duration(highest(row.of("latency_p50_s"))),
       duration(highest(row.of("latency_p99_s"))),
     ];
