@@ -247,6 +247,25 @@ def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
     return main(Options(seed, arguments.minutes, arguments.kills, arguments.instances, model, faults, config, tuple(rest)))
 
 
+def _plan(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = _settings(arguments, [*rest, f"--model.path={arguments.model}"] if arguments.model else rest)
+    _quiet_clients()
+    from processor.tools.plan import Wanted, lines, plan
+    from processor.tools.plan_measure import measure
+
+    wanted = Wanted(
+        arguments.sensors,
+        arguments.rate,
+        partitions=arguments.partitions,
+        instances=arguments.instances,
+        key_bytes=arguments.key_bytes,
+        steps=arguments.steps,
+        replication=arguments.replication_factor,
+    )
+    found = plan(wanted, measure(settings, wanted), settings)
+    return _print_lines(iter([json.dumps(found.as_json())] if arguments.json else lines(found)))
+
+
 def _model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
     _expect_nothing(rest)
     from processor.model.quiet import import_tensorflow
@@ -367,6 +386,16 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--instances", type=_several, metavar="N", help="of the service (3)", default=3)
     verify.add_argument("--model", type=Path, metavar="FILE", help="the Keras file (the demo's)")
     verify.add_argument("--faults", metavar="A,B,C", help="only these (all)")
+    sizes = _with_settings(commands, "plan", _plan, "tell what so many sensors take: memory, cores, partitions, disks, network")
+    sizes.add_argument("--model", type=Path, metavar="FILE", help="the Keras file (in place of model.path)")
+    sizes.add_argument("--sensors", type=_positive, metavar="N", required=True, help="of all instances")
+    sizes.add_argument("--rate", type=_above_zero, metavar="R", required=True, help="readings a second, of all sensors")
+    sizes.add_argument("--partitions", type=_positive, metavar="N", help="of the input topic (recommended)")
+    sizes.add_argument("--instances", type=_positive, metavar="N", help="of the service (as many as the rate takes)")
+    sizes.add_argument("--steps", type=_positive, metavar="N", help="readings in a record (1)", default=1)
+    sizes.add_argument("--key-bytes", type=_positive, metavar="N", help="of a sensor's name (20)", default=20)
+    sizes.add_argument("--replication-factor", type=_positive, metavar="N", help="of the topics (3)", default=3)
+    sizes.add_argument("--json", action="store_true", help="one JSON object")
     of_models = commands.add_parser("model", help="look at a model file, convert an old one", allow_abbrev=False)
     model = of_models.add_subparsers(required=True, metavar="COMMAND")
     show = _command(model, "show", _model_show, "tell whether and how a model file is served")

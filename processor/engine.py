@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from processor.records import Applied, Batch
 from processor.rules import NEVER, Clock, Rules
+from processor.slots.parking import Parking
 from processor.slots.plan import Shape, plan
 from processor.slots.rows import Indices, Rows
 from processor.slots.table import ABSENT, Sensor, Table
@@ -99,8 +100,8 @@ class _Outcome:
 
 
 class Engine:
-    def __init__(self, stepper: Stepper, shapes: Shapes, rules: Rules = Rules(), *, slots: int) -> None:  # noqa: B008 (it is frozen)
-        self.table = Table(slots, shapes.row_width)
+    def __init__(self, stepper: Stepper, shapes: Shapes, rules: Rules = Rules(), *, slots: int, parking: Parking | None = None) -> None:  # noqa: B008 (it is frozen)
+        self.table = Table(slots, shapes.row_width, parking)
         self.undo = Undo(self.table)
         self.tile_rows = 0  # cells of all tiles run, and of these the ones that held a reading
         self.tile_readings = 0

@@ -35,6 +35,7 @@ from processor.instance_lock import InstanceLock
 from processor.metrics import Metrics
 from processor.rules import Rules
 from processor.settings import Settings
+from processor.slots.parking import Parking, StateFile
 from processor.stream import admin
 from processor.stream.assignment import Partition
 from processor.stream.at_least_once import AtLeastOnce
@@ -112,6 +113,7 @@ class Service:
         self._settings, self._metrics = settings, metrics
         self.probes = Probes()
         self._joined = self._stopping = False
+        self._parked: StateFile | None = None
 
     def run(self) -> int:
         """Runs until stopped; returns the exit code. Raises SlotstreamError for whatever ends it otherwise."""
@@ -146,6 +148,7 @@ class Service:
         topics = admin.describe(settings)
         lock = InstanceLock(topics.cluster, settings.transactional_id)
         folder = open_folder(settings) if topics.checkpoint is None else None
+        self._parked = open_parking(settings)
         # TensorFlow takes seconds to import: only now that the rest is known to be in order.
         self.probes.start_step = "loading the model"
         from processor.model.quiet import import_tensorflow
@@ -197,7 +200,7 @@ class Service:
 
     def _engine(self, stepper: Stepper, shapes: Shapes, *, slots: int) -> Engine:
         # A method of its own, so that the bench can put an echo in its place.
-        return Engine(stepper, shapes, rules_of(self._settings), slots=slots)
+        return Engine(stepper, shapes, rules_of(self._settings), slots=slots, parking=Parking(shapes.row_width, self._parked))
 
     def _announce(self, served: Served, slots: int) -> None:
         settings = self._settings
@@ -299,6 +302,11 @@ def open_folder(settings: Settings) -> Directory:
             see="the-checkpoint-folder-cannot-be-written",
         ) from error
     return store
+
+
+def open_parking(settings: Settings) -> StateFile | None:
+    """Where states are parked, None in memory. Raises ConfigurationError."""
+    return None if settings.parking.path is None else StateFile(settings.parking.path)
 
 
 def _check_columns(model: "ServableModel", settings: Settings) -> None:

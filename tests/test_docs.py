@@ -103,13 +103,6 @@ def test_the_readmes_figures_of_the_demos_model_are_those_measured() -> None:
     assert f"({model['test']['sensors']} machines, {model['test']['ticks']:,} readings each)" in prose
 
 
-def test_what_the_readme_says_is_not_available_is_refused() -> None:
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
-    told = set(re.findall(r"`([a-z_.]+)(?::[^`]*)?`", page.partition("Not in this version")[2].partition("## ")[0]))
-    only_null = {key.name for key in keys() if key.allowed == "null"}
-    assert told >= only_null - {"checkpoint.topic"}  # goes with checkpoint.store: topic
-
-
 def test_the_readmes_own_settings_are_taken() -> None:
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     text = page.partition("<<'END'\n")[2].partition("END\n")[0]

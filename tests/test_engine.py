@@ -6,7 +6,9 @@ tested with real models in test_model*.py, and both together in test_oracle.py.
 
 import copy
 import itertools
+import tempfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from processor.engine import Engine, Shapes
 from processor.records import Batch
 from processor.rules import EXPIRED, Clock, Rules, keep_time
+from processor.slots.parking import Parking, StateFile
 from processor.slots.table import StaleSlotError
 
 F = 2
@@ -179,9 +182,10 @@ def check(engine, plain, records, clocks=None, *, dropped=False):
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(turns=st.lists(turn, max_size=12), slots=st.sampled_from([1, 2, 3, 5, 64]))
-def test_any_interleaving_equals_a_plain_dict_of_states(turns, slots):
-    engine, plain, offset = Engine(Recurrence(), residual_shapes(), slots=slots), Plain(), 0
+@given(turns=st.lists(turn, max_size=12), slots=st.sampled_from([1, 2, 3, 5, 64]), disk=st.booleans())
+def test_any_interleaving_equals_a_plain_dict_of_states(turns, slots, disk):
+    parking = Parking(residual_shapes().row_width, StateFile(Path(tempfile.gettempdir()))) if disk else None
+    engine, plain, offset = Engine(Recurrence(), residual_shapes(), slots=slots, parking=parking), Plain(), 0
     committed = (dict(plain.state), 0)
     for records, end in turns:
         numbered = [(p, k, offset + i, v, b, a) for i, (p, k, v, b, a) in enumerate(records)]

@@ -15,6 +15,7 @@ from processor.model.tiles import Tiles
 from processor.rules import Clock, keep_time
 from processor.service import codec_of, load_model, rules_of, shapes_of
 from processor.settings import load_settings
+from processor.slots.parking import Parking, StateFile
 from processor.tools.oracle import InputRecord, Reference, as_published
 
 L = keras.layers
@@ -123,8 +124,10 @@ def test_any_cuts_slots_and_aborts_give_the_references_bits(name, tmp_path):
     assert sum(isinstance(answer, dict) for answer in want.values()) > (200 if settings.late == "dead_letter" else 400)
     assert ("late" in want.values()) == (settings.late == "dead_letter")
     tiles = Tiles(model, rows_max=64)
+    shapes = shapes_of(model, settings)
     for slots in (1, 7, 64):
-        engine, at, got = Engine(tiles, shapes_of(model, settings), rules_of(settings), slots=slots), 0, {}
+        parking = Parking(shapes.row_width, StateFile(tmp_path)) if slots == 7 else None
+        engine, at, got = Engine(tiles, shapes, rules_of(settings), slots=slots, parking=parking), 0, {}
         clocks, dropped = {0: Clock(gap=gap), 1: Clock()}, 0
         committed = (0, {}, dict(clocks))
         while at < len(records):

@@ -98,6 +98,18 @@ def test_a_model_that_cannot_be_served_is_refused_by_the_name_of_its_layer(comma
     assert "both_ways" in out
 
 
+def test_a_folder_in_which_nothing_can_be_parked_ends_the_start_and_is_found_by_check(command, tmp_path):
+    folder = tmp_path / "missing"
+    command("init")
+    code, _, err = command("run", f"--parking.path={folder}")
+    assert code == 2
+    assert f"rows cannot be parked in {folder} (" in err
+    assert "parking.path" in err
+    code, out, _ = command("check", f"--parking.path={folder}")
+    assert code == 1
+    assert out.count("BAD") == 1
+
+
 def test_a_residual_needs_as_many_outputs_as_features(command, tmp_path):
     narrow = save_model(tmp_path / "narrow.keras", L.LSTM(4), L.Dense(1))
     command("init")
@@ -194,7 +206,7 @@ def test_probes_figures_and_banner_of_a_service_that_starts_works_and_idles(kafk
         assert 0 < found[PREFIX + "slots_used", ()] <= len(sensors)
         assert found[PREFIX + "end_to_end_seconds_count", ()] >= len(answers) - len(bad)
         assert found[PREFIX + "restore_seconds_count", ()] == 2
-        assert OF_PROCESS <= {name for name, _ in found}
+        assert {name for name, _ in found} >= OF_PROCESS
 
         banner = service.events("slotstream")[0]
         wanted = {"features": 3, "outputs": 3, "mode": "carried", "slots": 64, "group": service.settings.group_id, "instance": "one"}

@@ -360,20 +360,6 @@ def test_a_fault_in_a_scale_is_told_with_its_column() -> None:
     assert "; the lists hold 2 and 3 numbers" in problems(None, "--input.scale={min: [0, 1], max: [1, 2, 3]}")
 
 
-NOT_YET = [
-    ("parking.path", "parked", "null"),
-]
-
-
-@pytest.mark.parametrize(("key", "written", "expected"), NOT_YET)
-def test_what_this_version_does_not_have_is_told(key: str, written: str, expected: str, path: Path) -> None:
-    section, _, name = key.rpartition(".")
-    text = f"{section}: {{{name}: {written}}}" if section else f"{name}: {written}"
-    for said in (problems(text, path=path), problems(None, f"--{key}", written)):
-        assert f"{key}: found " in said
-        assert f"not available in this version; expected {expected}" in said
-
-
 SCALES_BAD = [
     "{mean: 1}",
     "{mean: 1, std: 0}",

@@ -1,6 +1,10 @@
 """Slots: a ragged batch as tiles, and where every sensor's row is, in a slot or parked."""
 
 import itertools
+import resource
+import signal
+import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor.slots.parking import PIECE_ROWS, Parking
+from processor.errors import ConfigurationError, SlotstreamError
+from processor.slots.parking import PIECE_ROWS, Parking, StateFile
 from processor.slots.plan import plan
 from processor.slots.rows import Rows
 from processor.slots.table import ABSENT, Table
@@ -126,58 +131,126 @@ def random_bits(n: int, seed: int = 1) -> Rows:
     return rows
 
 
-# -- parking --------------------------------------------------------------------------------------------------
+# -- parking, in memory and on a disk -----------------------------------------------------------------------------
 
 
-def test_parking_gives_rows_back_bit_for_bit_across_pieces():
-    parking, rows = Parking(W), random_bits(PIECE_ROWS + 100)
+@pytest.fixture(params=["memory", "disk"])
+def parking(request, tmp_path):
+    return Parking(W, StateFile(tmp_path) if request.param == "disk" else None)
+
+
+def test_parking_gives_rows_back_bit_for_bit_across_pieces(parking):
+    rows = random_bits(PIECE_ROWS + 100)
     places = parking.add(rows)
     assert bits(parking.read(places)) == bits(rows)
 
 
-def test_parking_reads_places_in_the_order_asked():
-    parking = Parking(W)
+def test_parking_reads_places_in_the_order_asked(parking):
     places = parking.add(rows_of(1, 2, 3))
     assert parking.read(places[[2, 0]]).applied.tolist() == [3, 1]
 
 
-def test_what_parking_gives_back_is_a_copy():
-    parking = Parking(W)
+def test_what_parking_gives_back_is_a_copy(parking):
     places = parking.add(rows_of(1))
     parking.read(places).state[:] = 9
     assert bits(parking.read(places)) == bits(rows_of(1))
 
 
-def test_parking_grows_by_whole_pieces_and_only_when_it_must():
-    parking = Parking(W)
+def test_parking_grows_by_whole_pieces_and_only_when_it_must(parking):
     assert len(set(parking.add(Rows.zeros(PIECE_ROWS, W)).tolist())) == PIECE_ROWS
     (place,) = parking.add(rows_of(7)).tolist()
     assert place == PIECE_ROWS
     assert len(parking) == PIECE_ROWS + 1
 
 
-def test_places_given_up_are_taken_again_before_parking_grows():
-    parking = Parking(W)
+def test_places_given_up_are_taken_again_before_parking_grows(parking):
     places = parking.add(Rows.zeros(PIECE_ROWS, W))
     parking.free(places[[5, 77]])
     assert len(parking) == PIECE_ROWS - 2
     assert sorted(parking.add(rows_of(1, 2)).tolist()) == sorted(places[[5, 77]].tolist())
 
 
-def test_a_place_given_up_spoils_no_other():
-    parking = Parking(W)
+def test_a_place_given_up_spoils_no_other(parking):
     places = parking.add(rows_of(1, 2, 3))
     parking.free(places[[1]])
     parking.add(rows_of(4))
     assert parking.read(places[[0, 2]]).applied.tolist() == [1, 3]
 
 
-def test_nothing_may_be_parked_read_and_given_up():
-    parking, none = Parking(W), np.zeros(0, np.int64)
+def test_nothing_may_be_parked_read_and_given_up(parking):
+    none = np.zeros(0, np.int64)
     assert parking.add(Rows.zeros(0, W)).tolist() == []
     assert len(parking.read(none)) == 0
     parking.free(none)
     assert len(parking) == 0
+
+
+moves = st.lists(
+    st.tuples(st.sampled_from(["add", "free", "mark", "read"]), st.integers(1, 9), st.randoms(use_true_random=False)), max_size=25
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(moves=moves)
+def test_whatever_is_parked_read_and_given_up_a_disk_is_as_memory(moves):
+    with tempfile.TemporaryDirectory() as folder:
+        both, held, made = (Parking(W), Parking(W, StateFile(Path(folder)))), list[int](), 0
+        for move, count, rng in moves:
+            if move == "add":
+                places = [parking.add(rows_of(*range(made, made + count))).tolist() for parking in both]
+                assert places[0] == places[1]
+                held, made = held + places[0], made + count
+                continue
+            some = np.array(rng.sample(held, min(count, len(held))), np.int64)
+            for parking in both:
+                if move == "free":
+                    parking.free(some)
+                elif move == "mark":
+                    parking.mark_saved(some, made)
+            if move == "free":
+                held = [place for place in held if place not in some]
+            at = np.array(rng.sample(held, len(held)), np.int64)
+            memory, disk = (parking.read(at) for parking in both)
+            assert bits(memory) == bits(disk)
+            assert memory.saved_in.tolist() == disk.saved_in.tolist()
+            assert [t.tolist() for t in both[0].times(at)] == [t.tolist() for t in both[1].times(at)]
+            assert len(both[0]) == len(both[1]) == len(held)
+
+
+def test_a_disk_holds_the_states_and_leaves_no_file_behind(tmp_path):
+    parking = Parking(W, StateFile(tmp_path))
+    parking.add(random_bits(PIECE_ROWS))
+    assert sum(piece.state.nbytes for piece in parking._pieces) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["missing", "file"])
+def test_a_folder_that_cannot_be_written_to_is_told_at_once(tmp_path, what):
+    folder = tmp_path / what
+    if what == "file":
+        folder.write_text("")
+    with pytest.raises(ConfigurationError, match=rf"rows cannot be parked in \S+/{what} \(.*\).*parking.path"):
+        StateFile(folder)
+
+
+def test_a_full_disk_is_told_and_nothing_of_the_table_is_lost(tmp_path):
+    """A limit of the process stands for the disk's: the system refuses the write in the same place."""
+    table = Table(4, W, Parking(W, StateFile(tmp_path)))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 * W, before[1]))  # two states
+    try:
+        put(table, [b"a", b"b", b"c", b"d"], rows_of(1, 2, 3, 4))
+        put(table, [b"e", b"f"], rows_of(5, 6))
+        with pytest.raises(SlotstreamError, match=r"cannot write a parked row in .* \(File too large\)(.|\n)*parking.path"):
+            put(table, [b"g"], rows_of(7))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    keys, rows = table.copy(0)
+    assert dict(zip(keys, rows.applied.tolist(), strict=True)) == {b"a": 1, b"b": 2, b"c": 3, b"d": 4, b"e": 5, b"f": 6}
+    put(table, [b"g"], rows_of(7))  # there is room again
+    assert table.sensors(0) == 7
 
 
 # -- the table ------------------------------------------------------------------------------------------------
@@ -208,6 +281,17 @@ def test_the_same_key_in_two_partitions_is_two_sensors():
     put(table, [b"a"], rows_of(1), partition=0)
     put(table, [b"a"], rows_of(2), partition=1)
     assert [table.copy(p)[1].applied.tolist() for p in (0, 1)] == [[1], [2]]
+
+
+def test_of_many_slots_several_are_freed_at_once_and_never_the_turns_own():
+    table, n = Table(640, W), 640
+    put(table, [b"%d" % i for i in range(n)], rows_of(*range(n)))
+    put(table, [b"%d" % i for i in range(5, n)], rows_of(*range(5, n)))
+    put(table, [b"new"], rows_of(n))
+    assert (table.evictions, table.resident) == (10, 631)
+    assert {b"%d" % i for i in range(5)} | {b"new"} <= {b"new"} | (set(table.copy(0)[0]) - seated(table))
+    put(table, [b"%d" % i for i in range(n - 1)], rows_of(*range(n - 1)))  # all but one: the turn's own stay
+    assert {b"%d" % i for i in range(n - 1)} <= seated(table)
 
 
 def test_the_least_recently_written_are_parked_first():

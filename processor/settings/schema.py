@@ -19,7 +19,6 @@ from processor.settings.values import (
     flag,
     integer,
     kafka_name,
-    only_null,
     or_null,
     ratio,
     residual_features,
@@ -66,7 +65,7 @@ class Output(Section):
     residual: Annotated[bool | tuple[str | int, ...], residual_features()] = Field(
         default=False,
         description="add to each prediction how far the sensor's previous one was from this reading, in the model's scale; for models that "
-        "forecast their input, or those of its features that are listed",
+        "forecast the next reading, or those of its features that are listed; not for autoencoders, which forecast none",
     )
 
 
@@ -107,8 +106,10 @@ class Model(Section):
 
 
 class Parking(Section):
-    path: Annotated[None, only_null()] = Field(
-        default=None, description="where the rows of sensors without a slot are kept; null: in memory"
+    path: Annotated[Path | None, or_null(text("a folder"))] = Field(
+        default=None,
+        description="a folder for the states of sensors without a slot, on a fast disk; what lies there is lost with the process, and need "
+        "not outlive it; null: in memory",
     )
 
 
@@ -125,7 +126,11 @@ class Checkpoint(Section):
     interval: Annotated[float, duration("100ms")] = Field(
         default=30.0, description="time between checkpoints; a shorter one makes a restart replay less"
     )
-    keep: Annotated[int, integer(2, 1000)] = Field(default=2, description="verified checkpoints kept for each partition")
+    keep: Annotated[int, integer(2, 1000)] = Field(
+        default=2,
+        description="whole checkpoint files kept for each partition, read back and found intact, and with each the files of changes that "
+        "build on it; of the store directory alone",
+    )
 
 
 class Reset(Section):
@@ -149,7 +154,7 @@ class State(Section):
 
 class Http(Section):
     host: Annotated[str, text("a host name or address")] = Field(
-        default="127.0.0.1", description="where metrics and health are served; 0.0.0.0 in a container"
+        default="127.0.0.1", description="where metrics, health and the status page are served; 0.0.0.0 in a container"
     )
     port: Annotated[int, integer(0, 65535)] = Field(default=8080, description="its port; 0: a free one, printed at start")
 
@@ -232,7 +237,7 @@ class Settings(BaseSettings):
         default="fail",
         description="the input topic has more partitions than before, or is another topic of the same name: cold starts every sensor anew",
     )
-    http: Http = Field(default=Http(), description="metrics and health")
+    http: Http = Field(default=Http(), description="metrics, health and the status page")
     log: Log = Field(default=Log(), description="messages on standard error")
 
     @classmethod

@@ -20,10 +20,6 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_MAX_S = 36_500 * _SECONDS["d"]
 
 
-class _NotAvailableError(Exception):
-    """The value is a word of the settings that nothing implements."""
-
-
 class _FaultError(ValueError):
     """Says which part of a value is not allowed, and why."""
 
@@ -33,7 +29,7 @@ class Allowed:
     """Reads one value. `words` stand in the error, in --help and in docs/configuration.md alike."""
 
     words: str
-    parse: Callable[[Any], Any]  # raises ValueError or TypeError for what is not allowed, _NotAvailableError for what is not there
+    parse: Callable[[Any], Any]  # raises ValueError or TypeError for what is not allowed
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self.read, handler(source))
@@ -44,29 +40,17 @@ class Allowed:
         except _FaultError as fault:
             context = {"words": self.words, "fault": str(fault)}
             raise PydanticCustomError("expected", "expected {words}; {fault}", context) from None
-        except _NotAvailableError:
-            raise PydanticCustomError("not_available", "not available in this version; expected {words}", {"words": self.words}) from None
         except (ValueError, TypeError):
             raise PydanticCustomError("expected", "expected {words}", {"words": self.words}) from None
 
 
-def choice(*available: str, planned: tuple[str, ...] = ()) -> Allowed:
+def choice(*available: str) -> Allowed:
     def parse(value: Any) -> Any:
-        if isinstance(value, str) and value in planned:
-            raise _NotAvailableError
         if not isinstance(value, str) or value not in available:
             raise ValueError
         return value
 
     return Allowed(_either(available), parse)
-
-
-def only_null() -> Allowed:
-    def parse(value: Any) -> None:
-        if value is not None:
-            raise _NotAvailableError
-
-    return Allowed("null", parse)
 
 
 def or_null(allowed: Allowed) -> Allowed:

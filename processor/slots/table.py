@@ -18,6 +18,8 @@ from processor.slots.rows import Indices, Rows
 ABSENT = -1
 Sensor = tuple[int, bytes]  # partition, key
 NOBODY: Sensor = (-1, b"")
+# Who was used least recently takes a look at every slot: so this share of them is freed at once, for later turns too.
+PARKED_TOGETHER = 64
 
 
 class StaleSlotError(RuntimeError):
@@ -25,10 +27,11 @@ class StaleSlotError(RuntimeError):
 
 
 class Table:
-    def __init__(self, slots: int, width: int) -> None:
+    def __init__(self, slots: int, width: int, parking: Parking | None = None) -> None:
+        """parking: of the same width; None: one in memory."""
         self.slots = slots
         self.rows = Rows.zeros(slots, width)
-        self.parking = Parking(width)
+        self.parking = Parking(width) if parking is None else parking
         self.generation: NDArray[np.int64] = np.zeros(slots, np.int64)
         self.evictions = 0
         self._width = width
@@ -186,21 +189,23 @@ class Table:
         self.parking.free(parked)
 
     def _make_room(self, slots: int) -> None:
-        """Parks the least recently used sensors until this many slots are free. This turn's are never among them."""
+        """Parks the least recently used sensors until this many slots are free, or a few more. This turn's are never among them."""
         short = slots - len(self._free)
         if short <= 0:
             return
         # The free slots' turn is set past every other, so that only occupied ones are chosen.
         self._used[self._free] = self._turn
-        chosen = np.argpartition(self._used, short - 1)[:short]
-        if (self._used[chosen] >= self._turn).any():
+        idle = int(np.count_nonzero(self._used < self._turn))
+        if short > idle:
             raise ValueError(f"{slots} sensors need a slot at once, more than the {self.slots} slots hold beside the turn's own")
+        several = min(max(short, self.slots // PARKED_TOGETHER), idle)
+        chosen = np.argpartition(self._used, several - 1)[:several]
         places = self.parking.add(self.rows.take(chosen)) + self.slots
         for slot, place in zip(chosen.tolist(), places.tolist(), strict=True):
             partition, key = self._sensor[slot]
             self._index[partition][key] = place
             self._release(slot)
-        self.evictions += short
+        self.evictions += several
 
     def _release(self, slot: int) -> None:
         self._sensor[slot] = NOBODY
