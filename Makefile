@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do if $$p -
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: help demo test test-page test-rules test-stack image long verify lint fuzz bench recipes kafka demo-model setup clean
+.PHONY: help demo test test-page test-rules test-stack image long verify lint fuzz bench bench-recovery recipes kafka demo-model setup clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
 
@@ -71,6 +71,9 @@ image: ## the container image slotstream:local (IMAGE=name), and its bill of mat
 
 bench: .venv/.run ## the service against the same loop without a model
 	$(BIN)/python -m bench
+
+bench-recovery: .venv/.run ## what a crash, a restart, a rebalance and a checkpoint cost
+	$(BIN)/python -m bench.recovery
 
 recipes: .venv/.run ## the recipes of docs/recipes.md, with their numbers
 	$(BIN)/python -m recipes

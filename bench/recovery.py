@@ -33,6 +33,7 @@ ASSIGNED = "partitions assigned"
 STORES = ("topic", "directory")
 SESSION_S = 10.0
 PATIENCE_S = 300.0
+SETTLED_S = 1.0  # no partition's newest prediction is older than this
 
 
 class Instance:
@@ -213,7 +214,7 @@ def kill(bootstrap: str, folder: Path, model: Path, rate: int, rounds: int) -> N
 
 
 def _settled(load: Load) -> None:
-    wait_for("no lag", lambda: load.lag_s() < 1.0)
+    wait_for(f"a lag below {SETTLED_S:.0f} s", lambda: load.lag_s() < SETTLED_S)
 
 
 def _listed(numbers: list[float], digits: int = 1) -> str:
@@ -270,7 +271,7 @@ def _owners(instances: dict[str, Instance]) -> dict[int, str]:
 def _all_live(instances: dict[str, Instance], load: Load) -> None:
     def live() -> bool:
         fair = [list(_owners(instances).values()).count(name) for name in instances]
-        return sum(fair) == PARTITIONS and max(fair) - min(fair) <= 1 and load.lag_s() < 1.0
+        return sum(fair) == PARTITIONS and max(fair) - min(fair) <= 1 and load.lag_s() < SETTLED_S
 
     wait_for("every partition has an owner and no lag", live)
 
