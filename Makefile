@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do if $$p -
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: help demo test test-rules long verify lint fuzz bench recipes kafka demo-model setup clean
+.PHONY: help demo test test-page test-rules test-stack image long verify lint fuzz bench recipes kafka demo-model setup clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
 
@@ -26,12 +26,21 @@ $(BIN)/python:
 	@$(PIP) --no-deps tf_keras
 	@touch $@ .venv/.run
 
+# A browser's driver in Python; Chromium itself and its chromedriver come from the system.
+.venv/.page: .venv/.test
+	@echo "adding what drives a browser to .venv"
+	@$(PIP) -e '.[page]'
+	@touch $@
+
 demo: .venv/.run ## a whole plant on this machine; SECONDS=20 ends it by itself, CRASH=5 kills the service every 5 s
 	@$(BIN)/python -m processor.sandbox.demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CRASH),--crash $(CRASH))
 
 # Two files at a time, each with a Kafka of its own: most of a fault test's time is waiting.
 test: lint ## all tests but those of `make long`, on a real Kafka
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+
+test-page: .venv/.page ## the status page of a real service in a real Chromium; PICTURES=docs/images writes the pictures of it
+	$(BIN)/python -m pytest tests/page $(if $(PICTURES),--pictures $(PICTURES))
 
 long: .venv/.test ## the tests that take minutes each: every kind of fault in one run
 	$(BIN)/python -m pytest -m long
@@ -49,6 +58,16 @@ fuzz: .venv/.test ## bad input in bulk into everything that reads bytes; COUNT=1
 
 test-rules: $(BIN)/python ## Prometheus's alert rules, tried by its own promtool (from the path, or Debian's package)
 	$(BIN)/python scripts/test_rules.py
+
+test-stack: .venv/.test ## the image and docker-compose.yml on a real Docker engine: a daemon's, or as root on Debian one of its own
+	$(BIN)/python tests/stack/run.py
+
+# Behind a proxy: PIP_CONF=pip.conf names the package index, CA=ca.pem what it is trusted by; neither is left in the image.
+BUILD = DOCKER_BUILDKIT=1 docker build -f deploy/Dockerfile $(if $(PIP_CONF),--secret id=pip.conf,src=$(PIP_CONF)) $(if $(CA),--secret id=ca.pem,src=$(CA))
+image: ## the container image slotstream:local (IMAGE=name), and its bill of materials in dist/
+	$(BUILD) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) --build-arg CREATED=$$(date -u +%Y-%m-%dT%H:%M:%SZ) \
+	  -t $(or $(IMAGE),slotstream:local) .
+	$(BUILD) --target sbom --output dist .
 
 bench: .venv/.run ## the service against the same loop without a model
 	$(BIN)/python -m bench

@@ -40,6 +40,9 @@ class ModelRefused(ConfigurationError):
 
 
 class NotPermitted(ConfigurationError):
+    """kind: the name of the broker's error, where a call met it before anybody asked what is missing."""
+
+    kind = ""
     see = "the-broker-refuses"
 
 

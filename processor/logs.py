@@ -14,7 +14,6 @@ import re
 import sys
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TextIO
 
@@ -84,27 +83,28 @@ def keep_recent() -> "Recent":
 class Recent(logging.Handler):
     """The last RECENT_MAX warnings and errors, in the words of the log. Written by any thread, read by the web's.
 
-    One that is said again and again is kept once, with its count: it must not drive out what came before it.
+    One that is said again, but for its figures and what stands in brackets, is kept once, with its count: while a broker is away each
+    thread of each client says so, and must not drive out what came before.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.setFormatter(_formatter(_last_steps(as_console=False, colors=False)))
-        self._kept: deque[dict[str, Any]] = deque(maxlen=RECENT_MAX)
+        self._kept: dict[tuple[str, str], dict[str, Any]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:  # the handler's lock is held
         message = {key: _short(value) for key, value in json.loads(self.format(record)).items()}
-        before = self._kept[-1] if self._kept else {}
-        if (before.get("event"), before.get("level")) == (message["event"], message["level"]):
-            self._kept[-1] = {**message, "times": before["times"] + 1}
-        else:
-            self._kept.append({**message, "times": 1})
+        key = message["level"], re.sub(r"\d+|\[[^]]*\]|\([^)]*\)", "", message["event"])
+        before = self._kept.pop(key, None)
+        self._kept[key] = {**message, "times": before["times"] + 1 if before else 1}
+        if len(self._kept) > RECENT_MAX:
+            del self._kept[next(iter(self._kept))]
 
     def messages(self) -> list[dict[str, Any]]:
         """Newest first: timestamp, level, event, times, and the message's own figures."""
         self.acquire()
         try:
-            return list(reversed(self._kept))
+            return list(reversed(self._kept.values()))
         finally:
             self.release()
 

@@ -9,6 +9,9 @@ import promql
 import promql_parser
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from test_deploy_prometheus import RECORDED
 
 from processor.metrics import CATALOGUE
@@ -95,3 +98,27 @@ def test_what_is_provisioned_fits_together() -> None:
     variables = {variable["name"] for variable in BOARD["templating"]["list"]}
     assert variables == {"datasource", "namespace", "job", "instance"}
     assert {target["datasource"]["uid"] for panel in PANELS for target in panel["targets"]} == {"${datasource}"}
+
+
+def left_out(wanted: object, got: object, path: str = "") -> list[str]:
+    """What of `wanted` is not, or not so, in `got`."""
+    if isinstance(wanted, dict):
+        parts = wanted.items()
+        there = got if isinstance(got, dict) else {}
+        return [p for key, part in parts for p in (left_out(part, there[key], f"{path}.{key}") if key in there else [f"{path}.{key}"])]
+    if isinstance(wanted, list):
+        if not isinstance(got, list) or len(got) != len(wanted):
+            return [path]
+        return [problem for i, part in enumerate(wanted) for problem in left_out(part, got[i], f"{path}[{i}]")]
+    return [] if wanted == got else [path]
+
+
+def through_grafanas_types(board: dict) -> dict:
+    return json.loads(JSONEncoder().encode(Dashboard.from_json(board)))
+
+
+def test_grafanas_own_types_know_every_field_and_value() -> None:
+    register_default_plugins()
+    assert left_out(BOARD, through_grafanas_types(BOARD)) == []
+    wrong = {**BOARD, "panles": [], "templating": {"list": [{"type": "query", "name": "job", "queri": "up"}]}}
+    assert left_out(wrong, through_grafanas_types(wrong)) == [".templating.list[0].queri", ".panles"]

@@ -330,7 +330,7 @@ def test_a_topic_that_begins_to_refuse_outputs_ends_the_service_with_the_reason_
         configure(topics, topics.output, "max.message.bytes", "100")
         stream.feed(100)
         assert service.wait_end() == 3, service.said()
-        assert "5 transactions in a row were aborted (MSG_SIZE_TOO_LARGE" in service.said()
+        assert "5 transactions in a row were aborted (a record was not taken: MSG_SIZE_TOO_LARGE: " in service.said()
     configure(topics, topics.output, "max.message.bytes", "1000000")
     with service:
         service.wait_answered(stream.feed())

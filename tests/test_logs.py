@@ -167,21 +167,36 @@ def test_what_is_said_again_and_again_is_kept_once_with_its_count() -> None:
     assert recent.messages()[0]["in_a_row"] == 99
 
 
+def test_what_is_said_by_turns_is_kept_once_each_in_the_order_of_the_last_time() -> None:
+    configured()
+    recent = logs.keep_recent()
+    for client in range(6):
+        logging.getLogger("some.library").error(f"FAIL [client-{client}] 127.0.0.1:{9000 + client}: refused (after {client}ms)")
+        structlog.get_logger().error("disk full")
+        structlog.get_logger().warning("disk full")
+    kept = [(m["level"], m["event"], m["times"]) for m in recent.messages()]
+    assert kept == [
+        ("warning", "disk full", 6),
+        ("error", "disk full", 6),
+        ("error", "FAIL [client-5] 127.0.0.1:9005: refused (after 5ms)", 6),
+    ]
+
+
 def test_no_more_are_kept_than_are_shown_and_none_is_long() -> None:
     configured()
     recent = logs.keep_recent()
     for number in range(3 * logs.RECENT_MAX):
-        structlog.get_logger().warning(f"number {number}", text="x" * 100_000)
+        structlog.get_logger().warning(f"message {'i' * number}", text="x" * 100_000)
     kept = recent.messages()
     assert len(kept) == logs.RECENT_MAX
-    assert kept[0]["event"] == f"number {3 * logs.RECENT_MAX - 1}"
+    assert kept[0]["event"] == f"message {'i' * (3 * logs.RECENT_MAX - 1)}"
     assert max(len(m["text"]) for m in kept) == logs.RECENT_TEXT_MAX + 3
 
 
 def test_of_a_traceback_what_it_was_is_kept_and_no_variable() -> None:
     configured("debug", "console", Terminal())
     recent = logs.keep_recent()
-    password = "swordfish"  # noqa: S105 (it must not be found)
+    password = "swordfish"
     try:
         raise ValueError(f"no broker for {len(password)}")
     except ValueError:

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import promql
 import yaml
 
-from processor.errors import MANUAL, ConfigurationError, Fenced, SlotstreamError, Stopped
+from processor import errors
+from processor.errors import MANUAL, ConfigurationError, Fenced, SlotstreamError
 
 ROOT = Path(__file__).parents[1]
 RULES = sorted((ROOT / "deploy" / "prometheus" / "rules").glob("*.yml"))
@@ -37,9 +39,15 @@ PAGE = sections((ROOT / MANUAL).read_text(encoding="utf-8"))
 def named_by_messages() -> Iterator[str]:
     """`see` of every error that is made in processor/, and of every kind of error that has one."""
     for path in (ROOT / "processor").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        constants = {
+            ast.unparse(node.targets[0]): node.value.value
+            for node in module.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        }
+        for node in ast.walk(module):
             if isinstance(node, ast.keyword) and node.arg == "see":
-                yield node.value.value if isinstance(node.value, ast.Constant) else f"{path.name} computes one"
+                yield node.value.value if isinstance(node.value, ast.Constant) else constants[ast.unparse(node.value)]
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "see" and ast.literal_eval(node.value):
                 yield ast.literal_eval(node.value)
 
@@ -61,16 +69,33 @@ def test_each_alert_names_a_section_and_each_section_is_named() -> None:
     assert named == {f"{MANUAL}#{anchor}" for anchor in PAGE["Alerts"]}
 
 
-def test_each_kind_that_a_restart_does_not_help_has_a_section() -> None:
-    """A policy that says fail has one for each policy: they are named where they are raised."""
-    assert [kind.__name__ for kind in Stopped.__subclasses__() if not kind.see] == ["PolicyStop"]
-    text = (ROOT / "processor/checkpoint/restore.py").read_text(encoding="utf-8")
-    raised = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call) and ast.unparse(node.func) == "PolicyStop"]
-    assert raised
-    assert [call.lineno for call in raised if "see" not in {keyword.arg for keyword in call.keywords}] == []
+# What `slotstream run` is made of. What its tools say at a prompt needs no section, and a model that is refused has one by its kind.
+ROOMS = ("checkpoint", "settings", "stream", "web", "instance_lock.py", "service.py", "worker.py")
+
+
+def test_each_error_that_can_end_the_service_names_a_section() -> None:
+    kinds = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, SlotstreamError)}
+    calls, silent = 0, []
+    for room in ROOMS:
+        path = ROOT / "processor" / room
+        for file in [path] if path.is_file() else path.rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and (kind := kinds.get(ast.unparse(node.func))):
+                    calls += 1
+                    if not kind.see and "see" not in {keyword.arg for keyword in node.keywords}:
+                        silent.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert calls > 30
+    assert silent == []
 
 
 def test_a_message_ends_with_its_section() -> None:
     assert str(SlotstreamError("a", expected="b", do="c")) == "a. Expected: b. To do: c."
     assert str(ConfigurationError("a", expected="b", do="c", see="d")) == f"a. Expected: b. To do: c. See: {MANUAL}#d"
     assert str(Fenced("a", expected="b", do="c")).endswith(f" See: {MANUAL}#another-process-has-the-name")
+
+
+def test_the_manuals_queries_ask_only_for_what_the_service_tells() -> None:
+    page = (ROOT / MANUAL).read_text(encoding="utf-8")
+    queries = [line for block in re.findall(r"^```promql\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
+    assert len(queries) > 5
+    assert [problem for query in queries for problem in promql.unknown(query, {})] == []

@@ -150,6 +150,10 @@ def test_an_output_that_its_topic_may_not_take_is_refused(command, tmp_path):
 # -- while it runs ------------------------------------------------------------------------------------------------------------
 
 
+# What rules and dashboard ask for of the client library's figures.
+OF_PROCESS = {"process_start_time_seconds", "process_resident_memory_bytes", "process_cpu_seconds_total"}
+
+
 def samples(service: Service) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     families = text_string_to_metric_families(service.get("/metrics")[1])
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
@@ -176,6 +180,9 @@ def test_probes_figures_and_banner_of_a_service_that_starts_works_and_idles(kafk
             ("readings_total", ()): service_readings(topics, answers),
             **{("dead_letters_total", (("error", error),)): bad.count(error) for error in ERRORS},
             **{("lag_records", (("partition", p),)): 0 for p in "01"},
+            **{("partitions", (("state", state),)): 2 * (state == "live") for state in ("restoring", "joining", "live")},
+            ("input_partitions", ()): 2,
+            ("checkpoint_interval_seconds", ()): 1,
             ("slots", ()): 64,
             ("ready", ()): 1,
             ("transactions_total", (("result", "aborted"),)): 0,
@@ -199,6 +206,7 @@ def test_probes_figures_and_banner_of_a_service_that_starts_works_and_idles(kafk
         assert 0 < found[PREFIX + "slots_used", ()] <= len(sensors)
         assert found[PREFIX + "end_to_end_seconds_count", ()] >= len(answers) - len(bad)
         assert found[PREFIX + "restore_seconds_count", ()] == 2
+        assert {name for name, _ in found} >= OF_PROCESS
 
         banner = service.events("slotstream")[0]
         wanted = {"features": 3, "outputs": 3, "mode": "carried", "slots": 64, "group": service.settings.group_id, "instance": "one"}

@@ -1,8 +1,8 @@
 """A broker that asks who comes: the service behind TLS and logins, what it may do there, and what it says when it is refused."""
 
+import base64
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -14,25 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 import yaml
-from confluent_kafka.admin import (
-    AclBinding,
-    AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-)
-from harness import L, Topics, answers_due, assert_same, readings, save_model, wait_for
+from confluent_kafka.admin import AclBinding, AclBindingFilter, AclPermissionType, AdminClient, ResourcePatternType, ResourceType
+from harness import L, Service, Topics, answers_due, assert_same, readings, save_model, wait_for
 
 from processor import cli, logs
 from processor import service as service_module
+from processor.errors import NotPermitted, SlotstreamError
 from processor.metrics import Metrics
+from processor.model import tiles
 from processor.sandbox.kafka import EmbeddedKafka
 from processor.sandbox.kafka_security import Authority, Listener, Security
+from processor.sandbox.ports import free_port
 from processor.settings import Settings, load_settings
-from processor.stream import admin, permissions
+from processor.stream import admin, clients, permissions
+from processor.tools import check as check_module
 from processor.tools.oracle import Reference
 
 USER, PASSWORD = "plant", "made-up-word-1f0c9a"
@@ -41,6 +38,7 @@ LISTENERS = {
     "MUTUAL": Listener("SSL", client_certificates="required"),
     "SASL_SSL": Listener("SASL_SSL"),
     "SASL_PLAINTEXT": Listener("SASL_PLAINTEXT"),
+    "SCRAM_ONLY": Listener("SASL_PLAINTEXT", mechanisms=("SCRAM-SHA-256", "SCRAM-SHA-512")),
     "EXPIRED": Listener("SSL", expired=True),
     "ELSEWHERE": Listener("SSL", identities=("elsewhere.example",)),
 }
@@ -113,6 +111,21 @@ def model(tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("model") / "model.keras", L.LSTM(4), L.Dense(1))
 
 
+@pytest.fixture(scope="module")
+def compiled(model):
+    return tiles.Tiles(service_module.load_model(Settings(model={"path": str(model)})), rows_max=8)
+
+
+@pytest.fixture(autouse=True)
+def _one_model_for_all(compiled, monkeypatch):
+    """Loaded and compiled once: here it is asked how the service comes in, not what it answers with."""
+    monkeypatch.setattr(tiles, "Tiles", lambda *_, **__: compiled)
+    for module in (service_module, check_module):
+        monkeypatch.setattr(module, "load_model", lambda _: compiled._model)
+    monkeypatch.setattr(admin, "REFUSED_S", 0.5)
+    monkeypatch.setattr(logs, "configure", lambda *_: None)
+
+
 def write(folder: Path, kafka: dict[str, object], **more: object) -> Path:
     path = folder / "secure.yaml"
     path.write_text(yaml.safe_dump({"kafka": kafka, **more}))
@@ -149,6 +162,9 @@ def working(settings: Settings, monkeypatch):
     try:
         yield worker
         worker.stop(leave=True)
+    except BaseException:
+        worker.abandon(leave=True)
+        raise
     finally:
         lock.release()
 
@@ -162,6 +178,7 @@ def turn_until(worker, condition, timeout_s: float = 60.0) -> None:
 
 def assert_exact(settings: Settings, topics: Topics) -> None:
     served = service_module.load_model(settings)
+    assert topics.read(topics.output), "nothing was predicted"
     model_id = json.loads(topics.read(topics.output)[0].value())["model"]
     assert_same(topics.answers(), Reference(served, settings, model_id).expect(topics.inputs()))
 
@@ -169,7 +186,6 @@ def assert_exact(settings: Settings, topics: Topics) -> None:
 @contextlib.contextmanager
 def token_issuer(secret: str):
     """Answers with an unsigned token for whoever knows the secret, as an issuer's endpoint does."""
-    import base64
 
     def part(content: dict[str, object]) -> str:
         return base64.urlsafe_b64encode(json.dumps(content).encode()).rstrip(b"=").decode()
@@ -231,17 +247,393 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_service_answers_every_reading_by_each_way_in(secure, unique, model, tmp_path, monkeypatch, way):
-    """Its consumers, its producer and its questions all come in: it answers, and the next one finds its checkpoints and offsets."""
+    """Its consumers, its producer and its questions all come in: it answers, and one that comes after it finds its checkpoints."""
     topics = Topics(secure.kafka.bootstrap, unique("way"), partitions=2)
     records = readings(np.random.default_rng(5), 60, features=3, sensors=6, partitions=2)
     with token_issuer(PASSWORD) as endpoint:
         kafka, user = WAYS[way](secure, endpoint)
         settings = settings_of(tmp_path, kafka, topics, model)
         secure.permit(user, *permissions.of_run(settings))
-        for half in (records[:30], records[30:]):
+        for half in (records[:30], records[30:]) if "512" in way else (records,):
             topics.produce(half)
             with working(settings, monkeypatch) as worker:
-                turn_until(worker, lambda: worker.ready and not worker.restoring)
+                turn_until(worker, lambda: worker.ready)
     assert len(topics.answers()) == answers_due(records)
     assert topics.read(topics.checkpoint)
     assert_exact(settings, topics)
+
+
+# -- refused ------------------------------------------------------------------------------------------------------------------
+
+
+def without(kafka: dict[str, object], *keys: str) -> dict[str, object]:
+    return {key: value for key, value in kafka.items() if key not in keys}
+
+
+REFUSED = {
+    "wrong password, SCRAM": (lambda s: {**s.login(), "sasl.password": "wrong-word"}, 2, f"refuses the login of {USER} by SCRAM-SHA-512"),
+    "wrong password, PLAIN": (
+        lambda s: {**s.login(mechanism="PLAIN"), "sasl.password": "wrong-word"},
+        2,
+        "Invalid username or password",
+    ),
+    "unknown user": (lambda s: {**s.login(), "sasl.username": "nobody"}, 2, "refuses the login of nobody by SCRAM-SHA-512"),
+    "a mechanism that the listener has not": (
+        lambda s: {**s.login("SCRAM_ONLY"), "security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN"},
+        2,
+        "takes logins by SCRAM-SHA-256, SCRAM-SHA-512, and sasl.mechanism is PLAIN",
+    ),
+    "a mechanism that the client has not": (lambda s: without(s.login(), "sasl.mechanism"), 2, "set sasl.mechanism under kafka"),
+    "no password": (lambda s: without(s.login(), "sasl.password"), 2, "sasl.username and sasl.password must be set"),
+    "no token": (
+        lambda s: {
+            **without(s.login(mechanism="OAUTHBEARER"), "sasl.username", "sasl.password"),
+            "sasl.oauthbearer.method": "oidc",
+            "sasl.oauthbearer.client.id": "plant",
+            "sasl.oauthbearer.client.secret": "wrong-word",
+            "sasl.oauthbearer.token.endpoint.url": f"http://127.0.0.1:{free_port()}/token",
+        },
+        2,
+        "was given no token",
+    ),
+    "expired certificate of the broker": (lambda s: s.tls("EXPIRED"), 1, "expired on 20"),
+    "certificate for another host": (lambda s: s.tls("ELSEWHERE"), 2, "is for elsewhere.example, and not for 127.0.0.1"),
+    "foreign authority": (
+        lambda s: {**s.tls(), "ssl.ca.location": str(s.foreign.ca)},
+        2,
+        "the authority in ssl.ca.location does not vouch for it",
+    ),
+    "no authority": (lambda s: without(s.tls(), "ssl.ca.location"), 2, "no authority of this machine vouches for it"),
+    "authority's file missing": (lambda s: {**s.tls(), "ssl.ca.location": "/nowhere/ca.pem"}, 2, "ssl.ca.location failed"),
+    "no client certificate": (lambda s: s.tls("MUTUAL"), 2, "asks for a client certificate, and none is set"),
+    "expired client certificate": (
+        lambda s: {**s.tls("MUTUAL"), **s.certificate("old", expired=True)},
+        2,
+        "the client's certificate (ssl.certificate.location: CN=old",
+    ),
+    "foreign client certificate": (
+        lambda s: {**s.tls("MUTUAL"), **s.certificate("stranger", s.foreign)},
+        2,
+        "does not take the client's certificate (ssl.certificate.location: CN=stranger",
+    ),
+    "no TLS to TLS": (
+        lambda s: {"bootstrap.servers": s.security.address("TLS")},
+        2,
+        "speaks TLS and asks for no login, and security.protocol is PLAINTEXT",
+    ),
+    "TLS to no TLS": (lambda s: {**s.tls(), "bootstrap.servers": s.kafka.bootstrap}, 2, "speaks no TLS and asks for no login"),
+    "no login where one is asked for": (lambda s: s.tls("SASL_SSL"), 2, "set security.protocol under kafka to SASL_SSL"),
+    "a login where none is asked for": (
+        lambda s: {**s.login(), "bootstrap.servers": s.security.address("TLS")},
+        2,
+        "asks for no login, and security.protocol is SASL_SSL",
+    ),
+    "no TLS to a login behind TLS": (
+        lambda s: {**s.login(), "security.protocol": "SASL_PLAINTEXT"},
+        2,
+        "speaks TLS and asks for a login (OAUTHBEARER, PLAIN, SCRAM-SHA-256, SCRAM-SHA-512)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_whoever_is_refused_is_told_once_why_and_what_to_do(secure, tmp_path, case):
+    kafka, code, says = REFUSED[case]
+    settings = load_settings(write(tmp_path, kafka(secure)), [], {})
+    with pytest.raises(SlotstreamError) as refused:
+        admin.describe(settings)
+    assert refused.value.exit_code == code, refused.value
+    assert says in str(refused.value)
+    assert "wrong-word" not in str(refused.value)
+    assert next(found for found in admin.check(settings) if not found.good).found == refused.value.found
+
+
+def test_an_outage_that_is_a_refusal_is_told_by_its_reason_while_the_client_goes_on(secure, tmp_path):
+    """As when a password is changed at the broker under a service that runs."""
+    settings = load_settings(write(tmp_path, {**secure.login(), "sasl.password": "wrong-word"}), ["--group=left-out"], {})
+    consumer = clients.restore_consumer(settings)
+    told: list[dict[str, object]] = []
+
+    def poll() -> bool:
+        consumer.poll(0.05)
+        told[:] = [entry for entry in captured if entry["event"] == "the broker refuses this client; it goes on trying"]
+        return bool(told)
+
+    try:
+        with structlog.testing.capture_logs() as captured:
+            wait_for(poll, lambda: captured)
+            for _ in range(40):  # and not again at each attempt
+                consumer.poll(0.05)
+    finally:
+        consumer.close()
+    assert [entry["log_level"] for entry in told] == ["error"]
+    assert f"refuses the login of {USER}" in told[0]["found"]
+
+
+# -- permissions --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def permitted(secure, tmp_path_factory, model):
+    """Topics of its own, on which the user may do what the documentation lists, and settings for them."""
+    topics = Topics(secure.kafka.bootstrap, "permitted", partitions=1)
+    settings = settings_of(tmp_path_factory.mktemp("permitted"), secure.login(), topics, model)
+    secure.permit(USER, *permissions.of_run(settings))
+    return settings
+
+
+def in_the_documentation(settings: Settings, command: str) -> set[permissions.Need]:
+    """The rows of the page's table for a command."""
+    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    names = {
+        "topic `input.topic`": ("topic", settings.input.topic),
+        "topic `output.topic`": ("topic", settings.output.topic),
+        "topic `dead_letter.topic`": ("topic", settings.dead_letter_topic),
+        "topic `checkpoint.topic`": ("topic", settings.checkpoint_topic),
+        "group `group`": ("group", settings.group_id),
+        "transactional-id, prefixed: `group` and a dot": ("transactional-id", f"{settings.group_id}."),
+    }
+    found = set()
+    for commands, resource, operations in re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", page, re.MULTILINE):
+        if f"`{command}`" in commands and resource in names:
+            found |= {permissions.Need(*names[resource], word, "prefixed" in resource) for word in operations.split(", ")}
+    return found
+
+
+def test_the_documentation_lists_the_least(permitted):
+    assert in_the_documentation(permitted, "run") == in_the_documentation(permitted, "check") == set(permissions.of_run(permitted))
+    assert in_the_documentation(permitted, "feed") == set(permissions.of_feed(permitted))
+    assert in_the_documentation(permitted, "state list") == set(permissions.of_state(permitted))
+    assert in_the_documentation(permitted, "state reset") == {*permissions.of_feed(permitted), *permissions.of_state(permitted)}
+
+
+def bad(settings: Settings) -> list[admin.Finding]:
+    return [finding for finding in check_module.check(settings) if not finding.good]
+
+
+def test_with_the_least_all_is_well(secure, permitted):
+    wait_for(lambda: not bad(permitted), lambda: bad(permitted))
+    found = {finding.what: finding.found for finding in check_module.check(permitted)}
+    assert found["permissions"] == f"10 of the 10 on topics and group are there, for User:{USER}"
+    assert {"broker", "model", "sizes", "sasl.password", "input.topic", "checkpoint.topic", "group", "transactions"} <= found.keys()
+    assert admin.describe(permitted).input.name == permitted.input.topic
+
+
+LEAST = permissions.of_run(Settings(input={"topic": "I"}, output={"topic": "O"}, group="G"))
+
+
+@pytest.mark.parametrize("number", range(len(LEAST)), ids=[f"{need.operation} {need.resource}" for need in LEAST])
+def test_each_that_is_taken_away_is_named_with_the_command_that_grants_it(secure, permitted, number):
+    need = permissions.of_run(permitted)[number]
+    command = permissions.grant(permitted, need)
+    assert all(word in command for word in (need.operation, f"--{need.kind}", need.name, f"User:{USER}"))
+    secure.permit(USER, need, take=True)
+    try:
+        named = wait_for(lambda: [found for found in bad(permitted) if found.do.endswith(command)], lambda: f"{need}: {bad(permitted)}")
+        assert need.operation in named[0].found
+        assert need.resource in named[0].found
+        others = {other for other in permissions.of_run(permitted) if other != need}
+        assert not [found for found in bad(permitted) for other in others if found.do.endswith(permissions.grant(permitted, other))]
+        if need.kind != "transactional-id":
+            with pytest.raises(NotPermitted, match=re.escape(f"{need.operation} on {need.resource}")):
+                admin.describe(permitted)
+    finally:
+        secure.permit(USER, need)
+        wait_for(lambda: not bad(permitted), lambda: bad(permitted))
+
+
+def test_check_goes_through_every_line_and_ends_with_1(secure, permitted, tmp_path, capsys):
+    needs = permissions.of_run(permitted)[:3]
+    secure.permit(USER, *needs, take=True)
+    try:
+        words = [f"--{key}={value}" for key, value in (("group", permitted.group_id), ("instance", "one"), ("slots", 8))]
+        words += [f"--model.path={permitted.model.path}", f"--input.topic={permitted.input.topic}"]
+        words += [f"--output.topic={permitted.output.topic}"]
+        words += [f"--checkpoint.topic={permitted.checkpoint_topic}", "--config", str(write(tmp_path, secure.login()))]
+
+        def said() -> str:
+            code = cli.main(["check", *words])
+            out = capsys.readouterr().out
+            return out if code == 1 and out.count("is missing") == 3 else ""
+
+        out = wait_for(said, "three missing")
+        assert all(f"{need.operation} on {need.resource} is missing" in out for need in needs)
+        assert "the broker takes them" in out
+        assert PASSWORD not in out
+    finally:
+        secure.permit(USER, *needs)
+        wait_for(lambda: not bad(permitted), lambda: bad(permitted))
+
+
+TAKEN = {
+    "input": lambda s: permissions.Need("topic", s.input.topic, "Read"),
+    "output": lambda s: permissions.Need("topic", s.output.topic, "Write"),
+    "checkpoints": lambda s: permissions.Need("topic", s.checkpoint_topic, "Write"),
+    "group": lambda s: permissions.Need("group", s.group_id, "Read"),
+    "transactions": permissions.of_transactions,
+}
+
+
+LONGER = [pytest.param(what, marks=pytest.mark.long) for what in ("input", "checkpoints", "transactions")]
+
+
+@pytest.mark.parametrize("what", ["output", "group", *LONGER])
+def test_a_permission_that_is_taken_away_from_a_running_service_ends_it_with_its_name_and_nothing_is_lost(
+    secure, unique, model, tmp_path, monkeypatch, what
+):
+    topics = Topics(secure.kafka.bootstrap, unique("taken"), partitions=1)
+    settings = settings_of(tmp_path, secure.login(), topics, model)
+    need = TAKEN[what](settings)
+    secure.permit(USER, *permissions.of_run(settings))
+    rng = np.random.default_rng(3)
+    produced = 0
+
+    def produce() -> None:
+        nonlocal produced
+        records = readings(rng, 5, features=3, sensors=3, partitions=1)
+        topics.produce(records)
+        produced += answers_due(records)
+
+    def work_until_refused() -> None:
+        with working(settings, monkeypatch) as worker:
+            produce()
+            turn_until(worker, lambda: worker.ready)
+            secure.permit(USER, need, take=True)
+            until_s = time.monotonic() + 60
+            while time.monotonic() < until_s:
+                produce()
+                for _ in range(20):
+                    worker.turn()
+
+    with pytest.raises(NotPermitted) as refused:
+        work_until_refused()
+    named = admin.what_is_missing(settings, refused.value)
+    assert f"{need.operation} on {need.resource}" in named.found
+    assert permissions.grant(settings, need) in named.do
+    assert named.exit_code == 2
+    secure.permit(USER, *permissions.of_run(settings))
+    with working(settings, monkeypatch) as worker:
+        turn_until(worker, lambda: len(topics.answers()) >= produced)
+    assert_exact(settings, topics)
+
+
+def test_init_needs_what_is_listed_and_names_the_topic_that_it_may_not_create(secure, unique, model, tmp_path):
+    topics = Topics.__new__(Topics)  # names alone
+    name = unique("init")
+    topics.input, topics.output, topics.dead_letter, topics.checkpoint = name, f"{name}.out", f"{name}.dead-letter", f"{name}.checkpoints"
+    settings = settings_of(tmp_path, secure.login(), topics, model)
+    with pytest.raises(NotPermitted, match=f"Describe on topic {name}"):
+        admin.init(settings, 1, None)
+    secure.permit(USER, *permissions.of_init(settings))
+
+    def refused() -> str:
+        with pytest.raises(NotPermitted) as caught:
+            admin.init(settings, 1, None)
+        return str(caught.value) if "Create" in str(caught.value) else ""
+
+    assert f"Create on topic {name}" in wait_for(refused, "the refusal")
+    creates = [permissions.Need("topic", one, "Create") for one in (name, topics.output, topics.dead_letter, topics.checkpoint)]
+    secure.permit(USER, *creates)
+
+    def created() -> list[str]:
+        with contextlib.suppress(NotPermitted):
+            return admin.init(settings, 1, None)
+        return []
+
+    assert len(wait_for(created, "the topics")) == 4
+
+
+# -- secrets ------------------------------------------------------------------------------------------------------------------
+
+
+def kept(path: str) -> list[str]:
+    """What of a key must be seen nowhere: its lines."""
+    return [line for line in Path(path).read_text().splitlines() if not line.startswith("-----")]
+
+
+def test_no_line_of_a_run_that_is_refused_holds_a_secret(secure, tmp_path):
+    """Whatever is set, at every level and in every form, and on the command line neither."""
+    key = secure.certificate("quiet")["ssl.key.location"]
+    secrets = {
+        "sasl.password": "canary-password-1",
+        "ssl.key.password": "canary-password-2",
+        "ssl.keystore.password": "canary-password-3",
+        "sasl.oauthbearer.client.secret": "canary-password-4",
+        "sasl.oauthbearer.config": "principal=canary-5 scope=canary-6",
+        "ssl.key.pem": Path(key).read_text(),
+        "client.rack": {"file": str(tmp_path / "rack")},
+    }
+    (tmp_path / "rack").write_text("canary-password-7\n")
+    kafka = {**secure.login(), **secure.certificate("quiet"), **secrets, "debug": "all"}
+    config = write(tmp_path, without(kafka, "ssl.key.location"))
+    command = [sys.executable, "-m", "processor.cli", "run", "--config", str(config), "--log.level=debug", "--http.port=0"]
+    for form in ("json", "console"):
+        with subprocess.Popen([*command, f"--log.format={form}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT) as process:
+            title = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode()
+            said, _ = process.communicate(timeout=120)
+        text = said.decode()
+        assert process.returncode == 2, text[-3000:]
+        assert f"refuses the login of {USER}" in text
+        canaries = ["canary-", "canary\\u002d", *kept(key)]
+        assert not [canary for canary in canaries for seen in (text, title) if canary in seen]
+
+
+def test_nothing_that_a_running_service_shows_holds_a_secret(secure, unique, model, tmp_path):
+    """The password comes from the environment; librdkafka says all that it can."""
+    topics = Topics(secure.kafka.bootstrap, unique("shown"), partitions=1)
+    records = readings(np.random.default_rng(4), 10, features=3, sensors=2, partitions=1)
+    topics.produce(records)
+    secure.permit(USER, *permissions.of_run(settings_of(tmp_path, secure.login(), topics, model)))
+    service = Service(topics, model, tmp_path, "--checkpoint.store=topic", "--slots=8", "--log.level=debug", instance="one")
+    service.options = [option for option in service.options if not option.startswith("--kafka=")]
+    kafka = {**without(secure.login(), "sasl.password"), "debug": "security,conf,feature,broker,generic"}
+    service.options = ["--config", str(write(tmp_path, kafka)), f"--group={topics.input}", *service.options]
+    service.environment = {"SLOTSTREAM_KAFKA__SASL_PASSWORD": PASSWORD, "PYTHONPATH": str(ROOT)}
+    with service:
+        service.wait_answered(answers_due(records))
+        title = Path(f"/proc/{service.process.pid}/cmdline").read_text()
+        shown = [service.get(path)[1] for path in ("/", "/status.json", "/metrics", "/healthz", "/readyz")]
+        assert service.stop() == 0
+    assert all(shown)
+    assert "librdkafka" in service.said()
+    assert not [text for text in (title, *shown, service.said()) if PASSWORD in text]
+
+
+def test_a_bugs_traceback_holds_no_secret(capsys):
+    logs.SECRETS.keep(["canary-password", "line one\nline-of-a-key\n", 'with "quotes"'])
+    try:
+        cli._uncaught(ValueError, ValueError("canary-password and line-of-a-key and 'with \\\"quotes\\\"'"), None)
+    finally:
+        logs.SECRETS.keep([])
+    assert capsys.readouterr().err == "ValueError: (hidden) and (hidden) and '(hidden)'\n"
+
+
+# -- the page -----------------------------------------------------------------------------------------------------------------
+
+
+def snippets() -> list[dict[str, object]]:
+    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    section = re.split(r"^## ", page.partition("\n## Secure it\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    return [yaml.safe_load(text)["kafka"] for text in re.findall(r"^```yaml\n(.*?)^```", section, re.MULTILINE | re.DOTALL)]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_each_snippet_of_the_page_leads_in(secure, tmp_path, number):
+    """With this broker's address, files and user in place of the page's."""
+    assert len(snippets()) == 4
+    kafka = snippets()[number]
+    with token_issuer(PASSWORD) as endpoint:
+        here = {
+            "bootstrap.servers": secure.security.address(
+                "SASL_SSL" if "sasl.mechanism" in kafka else "MUTUAL" if "ssl.key.location" in kafka else "TLS"
+            ),
+            "ssl.ca.location": secure.ca,
+            **secure.certificate(f"snippet-{number}"),
+            "sasl.username": USER,
+            "sasl.password": {"file": str(secure.password)},
+            "sasl.oauthbearer.client.id": "plant",
+            "sasl.oauthbearer.client.secret": {"file": str(secure.password)},
+            "sasl.oauthbearer.token.endpoint.url": endpoint,
+        }
+        settings = load_settings(write(tmp_path, {key: here.get(key, value) for key, value in kafka.items()}), [], {})
+        assert admin.check(settings)[0].good

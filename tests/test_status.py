@@ -2,88 +2,22 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from datetime import datetime
 
 import numpy as np
 import orjson
 import pytest
+from watched import Watched
 
-from processor import logs
 from processor.metrics import Metrics
 from processor.records import ERRORS
-from processor.service import Served
-from processor.settings import Settings, load_settings
-from processor.stream.assignment import Beginning, Mark, Partition, State
+from processor.settings import load_settings
+from processor.stream.assignment import State
 from processor.web import history as history_module
 from processor.web.history import EVERY_S, SAMPLES_MAX, History, Numbers, before, quantile
-from processor.web.status import Status, duration
+from processor.web.status import duration
 
 LATENCY = history_module.BOUNDS["end_to_end_seconds"]
-
-
-class Source:
-    """A service as its probes tell of it."""
-
-    def __init__(self) -> None:
-        self.start_step: str | None = None
-        self.served: Served | None = Served("7e4e5ed5", "carried", "carried, because", 4, 2, None, 336)
-        self.joined, self.is_alive, self.owned = True, True, list[Partition]()
-
-    def alive(self) -> tuple[bool, str]:
-        return self.is_alive, "alive" if self.is_alive else "the loop has not turned for 61 s"
-
-    def ready(self) -> tuple[bool, str]:
-        return self.start_step is None and self.joined and all(p.live and p.caught_up for p in self.owned), "because"
-
-    def partitions(self) -> list[Partition]:
-        return self.owned
-
-
-class Watched:
-    """A status whose clock is turned by hand, over figures that are set by hand."""
-
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.at_s, self.metrics, self.source = 1000.0, Metrics(), Source()
-        self.recent = logs.Recent()
-        self.history = History(self.metrics, now_s=lambda: self.at_s, unix_s=lambda: 1_700_000_000 + self.at_s)
-        settings = settings or load_settings(None, ["--model.path=/secret/folder/model.keras", "--instance=one", "--checkpoint.interval=30s"], {})
-        self.status = Status(
-            settings, self.metrics, self.source, self.history, self.recent, now_s=lambda: self.at_s, unix_s=lambda: 1_700_000_000 + self.at_s
-        )
-        self.history.take()
-
-    def own(self, count: int = 2, *, state: State = State.LIVE, caught_up: bool = True, lag: int = 0) -> list[Partition]:
-        for number in range(count):
-            partition = Partition(number, 0.0, state=state, caught_up=caught_up)
-            partition.beginning = Beginning(100, "lineage", "fingerprint", "topic", count)
-            partition.applied = partition.committed = Mark(5100, None)
-            self.source.owned.append(partition)
-            self.metrics.set("checkpoint_age_seconds", 12 + number, partition=number)
-            if state is State.LIVE:
-                self.metrics.set("lag_records", lag, partition=number)
-        return self.source.owned
-
-    def go_on(self, samples: int, each: Callable[[], None] = lambda: None) -> None:
-        for _ in range(samples):
-            self.at_s += EVERY_S
-            each()
-            self.history.take()
-
-    def work(self, readings: int) -> Callable[[], None]:
-        """So many readings answered in an interval, each in 100 ms, the loop busy for half of it."""
-
-        def each() -> None:
-            self.metrics.add("readings_total", readings)
-            self.metrics.add("predictions_total", readings)
-            self.metrics.observe("end_to_end_seconds", np.full(readings, 0.1))
-            for stage, seconds in (("consume", 1.0), ("apply", 0.6), ("commit", 0.3)):
-                self.metrics.observe("stage_seconds", seconds, stage=stage)
-
-        return each
-
-    def verdict(self, name: str) -> tuple[str, str, str]:
-        told = self.status.told()["verdicts"][name]
-        return told["level"], told["word"], told["reason"]
 
 
 @pytest.fixture
@@ -119,8 +53,18 @@ def test_a_restore_tells_what_is_left_and_how_long_it_takes(watched: Watched) ->
 
     watched.go_on(5, replay)
     told = watched.status.told()["restore"]
-    assert told == {"partitions": 3, "replaying": 1, "records_left": 6000, "records_per_second": pytest.approx(500), "left_s": pytest.approx(12)}
-    assert watched.verdict("ready") == ("wait", "Restoring", "3 of 3 partitions wait for the state: 6,000 records to replay, about 12 s left.")
+    assert told == {
+        "partitions": 3,
+        "replaying": 1,
+        "records_left": 6000,
+        "records_per_second": pytest.approx(500),
+        "left_s": pytest.approx(12),
+    }
+    assert watched.verdict("ready") == (
+        "wait",
+        "Restoring",
+        "3 of 3 partitions wait for the state: 6,000 records to replay, about 12 s left.",
+    )
 
 
 def test_a_backlog_tells_how_long_it_takes(watched: Watched) -> None:
@@ -136,6 +80,13 @@ def test_a_backlog_tells_how_long_it_takes(watched: Watched) -> None:
     watched.go_on(11, shrink)
     assert watched.verdict("ready") == ("wait", "Catching up", "80,000 records wait, about 80 s left.")
     assert watched.verdict("pace")[:2] == ("warn", "Catching up")
+
+
+def test_a_backlog_that_is_not_known_yet_is_told_as_such(watched: Watched) -> None:
+    watched.own(1, caught_up=False)
+    watched.metrics.forget("lag_records", partition=0)
+    assert watched.verdict("ready") == ("wait", "Catching up", "It begins to read what waits.")
+    assert watched.verdict("pace")[:2] == ("wait", "Not yet")
 
 
 def test_a_loop_that_hangs_is_bad_whatever_else_is_said(watched: Watched) -> None:
@@ -161,7 +112,11 @@ def test_a_lag_of_less_than_its_work_takes_is_none(watched: Watched) -> None:
     watched.go_on(10, watched.work(4000))
     told = watched.status.told()["flow"]
     assert (told["readings_per_second"], told["predictions_per_second"], told["lag_records"], told["lag_s"]) == (2000, 2000, 1000, 0.5)
-    assert watched.verdict("pace") == ("good", "Keeping up", "2,000 readings/s, 1,000 records behind, 500 ms of work; 99% of the predictions within 100 ms.")
+    assert watched.verdict("pace") == (
+        "good",
+        "Keeping up",
+        "2,000 readings/s, 1,000 records behind, 500 ms of work; 99% of the predictions within 100 ms.",
+    )
 
 
 def test_dead_letters_are_answers_too(watched: Watched) -> None:
@@ -193,6 +148,18 @@ def test_nothing_to_do_is_idle_and_nothing_done_is_stalled(watched: Watched) -> 
     assert watched.verdict("pace") == ("bad", "Stalled", "1 record waits, and none was answered in the last 10 s.")
 
 
+def test_nothing_to_do_is_not_taken_for_good_while_the_kafka_client_fails(watched: Watched) -> None:
+    watched.own(1)
+    watched.go_on(10)
+    watched.recent.handle(logging.LogRecord("librdkafka", logging.ERROR, "", 0, "all brokers are down", (), None))
+    told_s = datetime.fromisoformat(watched.recent.messages()[0]["timestamp"]).timestamp()
+    watched.status._unix_s = lambda: told_s + 12
+    assert watched.verdict("pace")[:2] == ("warn", "Cut off?")
+    assert "an error 12 s ago" in watched.verdict("pace")[2]
+    watched.status._unix_s = lambda: told_s + 31
+    assert watched.verdict("pace")[:2] == ("good", "Idle")
+
+
 # Where does the time go, and is the state safe?
 
 
@@ -201,12 +168,16 @@ def test_shares_of_the_loops_time_are_of_the_time_in_which_it_turned(watched: Wa
     watched.go_on(20, watched.work(100))
     told = watched.status.told()["time"]
     shares = {row["stage"]: row["ratio"] for row in told["stages"]}
-    assert shares == pytest.approx({"consume": 0.5, "decode": 0, "apply": 0.3, "encode": 0, "publish": 0, "commit": 0.15, "checkpoint": 0, "other": 0.05})
+    assert shares == pytest.approx(
+        {"consume": 0.5, "decode": 0, "apply": 0.3, "encode": 0, "publish": 0, "commit": 0.15, "checkpoint": 0, "other": 0.05}
+    )
     assert told["busy_ratio"] == pytest.approx(0.5)
     assert watched.verdict("time") == ("good", "50% busy", "Most goes into apply (30%) and commit (15%); the rest waits for readings.")
 
 
-@pytest.mark.parametrize(("age_s", "verdict"), [(0, ("good", "Safe")), (90, ("good", "Safe")), (91, ("warn", "Late")), (301, ("bad", "Overdue"))])
+@pytest.mark.parametrize(
+    ("age_s", "verdict"), [(0, ("good", "Safe")), (90, ("good", "Safe")), (91, ("warn", "Late")), (301, ("bad", "Overdue"))]
+)
 def test_the_oldest_checkpoint_decides_whether_the_state_is_safe(watched: Watched, age_s: int, verdict: tuple[str, str]) -> None:
     watched.own(3)
     watched.metrics.set("checkpoint_age_seconds", age_s, partition=2)
@@ -226,6 +197,33 @@ def test_what_a_restart_replays_lies_after_the_checkpoint_or_else_the_origin(wat
 
 
 # The rest.
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_is_not_known_yet_it_answers(seed: int) -> None:
+    """A page that gets no answer says that the service is gone."""
+    random, watched = np.random.default_rng(seed), Watched()
+    for step in range(25):
+        for number in range(int(random.integers(0, 3))):
+            state, caught_up = State(str(random.choice(["restoring", "joining", "live"]))), bool(random.integers(2))
+            partition = watched.own(1, state=state, caught_up=caught_up)[-1]
+            partition.number = number
+            if random.random() < 0.5:
+                partition.beginning = None
+        for name in ("lag_records", "checkpoint_age_seconds", "restore_records_left"):
+            if random.random() < 0.5:
+                watched.metrics.set(name, int(random.integers(0, 10**9)), partition=int(random.integers(0, 3)))
+            else:
+                watched.metrics.forget(name, partition=int(random.integers(0, 3)))
+        if random.random() < 0.3:
+            watched.source.owned.clear()
+        watched.source.joined, watched.source.is_alive = bool(random.random() < 0.9), bool(random.random() < 0.9)
+        watched.source.start_step = "loading the model" if random.random() < 0.1 else None
+        watched.go_on(int(random.integers(0, 4)), watched.work(int(random.integers(1, 50))) if step % 2 else lambda: None)
+        watched.at_s += 1
+        told = orjson.loads(watched.status.json())
+        assert {verdict["level"] for verdict in told["verdicts"].values()} <= {"good", "wait", "warn", "bad"}
+        assert all(verdict["word"] and verdict["reason"].endswith(".") for verdict in told["verdicts"].values())
 
 
 def test_a_partition_tells_its_state(watched: Watched) -> None:
@@ -266,8 +264,9 @@ def test_the_last_messages_are_told(watched: Watched) -> None:
 
 
 def test_nothing_of_kafkas_settings_is_told_and_of_the_model_no_path() -> None:
-    options = ["--kafka", "sasl.password=swordfish", "--kafka", "sasl.username=admiral", "--kafka", "bootstrap.servers=broker:9092"]
-    watched = Watched(load_settings(None, [*options, "--model.path=/secret/folder/model.keras", "--checkpoint.store=directory"], {}))
+    secrets = {"SLOTSTREAM_KAFKA__SASL_PASSWORD": "swordfish", "SLOTSTREAM_KAFKA__SASL_USERNAME": "admiral"}
+    options = ["--kafka", "bootstrap.servers=broker:9092", "--model.path=/secret/folder/model.keras", "--checkpoint.store=directory"]
+    watched = Watched(load_settings(None, options, secrets))
     told = watched.status.json().decode()
     assert [word for word in ("swordfish", "admiral", "broker:9092", "/secret", "checkpoints/") if word in told] == []
     assert '"model.keras"' in told
@@ -367,4 +366,15 @@ def test_the_sample_before_is_the_newest_that_is_old_enough(watched: Watched) ->
 
 def test_durations_are_short() -> None:
     seconds = [0, 0.0123, 0.9996, 3.42, 9.96, 99, 100, 3599, 7830, 200_000]
-    assert [duration(s) for s in seconds] == ["0 ms", "12 ms", "1 s", "3.4 s", "10 s", "99 s", "2 min", "1 h 0 min", "2 h 10 min", "2 d 7 h"]
+    assert [duration(s) for s in seconds] == [
+        "0 ms",
+        "12 ms",
+        "1 s",
+        "3.4 s",
+        "10 s",
+        "99 s",
+        "2 min",
+        "1 h 0 min",
+        "2 h 10 min",
+        "2 d 7 h",
+    ]

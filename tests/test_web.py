@@ -4,7 +4,10 @@ import http.client
 import re
 import socket
 import threading
+import time
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -92,10 +95,20 @@ def test_a_browser_gets_the_page_and_what_it_names(address: Address) -> None:
     status, body, headers = ask(address, "/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     named = re.findall(r'(?:src|href)="((?!#)[^"]+)"', body)
-    imported = [f"page/{name}" for path in PAGES if path.endswith(".js") for name in re.findall(r'from "\./([^"]+)"', ask(address, path)[1])]
+    scripts = [ask(address, path)[1] for path in PAGES if path.endswith(".js")]
+    imported = [f"page/{name}" for script in scripts for name in re.findall(r'from "\./([^"]+)"', script)]
     assert {"page/page.css", "page/page.js", "page/icon.svg", "page/plot.js"} <= {*named, *imported}
     assert [path for path in (*named, *imported) if ask(address, f"/{path}")[0] == 404] == []
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", "".join(ask(address, path)[1] for path in PAGES))
+
+
+def test_an_installed_package_has_every_file_of_the_page() -> None:
+    root = Path(__file__).parents[1]
+    package_data = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["processor"]
+    packed = {path for pattern in package_data for path in (root / "processor").glob(pattern)}
+    files = set((root / "processor/web/page").iterdir())
+    assert files <= packed
+    assert len(files) == len(page_files())
 
 
 @pytest.mark.parametrize("path", sorted(PAGES))
@@ -151,10 +164,48 @@ def test_a_client_that_sends_nothing_is_dropped_and_holds_nobody_up(
         assert slow.recv(1) == b""
 
 
-def test_an_endless_header_is_refused(address: Address) -> None:
+@pytest.mark.parametrize("begin", [b"GET /", b"GET / HTTP/1.1\r\nCookie: ", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 90 + b"X: "])
+def test_an_endless_request_is_refused(address: Address, begin: bytes) -> None:
     with socket.create_connection((address.host, address.port), timeout=10) as client:
-        client.sendall(b"GET /" + b"x" * 65536)
-        assert client.recv(1000).startswith(b"HTTP/1.0 414 ")
+        client.sendall(begin + b"x" * server.REQUEST_BYTES_MAX)
+        assert client.recv(1000).startswith(b"HTTP/1.0 431 ")
+
+
+def test_a_client_that_sends_a_byte_now_and_then_is_dropped(metrics: Metrics, probes: Probes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, and the request does not."""
+    monkeypatch.setattr(server._Handler, "timeout", 0.3)
+    with serve("127.0.0.1", 0, metrics, probes) as address, socket.create_connection((address.host, address.port), timeout=0.05) as slow:
+        slow.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        for _ in range(1000):
+            try:
+                slow.sendall(b"x")
+                assert slow.recv(1) == b""
+                break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        else:
+            pytest.fail("it was listened to for 50 s")
+
+
+def test_who_comes_when_all_places_are_taken_is_turned_away_at_once(
+    metrics: Metrics, probes: Probes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 2)
+    with serve("127.0.0.1", 0, metrics, probes) as address:
+        with (
+            socket.create_connection((address.host, address.port), timeout=10) as one,
+            socket.create_connection((address.host, address.port), timeout=10) as two,
+        ):
+            one.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+            two.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+            assert ask(address, "/healthz")[0] == 503
+            one.sendall(b"y\r\n\r\n")
+            assert one.recv(100).startswith(b"HTTP/1.0 200 ")
+        until_s = time.monotonic() + 30
+        while ask(address, "/healthz")[0] == 503:
+            assert time.monotonic() < until_s, "the places were not given back"
 
 
 def test_a_broken_probe_fails_its_own_request_only(address: Address, probes: Probes, capfd: pytest.CaptureFixture[str]) -> None:

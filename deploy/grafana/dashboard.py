@@ -340,7 +340,6 @@ def _variables():
             "name": name,
             "label": name,
             "datasource": SOURCE,
-            "definition": query,
             "query": {"query": query, "refId": name},
             "refresh": 2,  # with the time range: instances come and go
             "sort": 1,

@@ -36,12 +36,14 @@ class Listener:
     identities           what the broker's certificate is for; another name than 127.0.0.1 is a mismatch for its clients
     expired              the broker's certificate is of yesterday
     client_certificates  required: nobody without one of the authority's comes in, and its name is the principal
+    mechanisms           of a login, where the protocol has one
     """
 
     protocol: Literal["SSL", "SASL_SSL", "SASL_PLAINTEXT"]
     identities: tuple[str, ...] = (HERE,)
     expired: bool = False
     client_certificates: Literal["none", "required"] = "none"
+    mechanisms: tuple[str, ...] = MECHANISMS
 
 
 class Authority:
@@ -129,8 +131,8 @@ class Security:
                 "ssl.client.auth": listener.client_certificates,
             }
         if listener.protocol.startswith("SASL"):
-            properties["sasl.enabled.mechanisms"] = ",".join(MECHANISMS)
-            for mechanism in MECHANISMS:
+            properties["sasl.enabled.mechanisms"] = ",".join(listener.mechanisms)
+            for mechanism in listener.mechanisms:
                 known = "".join(f' user_{user}="{word}"' for user, word in self.users.items()) if mechanism == "PLAIN" else ""
                 properties[f"{mechanism.lower()}.sasl.jaas.config"] = f"{_LOGIN[mechanism]}{known};"
         return properties

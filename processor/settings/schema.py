@@ -154,7 +154,7 @@ class State(Section):
 
 class Http(Section):
     host: Annotated[str, text("a host name or address")] = Field(
-        default="127.0.0.1", description="where metrics and health are served; 0.0.0.0 in a container"
+        default="127.0.0.1", description="where metrics, health and the status page are served; 0.0.0.0 in a container"
     )
     port: Annotated[int, integer(0, 65535)] = Field(default=8080, description="its port; 0: a free one, printed at start")
 
@@ -237,7 +237,7 @@ class Settings(BaseSettings):
         default="fail",
         description="the input topic has more partitions than before, or is another topic of the same name: cold starts every sensor anew",
     )
-    http: Http = Field(default=Http(), description="metrics and health")
+    http: Http = Field(default=Http(), description="metrics, health and the status page")
     log: Log = Field(default=Log(), description="messages on standard error")
 
     @classmethod

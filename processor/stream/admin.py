@@ -67,8 +67,7 @@ def describe(settings: Settings) -> Topics:
     """The topics that are read and written. Raises SlotstreamError if no broker answers, ConfigurationError if one is missing or if
     the broker does not let the client in, NotPermitted for what it may not do."""
     client, cluster = _connected(settings)
-    if lacks := _missing_permissions(client, settings):
-        raise permissions.named(settings, lacks)
+    _demand(client, settings, permissions.of_run(settings))
     names = dict(_names(settings))
     found = {key: _topic(client, name) for key, name in names.items()}
     missing = [f"{names[key]} ({key})" for key, topic in found.items() if topic is None]
@@ -82,11 +81,21 @@ def describe(settings: Settings) -> Topics:
 
 
 def describe_input(settings: Settings) -> Topic:
-    """The input topic alone. Raises as describe()."""
+    """The input topic alone, to write to. Raises as describe()."""
+    return _describe_one(settings, settings.input.topic, "input.topic", permissions.of_feed(settings))
+
+
+def describe_checkpoints(settings: Settings) -> Topic:
+    """The checkpoint topic alone, to look into. Raises as describe()."""
+    return _describe_one(settings, str(settings.checkpoint_topic), "checkpoint.topic", permissions.of_state(settings))
+
+
+def _describe_one(settings: Settings, name: str, key: str, needs: list[permissions.Need]) -> Topic:
     client, _ = _connected(settings)
-    topic = _topic(client, settings.input.topic)
+    _demand(client, settings, needs)
+    topic = _topic(client, name)
     if topic is None:
-        raise _missing(settings, f"{settings.input.topic} (input.topic)", "the input topic to exist")
+        raise _missing(settings, f"{name} ({key})", "it to exist")
     return topic
 
 
@@ -120,13 +129,14 @@ def member_of(settings: Settings, beat: Callable[[], None]) -> str | None:
 def init(settings: Settings, partitions: int, replication_factor: int | None) -> list[str]:
     """Creates the topics that are missing, the input too. Returns what was done, a line each."""
     client, _ = _connected(settings)
+    _demand(client, settings, permissions.of_init(settings))
     existing = _topic(client, settings.input.topic)
     count = existing.partitions if existing else partitions  # as many everywhere, so that a prediction lies where its reading does
     lines = []
     for key, name in _names(settings):
         topic = _topic(client, name)
         if topic is None:
-            _create(client, name, count, replication_factor, COMPACTED if key == "checkpoint.topic" else {})
+            _create(settings, client, name, count, replication_factor, COMPACTED if key == "checkpoint.topic" else {})
             _wait_until_known(client, name)
             lines.append(f"created {name} with {count} partitions")
         else:
@@ -155,7 +165,9 @@ def check(settings: Settings) -> list[Finding]:
     findings += _check_permissions(client, settings)
     source = topics.get("input.topic")
     if source is not None:
-        findings += [*_check_together(source, topics), _check_group(settings, source.partitions)]
+        findings += _check_together(source, topics)
+        if not any(f"on group {settings.group_id} is missing" in finding.found for finding in findings):
+            findings.append(_check_group(settings, source.partitions))
     return findings
 
 
@@ -272,8 +284,7 @@ def _no_answer(settings: Settings, error: Exception, heard: Iterable[KafkaError]
 
 def what_is_missing(settings: Settings, refused: NotPermitted) -> NotPermitted:
     """The error that names the permissions which a refused call has shown to be missing; the same one where the broker tells of none."""
-    cause = refused.__cause__
-    if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+    if refused.kind == "TRANSACTIONAL_ID_AUTHORIZATION_FAILED":
         return permissions.named(settings, [permissions.of_transactions(settings)])
     try:
         client, _ = _connected(settings)
@@ -283,11 +294,14 @@ def what_is_missing(settings: Settings, refused: NotPermitted) -> NotPermitted:
     return permissions.named(settings, lacks) if lacks else refused
 
 
-def _missing_permissions(client: AdminClient, settings: Settings) -> list[permissions.Need]:
+def _demand(client: AdminClient, settings: Settings, needs: list[permissions.Need]) -> None:
+    """Raises NotPermitted, and names everything that is missing."""
     try:
-        return permissions.missing(client, permissions.of_run(settings))
+        lacks = permissions.missing(client, needs)
     except KafkaException as error:
         raise _refused("the broker does not tell what it permits", error) from error
+    if lacks:
+        raise permissions.named(settings, lacks)
 
 
 def _bootstrap(settings: Settings) -> str:
@@ -315,12 +329,16 @@ def _topic(client: AdminClient, name: str) -> Topic | None:
     )
 
 
-def _create(client: AdminClient, name: str, partitions: int, replication_factor: int | None, more: dict[str, str]) -> None:
+def _create(
+    settings: Settings, client: AdminClient, name: str, partitions: int, replication_factor: int | None, more: dict[str, str]
+) -> None:
     config = {"message.timestamp.after.max.ms": TIMESTAMP_AFTER_MAX_MS, **more}
     topic = NewTopic(name, partitions, -1 if replication_factor is None else replication_factor, config=config)
     try:
         client.create_topics([topic], request_timeout=BROKER_TIMEOUT_S)[name].result(BROKER_TIMEOUT_S)
     except KafkaException as error:
+        if error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            raise permissions.named(settings, [permissions.Need("topic", name, "Create")]) from error
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise _refused(f"the broker does not create the topic {name}", error) from error
 

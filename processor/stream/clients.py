@@ -151,5 +151,8 @@ def _made(kind: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> Any:
         if "GSSAPI" in reason:  # the mechanism where none is set
             do = "set sasl.mechanism under kafka to PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER; Kerberos is not built in"
         raise ConfigurationError(
-            f"the Kafka client does not take its properties: {reason}", expected="properties that librdkafka can work with", do=do
+            f"the Kafka client does not take its properties: {reason}",
+            expected="properties that librdkafka can work with",
+            do=do,
+            see="the-settings-are-wrong",
         ) from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AclOperation, AdminClient
+from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, ResourceType
 
 from processor.errors import NotPermitted
 from processor.settings import Settings
@@ -29,6 +29,7 @@ _OPERATIONS = {
     "Read": AclOperation.READ,
     "Write": AclOperation.WRITE,
     "Create": AclOperation.CREATE,
+    "Describe": AclOperation.DESCRIBE,
     "DescribeConfigs": AclOperation.DESCRIBE_CONFIGS,
 }
 
@@ -58,6 +59,23 @@ def of_run(settings: Settings) -> list[Need]:
     if settings.delivery == "exactly_once":
         needs.append(of_transactions(settings))
     return needs
+
+
+def of_init(settings: Settings) -> list[Need]:
+    """What `init` needs for every topic, there or not; for one that is missing also Create."""
+    topics = (settings.input.topic, settings.output.topic, settings.dead_letter_topic, settings.checkpoint_topic)
+    return [Need("topic", name, operation) for name in topics if name is not None for operation in ("Describe", "DescribeConfigs")]
+
+
+def of_feed(settings: Settings) -> list[Need]:
+    """What `feed` and `state reset` need to send records; idempotent ones need nothing more."""
+    return [Need("topic", settings.input.topic, operation) for operation in ("Write", "DescribeConfigs")]
+
+
+def of_state(settings: Settings) -> list[Need]:
+    """What is needed to look into the checkpoints in a topic. With Describe on group and input it is told what is committed too."""
+    name = str(settings.checkpoint_topic)
+    return [Need("topic", name, "Read"), Need("topic", name, "DescribeConfigs"), Need("group", settings.group_id, "Describe")]
 
 
 def of_transactions(settings: Settings) -> Need:
@@ -92,11 +110,13 @@ def missing(client: AdminClient, needs: Iterable[Need]) -> list[Need]:
 
 def refused(found: str, reason: KafkaError) -> NotPermitted:
     """The error of a call that the broker did not permit, before anybody has asked what is missing."""
-    return NotPermitted(
+    error = NotPermitted(
         f"{found} ({reason.name()}: {reason.str()})",
         expected="the permissions that docs/operations.md lists",
         do="look at what `slotstream check` names, and have an administrator grant it",
     )
+    error.kind = reason.name()
+    return error
 
 
 def named(settings: Settings, needs: Sequence[Need]) -> NotPermitted:
@@ -124,10 +144,20 @@ def _of_topics(client: AdminClient, names: list[str]) -> Mapping[str, set[str] |
             if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 found[name] = None
             elif code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                found[name] = set()
+                found[name] = {"DescribeConfigs"} if _tells_configs(client, name) else set()
             else:
                 raise
     return found
+
+
+def _tells_configs(client: AdminClient, name: str) -> bool:
+    """Of a topic that may not be described, and so is not told of: this is a right of its own."""
+    resource = ConfigResource(ResourceType.TOPIC, name)
+    try:
+        client.describe_configs([resource], request_timeout=ASK_S)[resource].result(ASK_S)
+    except KafkaException as error:
+        return bool(error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART)
+    return True
 
 
 def _of_group(client: AdminClient, name: str) -> set[str] | None:

@@ -29,6 +29,7 @@ from processor.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
+SEE = "the-broker-does-not-let-the-client-in"
 TELL_S = 60.0
 LOOK_S = 3.0
 LOOKED_AT_MAX = 3
@@ -129,6 +130,7 @@ def _compared(config: Mapping[str, str], address: str, found: Port) -> Slotstrea
             f"the broker at {address} speaks {how}{login}, and security.protocol is {protocol}",
             expected="the protocol of the listener at that port",
             do=f"set security.protocol under kafka to {fits}, or take the port of the broker's {protocol} listener",
+            see=SEE,
         )
     mechanism = config.get("sasl.mechanism", config.get("sasl.mechanisms", "GSSAPI"))
     if sasl and found.mechanisms and mechanism not in found.mechanisms:
@@ -136,6 +138,7 @@ def _compared(config: Mapping[str, str], address: str, found: Port) -> Slotstrea
             f"the broker at {address} takes logins by {', '.join(found.mechanisms)}, and sasl.mechanism is {mechanism}",
             expected="one of the broker's mechanisms",
             do="set sasl.mechanism under kafka to one of them, or enable it at the broker (sasl.enabled.mechanisms)",
+            see=SEE,
         )
     return None
 
@@ -151,12 +154,14 @@ def _own_certificate(config: Mapping[str, str], address: str, heard: Sequence[Ka
                 "refuses it",
                 expected="a certificate that is valid",
                 do=f"have it renewed, and set {key} under kafka to the new one",
+                see=SEE,
             )
     if alerts and not own:
         return ConfigurationError(
             f"the broker at {address} asks for a client certificate, and none is set",
             expected="ssl.certificate.location and ssl.key.location under kafka, of a certificate that the broker trusts",
             do="set them (ssl.key.password too if the key has one), or take the port of a listener that asks for none",
+            see=SEE,
         )
     if alerts:
         key, certificate = own[0]
@@ -165,6 +170,7 @@ def _own_certificate(config: Mapping[str, str], address: str, heard: Sequence[Ka
             f"{certificate.issuer.rfc4514_string()})",
             expected="a certificate of an authority in the broker's trust store (ssl.truststore.location there)",
             do=f"set {key} under kafka to such a one, or have its authority added at the broker",
+            see=SEE,
         )
     return None
 
@@ -187,12 +193,14 @@ def _certificate(config: Mapping[str, str], host: str, port: int) -> SlotstreamE
             f"the certificate of the broker at {address} ({_subject(shown)}) {when}",
             expected="a certificate that is valid today",
             do="have it renewed at the broker (ssl.keystore.location there); look at this machine's clock if it should be valid",
+            see=SEE,
         )
     if code in (HOST_MISMATCH, IP_MISMATCH):
         return ConfigurationError(
             f"the certificate of the broker at {address} is for {', '.join(_hosts(shown)) or _subject(shown)}, and not for {host}",
             expected="a certificate for the host that bootstrap.servers names",
             do="name the broker in bootstrap.servers as its certificate does, or have a certificate made for this name too",
+            see=SEE,
         )
     given = next((key for key in ("ssl.ca.location", "ssl.ca.pem") if key in config), None)
     trusted = f"the authority in {given} does not vouch for it" if given else "no authority of this machine vouches for it"
@@ -200,6 +208,7 @@ def _certificate(config: Mapping[str, str], host: str, port: int) -> SlotstreamE
         f"the certificate of the broker at {address} was issued by {shown.issuer.rfc4514_string()}, and {trusted}",
         expected="the certificate of that authority, in PEM format",
         do=f"set ssl.ca.location under kafka to {'the right' if given else 'a'} file with it",
+        see=SEE,
     )
 
 
@@ -214,11 +223,13 @@ def _login(config: Mapping[str, str], address: str, heard: Sequence[KafkaError])
             f"the broker at {address} was given no token that it takes ({reason})",
             expected="a token that the broker's OAUTHBEARER listener accepts",
             do="look at the sasl.oauthbearer properties under kafka, and at what the token's issuer says",
+            see=SEE,
         )
     return ConfigurationError(
         f"the broker at {address} refuses the login of {config.get('sasl.username')} by {mechanism} ({reason})",
         expected="a user and a password that the broker knows for this mechanism",
         do="correct sasl.username and sasl.password under kafka, or have the user created at the broker",
+        see=SEE,
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from processor.errors import SlotstreamError
 from processor.records import Out
@@ -26,6 +26,7 @@ _log = structlog.get_logger(__name__)
 
 CALL_S = 2.0  # a call that waits for the broker comes back this often, so that the loop can show that it lives
 TRY_S = 15.0
+FLUSH_S = 5.0
 GARBLED_MAX = 3
 ABANDON_S = 2 * TRANSACTION_TIMEOUT_S  # the broker has aborted the transaction by then, or does when it is back
 PATIENCE_S = 10.0  # between two messages about a broker that does not answer
@@ -63,6 +64,10 @@ class Transaction:
         self._beat = beat
         self._begun_at_s: float | None = None
         self._abandoned = False
+        # The first record of the open transaction that the broker did not take. The transaction itself only says that there was one, and
+        # to be told of each record costs: so it is asked for after an abort, until a commit.
+        self._refused: KafkaError | None = None
+        self._aborted = False
         self._producer = make_producer()
         self._until_decided("init_transactions", lambda: self._producer.init_transactions(CALL_S))
 
@@ -74,7 +79,7 @@ class Transaction:
     def publish(self, outs: Iterable[Out]) -> None:
         self._begin()
         try:
-            produce_all(self._producer, outs, self._beat)
+            produce_all(self._producer, outs, self._beat, **({"on_delivery": self._delivered} if self._aborted else {}))
         except KafkaException as error:
             raise self._sorted("produce", error.args[0]) from error
 
@@ -93,9 +98,10 @@ class Transaction:
         send, member = self._producer.send_offsets_to_transaction, reader.group_metadata()
         self._until_decided("send_offsets_to_transaction", lambda: self._bounded(lambda: send(offsets, member, CALL_S)))
         self._until_decided("commit_transaction", lambda: self._producer.commit_transaction(CALL_S))
-        self._begun_at_s = None
+        self._begun_at_s, self._aborted = None, False
 
     def abort(self) -> None:
+        self._aborted = True
         if self._begun_at_s is None or self._abandoned:
             return
         try:
@@ -154,7 +160,11 @@ class Transaction:
                 self._producer.begin_transaction()
             except KafkaException as error:
                 raise self._sorted("begin_transaction", error.args[0]) from error
-            self._begun_at_s = time.monotonic()
+            self._begun_at_s, self._refused = time.monotonic(), None
+
+    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None and self._refused is None and error.code() not in _PURGED:
+            self._refused = error
 
     def _until_decided(self, call: str, run: Callable[[], None]) -> None:
         said_at_s, garbled = time.monotonic(), 0
@@ -181,8 +191,15 @@ class Transaction:
                 return
 
     def _sorted(self, call: str, reason: KafkaError) -> Exception:
-        if reason.code() in _FENCED or (reason.code() == KafkaError._FATAL and self._fenced_before()):
+        if reason.code() == KafkaError._FATAL:
+            reason = self._reason_before() or reason
+        if reason.code() in _FENCED:
             return ProducerFencedError(reason.str(), timed_out=(self.age_s or 0.0) >= TRANSACTION_TIMEOUT_S)
+        if not reason.fatal() and (reason.txn_requires_abort() or reason.code() == KafkaError._STATE):
+            self._hear()
+            if self._refused is not None and self._refused.code() not in permissions.AUTHORIZATION:
+                return AbortedError(self._refused, "a record was not taken: ")
+            reason = self._refused or reason
         if reason.code() in permissions.AUTHORIZATION:
             return permissions.refused(f"the broker does not permit {call}", reason)
         if not reason.fatal() and (reason.txn_requires_abort() or reason.code() == KafkaError._STATE):
@@ -194,13 +211,18 @@ class Transaction:
             see="the-broker-refuses",
         )
 
-    def _fenced_before(self) -> bool:
-        """produce() on a fenced producer only says that something fatal came before; an abort says what."""
+    def _hear(self) -> None:
+        """What the client has to tell of records that were not taken it tells in a poll."""
+        with contextlib.suppress(KafkaException, SystemError):
+            self._producer.poll(0)
+
+    def _reason_before(self) -> KafkaError | None:
+        """produce() on a producer that is at its end only says that something fatal came before; an abort says what."""
         try:
             self._producer.abort_transaction(CALL_S)
         except KafkaException as error:
-            return error.args[0].code() in _FENCED
-        return False
+            return error.args[0]
+        return None
 
 
 def produce_all(producer: Producer, outs: Iterable[Out], beat: Callable[[], None], **options: Any) -> None:
@@ -239,7 +261,7 @@ def try_transaction(settings: Settings) -> None:
         producer.begin_transaction()
         if settings.checkpoint_topic is not None:
             producer.produce(settings.checkpoint_topic, b"", TRIED_KEY, 0, on_delivery=lambda error, _: answers.append(error))
-            producer.flush(TRY_S)
+            producer.flush(FLUSH_S)  # a partition that may not be written to leaves the record unanswered
             answer = answers[0] if answers else KafkaError(KafkaError._TIMED_OUT)
             if answer is not None:
                 raise KafkaException(answer)
@@ -255,10 +277,12 @@ def try_transaction(settings: Settings) -> None:
             see="the-broker-refuses",
         ) from error
     finally:
-        producer.close()
+        with contextlib.suppress(KafkaException):  # it says once more what was wrong
+            producer.close()
 
 
 _FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
 WAITING = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._WAIT_COORD, KafkaError._IN_PROGRESS}
+_PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}  # by an abort: it is told after it, maybe in the next transaction
 _OF_MEMBER = {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.FENCED_INSTANCE_ID}
 _PASSING = {KafkaError._MSG_TIMED_OUT} | _OF_MEMBER | WAITING

@@ -3,6 +3,7 @@
 Changes nothing: a transaction is begun and aborted under a name of its own, so that no running instance is fenced.
 """
 
+import stat
 from collections.abc import Callable, Iterator
 
 from processor.errors import SlotstreamError
@@ -10,11 +11,12 @@ from processor.service import check_sizes, load_model, open_folder, open_parking
 from processor.settings import Settings
 from processor.stream import admin
 from processor.stream.admin import Finding
+from processor.stream.refusal import certificates, expiry, is_expired
 from processor.stream.transaction import try_transaction
 
 
 def check(settings: Settings) -> list[Finding]:
-    findings = [*_model(settings)]
+    findings = [*_model(settings), *_secrets(settings)]
     if settings.checkpoint_store == "directory":
         findings.append(_tried("checkpoints", f"{settings.checkpoint.path} can be written to", lambda: open_folder(settings)))
     if settings.parking.path is not None:
@@ -43,6 +45,17 @@ def _model(settings: Settings) -> Iterator[Finding]:
     except SlotstreamError:
         return  # the broker's findings say so
     yield _tried("sizes", "settings, model and topics agree", lambda: check_sizes(settings, topics, shapes, per_step=model.per_step))
+
+
+def _secrets(settings: Settings) -> Iterator[Finding]:
+    """The files that secrets came from, and how long the client's own certificate is valid."""
+    for key, path in settings.secret_files().items():
+        open_to = " (every user of this machine may read it: chmod o-r)" if path.stat().st_mode & stat.S_IROTH else ""
+        yield Finding(True, key, f"read from {path}{open_to}")
+    for key, certificate in certificates(settings.kafka_config()):
+        expired = is_expired(certificate)
+        found = f"{certificate.subject.rfc4514_string()}, {'expired on' if expired else 'valid until'} {expiry(certificate):%Y-%m-%d}"
+        yield Finding(not expired, key, found, "have it renewed" if expired else "")
 
 
 def _tried(what: str, good: str, run: Callable[[], object]) -> Finding:

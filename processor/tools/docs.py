@@ -40,7 +40,8 @@ What stands under `kafka` is handed to librdkafka, for every client. Dots and un
 On the command line: `--kafka KEY=VALUE`, once for each. Numbers, `true` and `false` may stand without quotes.
 
 A secret stays out of files and process lists as `{file: PATH}`: the file's text without its last line end. It can be written so in
-all three sources. Secrets never appear in messages.
+all three sources; the secret itself is refused on the command line, which every user of the machine can read. Secrets never appear in
+messages. What a secure broker needs stands in [operations.md](operations.md#secure-it).
 
 ```yaml
 kafka:

@@ -140,11 +140,8 @@ class _Folder:
 
 class _Log:
     def __init__(self, settings: Settings) -> None:
-        topic = admin.describe(settings).checkpoint
-        if topic is None:
-            raise ValueError("checkpoints are in a folder")
-        self._settings, self._topic = settings, topic
-        self.partitions = list(range(topic.partitions))
+        self._settings, self._topic = settings, admin.describe_checkpoints(settings)
+        self.partitions = list(range(self._topic.partitions))
 
     def __str__(self) -> str:
         return f"the topic {self._topic.name}"

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from processor.metrics import CATALOGUE, PREFIX, STAGES, Metrics
 
 EVERY_S = 2.0
+NOW_S = 10.0  # what "now" is an average over
 SAMPLES_MAX = 301  # ten minutes
 
 Counts = NDArray[np.float64]
@@ -54,7 +55,10 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """at_s is of the clock that only goes forward, unix_s of the wall. `lagging` is how many partitions the lag is summed over."""
+    """at_s is of the clock that only goes forward, unix_s of the wall. `lagging` is how many partitions the lag is summed over.
+
+    The quantiles are of the NOW_S before it, None where nothing was committed. They are worked out once, not each time that somebody looks.
+    """
 
     at_s: float
     unix_s: float
@@ -64,6 +68,8 @@ class Sample:
     lagging: int
     evictions: float
     latency: Counts
+    latency_p50_s: float | None
+    latency_p99_s: float | None
     stage_s: Counts  # by STAGES
     stages: Counts  # [STAGES, buckets]
     dead_letters: dict[str, float]
@@ -81,7 +87,8 @@ class History:
     def take(self) -> None:
         """One more sample."""
         numbers, name = Numbers(self._metrics), "stage_seconds"
-        lags = numbers.series("lag_records")
+        lags, latency = numbers.series("lag_records"), numbers.counts("end_to_end_seconds")
+        counts = latency - before(self.samples(), NOW_S - EVERY_S).latency if self._samples else np.zeros_like(latency)
         self._samples.append(
             Sample(
                 at_s=self._now_s(),
@@ -91,7 +98,9 @@ class History:
                 lag=sum(lags.values()),
                 lagging=len(lags),
                 evictions=numbers.value("evictions_total"),
-                latency=numbers.counts("end_to_end_seconds"),
+                latency=latency,
+                latency_p50_s=quantile(counts, BOUNDS["end_to_end_seconds"], 0.50),
+                latency_p99_s=quantile(counts, BOUNDS["end_to_end_seconds"], 0.99),
                 stage_s=np.array([numbers.value(f"{name}_sum", stage) for stage in STAGES]),
                 stages=np.array([numbers.counts(name, stage) for stage in STAGES]),
                 dead_letters=numbers.series("dead_letters_total"),

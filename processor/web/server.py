@@ -1,17 +1,20 @@
 """Metrics, health and the status page over HTTP, in threads beside the loop.
 
-Responsible for answering quickly whatever is asked, and for never disturbing the loop: no body is read, a slow client is
-dropped, a broken one is a debug message. Not responsible for what the answers mean: the probes are the service's,
-what a page says is status's and pages'.
+Responsible for answering quickly whatever is asked, and for never disturbing the loop: no body is read, a request has few
+bytes and little time, of many at once some are turned away, a broken one is a debug message. Nothing here changes anything.
+Not responsible for what the answers mean: the probes are the service's, what a page says is status's and pages'.
 """
 
+import contextlib
+import io
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET, AF_INET6
+from socket import AF_INET, AF_INET6, socket
 from socketserver import TCPServer
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
@@ -22,7 +25,10 @@ from processor.errors import ConfigurationError
 from processor.metrics import CONTENT_TYPE, Metrics
 from processor.web.pages import HEADERS, HTML, Pages
 
-CLIENT_TIMEOUT_S = 5.0
+CLIENT_TIMEOUT_S = 5.0  # for the whole request, and as long again for the answer
+REQUEST_BYTES_MAX = 16_384  # a browser sends its cookies of every other port of the host too
+CONNECTIONS_MAX = 32  # a browser takes six, Prometheus one, a probe one
+BUSY = b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 PLAIN = "text/plain; charset=utf-8"
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 NO_PAGES: Pages = MappingProxyType({})
@@ -92,14 +98,57 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, metrics: Metrics, probes: Probes, pages: Pages) -> None:
         self.address_family = AF_INET6 if ":" in host else AF_INET
         self.metrics, self.probes, self.pages = metrics, probes, pages
+        self._places = threading.BoundedSemaphore(CONNECTIONS_MAX)
         super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
         TCPServer.server_bind(self)  # HTTPServer's own looks the host up in the DNS, which can take seconds
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+            return
+        request.setblocking(False)  # the loop that accepts waits for nobody
+        with contextlib.suppress(OSError):
+            request.sendall(BUSY)
+        self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         _log.debug("web request failed", client=str(client_address), exc_info=True)
+
+
+class _TooLargeError(Exception):
+    """The request has more bytes than any that is answered."""
+
+
+class _Request(io.RawIOBase):
+    """What a client says: so many bytes at most, and all of them in time, however slowly each comes."""
+
+    def __init__(self, connection: socket, timeout_s: float) -> None:
+        self._connection, self._timeout_s = connection, timeout_s
+        self._until_s, self._left = time.monotonic() + timeout_s, REQUEST_BYTES_MAX
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._left == 0:
+            raise _TooLargeError
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left_s)
+        count = self._connection.recv_into(memoryview(buffer)[: self._left])
+        self._connection.settimeout(self._timeout_s)
+        self._left -= count
+        return count
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -107,8 +156,20 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "slotstream", ""
     error_content_type = PLAIN
     error_message_format = "%(code)d %(message)s\n"
+    requestline = command = ""  # until there is a request to answer
+    request_version = "HTTP/1.0"
     server: _Server
     _pages: ClassVar[tuple[str, ...]] = ("/", "/status.json", "/metrics", "/healthz", "/readyz")
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(_Request(self.connection, self.timeout))
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except _TooLargeError:
+            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -144,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "no-store")
-        for name, value in headers.items():
+        for name, value in {"X-Content-Type-Options": "nosniff", **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":

@@ -11,28 +11,29 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from importlib.metadata import version
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import orjson
 
-from processor.logs import Recent
+from processor.logs import LIBRDKAFKA, Recent
 from processor.metrics import STAGES, Metrics
 from processor.settings import Settings
 from processor.stream.assignment import Partition
-from processor.web.history import BOUNDS, EVERY_S, History, Numbers, Sample, before, quantile, rate
+from processor.web.history import BOUNDS, EVERY_S, NOW_S, History, Numbers, Sample, before, quantile, rate
 
 if TYPE_CHECKING:
     from processor.service import Served
 
-NOW_S = 10.0  # what "now" is an average over
 TREND_S = 60.0
 IN_TIME_S = 2.0  # so much work waiting is no lag: a commit is due ten times a second, and a poll takes its time
 SAME_S = 1.0  # asked more often than this, the answer is the one before
 LATE_INTERVALS = 3
 OVERDUE_INTERVALS = 10
 BUSY_RATIO = 0.9
+TROUBLE_S = 30.0  # the client repeats what lasts every 10 s (logs.REPEAT_S)
 THRASH_RATIO = 0.1
 
 
@@ -104,7 +105,7 @@ class Status:
             "refresh_s": EVERY_S,
             "verdicts": {
                 "ready": asdict(self._ready(rows, restore, flow)),
-                "pace": asdict(_pace(rows, flow)),
+                "pace": asdict(_pace(rows, flow, self._client_failed_s())),
                 "time": asdict(_spent(time_spent)),
                 "state": asdict(_safe(state)),
             },
@@ -123,6 +124,12 @@ class Status:
             "messages": self._recent.messages(),
             "history": _history(samples),
         }
+
+    def _client_failed_s(self) -> float | None:
+        """How long ago the Kafka client told of an error; None if it has not lately."""
+        told = (m["timestamp"] for m in self._recent.messages() if m.get("logger") == LIBRDKAFKA and m["level"] != "warning")
+        ago_s = self._unix_s() - datetime.fromisoformat(newest).timestamp() if (newest := next(told, None)) else None
+        return ago_s if ago_s is not None and ago_s < TROUBLE_S else None
 
     def _service(self, now_s: float) -> dict[str, Any]:
         settings = self._settings
@@ -159,15 +166,18 @@ class Status:
             return Verdict("wait", "Joining", "It waits for the group to give it partitions.")
         if restore is not None:
             return Verdict("wait", "Restoring", _restoring(restore, len(rows)))
-        left_s = flow["caught_up_in_s"]
+        lag, left_s = flow["lag_records"], flow["caught_up_in_s"]
+        if lag is None:
+            return Verdict("wait", "Catching up", "It begins to read what waits.")
         left = f", about {duration(left_s)} left" if left_s is not None else ""
-        return Verdict("wait", "Catching up", f"{flow['lag_records']:,} records wait{left}.")
+        return Verdict("wait", "Catching up", f"{lag:,} {'record waits' if lag == 1 else 'records wait'}{left}.")
 
     def _state(self, rows: list[dict[str, Any]], numbers: Numbers) -> dict[str, Any]:
-        ages = [row["checkpoint_age_s"] for row in rows if row["checkpoint_age_s"] is not None and row["state"] != "restoring"]
-        written = numbers.value("checkpoint_seconds_count")
+        ages = [row["checkpoint_age_s"] for row in rows if row["checkpoint_age_s"] is not None]
+        written, interval_s = numbers.value("checkpoint_seconds_count"), self._settings.checkpoint.interval
         return {
-            "interval_s": self._settings.checkpoint.interval,
+            "interval_s": interval_s,
+            "late_s": LATE_INTERVALS * interval_s,
             "oldest_s": max(ages, default=None),
             "replay_records": sum(row["replay_records"] or 0 for row in rows) if ages else None,
             "written": int(written),
@@ -186,7 +196,7 @@ def _partition(partition: Partition, numbers: Numbers) -> dict[str, Any]:
         "partition": partition.number,
         "state": "catching up" if live and not partition.caught_up else partition.state.value,
         "lag_records": numbers.known("lag_records", label),
-        "checkpoint_age_s": numbers.known("checkpoint_age_seconds", label),
+        "checkpoint_age_s": numbers.known("checkpoint_age_seconds", label) if live else None,
         "restore_records_left": numbers.known("restore_records_left", label),
         "committed": partition.committed.position if live else None,
         "replay_records": max(0, partition.committed.position - begun_at) if live and begun_at is not None else None,
@@ -222,7 +232,6 @@ def _replayed_per_s(samples: list[Sample]) -> float | None:
 def _flow(samples: list[Sample]) -> dict[str, Any]:
     last, now = samples[-1], before(samples, NOW_S)
     answered_per_s, grows_per_s = _answered_per_s(now, last), _grows_per_s(samples)
-    counts, bounds = last.latency - now.latency, BOUNDS["end_to_end_seconds"]
     return {
         "readings_per_second": rate(now, last, "readings"),
         "predictions_per_second": rate(now, last, "predictions"),
@@ -231,9 +240,8 @@ def _flow(samples: list[Sample]) -> dict[str, Any]:
         "lag_s": last.lag / answered_per_s if last.lagging and answered_per_s else None,
         "lag_grows_per_second": grows_per_s,
         "caught_up_in_s": last.lag / -grows_per_s if grows_per_s is not None and grows_per_s < 0 else None,
-        "latency_p50_s": quantile(counts, bounds, 0.50),
-        "latency_p99_s": quantile(counts, bounds, 0.99),
-        "latency_over_s": last.at_s - now.at_s,
+        "latency_p50_s": last.latency_p50_s,
+        "latency_p99_s": last.latency_p99_s,
     }
 
 
@@ -302,19 +310,16 @@ def _dead_letters(samples: list[Sample], numbers: Numbers) -> list[dict[str, Any
 
 
 def _history(samples: list[Sample]) -> dict[str, list[float | None]]:
-    """A point a sample but for the first: a rate needs two. Latencies are those of the NOW_S before it."""
-    behind, bounds = round(NOW_S / EVERY_S), BOUNDS["end_to_end_seconds"]
+    """A point a sample but for the first: a rate needs two."""
     points: dict[str, list[float | None]] = {
         key: [] for key in ("at", "readings_per_second", "lag_records", "latency_p50_s", "latency_p99_s")
     }
-    for i in range(1, len(samples)):
-        sample = samples[i]
-        counts = sample.latency - samples[max(0, i - behind)].latency
+    for earlier, sample in pairwise(samples):
         points["at"].append(round(sample.unix_s, 1))
-        points["readings_per_second"].append(_rounded(rate(samples[i - 1], sample, "readings"), 1))
+        points["readings_per_second"].append(_rounded(rate(earlier, sample, "readings"), 1))
         points["lag_records"].append(sample.lag if sample.lagging else None)
-        points["latency_p50_s"].append(_rounded(quantile(counts, bounds, 0.50), 4))
-        points["latency_p99_s"].append(_rounded(quantile(counts, bounds, 0.99), 4))
+        points["latency_p50_s"].append(_rounded(sample.latency_p50_s, 4))
+        points["latency_p99_s"].append(_rounded(sample.latency_p99_s, 4))
     return points
 
 
@@ -333,14 +338,19 @@ def _restoring(restore: dict[str, Any], owned: int) -> str:
     return f"{told}: {restore['records_left']:,} records to replay{left}."
 
 
-def _pace(rows: list[dict[str, Any]], flow: dict[str, Any]) -> Verdict:
+def _pace(rows: list[dict[str, Any]], flow: dict[str, Any], client_failed_s: float | None) -> Verdict:
     lag, answered, grows = flow["lag_records"], flow["answered_per_second"], flow["lag_grows_per_second"]
     if not rows or lag is None or answered is None:
         return Verdict("wait", "Not yet", "No partition is live.")
     if not answered:
+        if not lag and client_failed_s is not None:
+            # Without a broker nothing arrives, and how much waits is not known.
+            told = f"No reading arrives, and the Kafka client told of an error {duration(client_failed_s)} ago: see the last errors."
+            return Verdict("warn", "Cut off?", told)
         if not lag:
             return Verdict("good", "Idle", "No reading arrives, and none waits.")
-        return Verdict("bad", "Stalled", f"{_count(lag, 'record')} {'waits' if lag == 1 else 'wait'}, and none was answered in the last {NOW_S:.0f} s.")
+        wait = "1 record waits" if lag == 1 else f"{lag:,} records wait"
+        return Verdict("bad", "Stalled", f"{wait}, and none was answered in the last {NOW_S:.0f} s.")
     behind = f"{_count(lag, 'record')} behind, {duration(flow['lag_s'])} of work"
     if flow["lag_s"] <= IN_TIME_S:
         p99_s = flow["latency_p99_s"]
@@ -369,7 +379,7 @@ def _safe(state: dict[str, Any]) -> Verdict:
     if oldest is None:
         return Verdict("wait", "Not yet", "No partition is live.")
     replay = f"a restart replays {_count(state['replay_records'], 'record')}"
-    if oldest <= LATE_INTERVALS * interval:
+    if oldest <= state["late_s"]:
         return Verdict("good", "Safe", f"The oldest checkpoint is {duration(oldest)} old; {replay}.")
     overdue = oldest > OVERDUE_INTERVALS * interval
     told = f"A partition's checkpoint is {duration(oldest)} old, and one is due every {duration(interval)}; {replay}."

@@ -19,7 +19,8 @@ export function say(node, text) {
 }
 
 // The rows of `body` become those of `rows`, by `key`: of a row that was there only what differs is changed.
-// fill(row) gives the cells' texts, or {text, share} for one with a bar; a row may say its `level`, which marks it.
+// fill(row) gives each cell's text, or {text, note, share, mark}: a quiet word beside it, the length of a bar, and what marks it
+// ("wait" or "warn"). A column has a note, a bar or neither in all its rows.
 export function fillTable(body, rows, key, fill) {
   const before = new Map([...body.rows].map((row) => [row.dataset.key, row]));
   const columns = [...body.parentElement.tHead.rows[0].cells].map((cell) => cell.className);
@@ -41,15 +42,16 @@ function fillCell(row, i, column, value) {
   }
   const name = [column, mark ? `mark ${mark}` : ""].join(" ").trim();
   if (cell.className !== name) cell.className = name;
-  if (share === undefined && !note) {
+  if (share === undefined && note === undefined) {
     say(cell, text);
     return;
   }
   if (!cell.firstElementChild) {
-    cell.replaceChildren(element("span", { class: "text" }), element("span", note ? { class: "small" } : { class: "bar", "aria-hidden": "true" }));
+    const beside = element("span", note !== undefined ? { class: "small" } : { class: "bar", "aria-hidden": "true" });
+    cell.replaceChildren(element("span"), " ", beside); // the space is for whoever hears or copies it
   }
   say(cell.firstElementChild, text);
-  if (note) say(cell.lastElementChild, note);
+  if (note !== undefined) say(cell.lastElementChild, note);
   else cell.lastElementChild.style.setProperty("--share", String(Math.min(1, Math.max(0, share ?? 0))));
 }
 
@@ -58,7 +60,7 @@ export function fillList(list, pairs) {
   pairs.forEach(([term, text, note], i) => {
     let pair = list.children[i];
     if (!pair) {
-      pair = element("div", {}, element("dt"), element("dd", {}, element("span"), element("span", { class: "small" })));
+      pair = element("div", {}, element("dt"), element("dd", {}, element("span"), " ", element("span", { class: "small" })));
       list.append(pair);
     }
     say(pair.firstElementChild, term);

@@ -4,10 +4,16 @@ const DASH = "–";
 const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const TENTHS = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const AT_MOST_TENTHS = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const MILLIONS = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 const SHORT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 
 export function count(value) {
   return value == null ? DASH : WHOLE.format(value);
+}
+
+// For a narrow column: from ten millions on three digits are enough.
+export function amount(value) {
+  return value >= 1e7 ? MILLIONS.format(value) : count(value);
 }
 
 // For the axis of a plot: 12.5K.
@@ -41,7 +47,7 @@ export function duration(seconds) {
 
 // For the axis of a plot over decades.
 export function decade(seconds) {
-  return seconds < 1 ? `${short(seconds * 1000)} ms` : `${short(seconds)} s`;
+  return seconds < 1 ? `${count(seconds * 1000)} ms` : `${count(seconds)} s`;
 }
 
 export function bytes(value) {

@@ -62,7 +62,8 @@ function gone() {
   document.title = "Not answering · slotstream";
   say(byId("gone"), seen.status ? `${since} What follows is what it said at ${time(seen.status.at)} UTC.` : since);
   byId("gone").hidden = false;
-  seen.spoken = "gone"; // the alert speaks for itself
+  seen.spoken = "gone"; // the alert speaks for itself, and what comes after it is news, be it the same as before
+  say(byId("announce"), "");
 }
 
 // Only when the word is another one: figures that change every two seconds are no news.

@@ -1,10 +1,11 @@
 // The parts of the page, each filled from its part of the status. What a figure means is said by the service: here it only gets a place.
 
 import { byId, element, fillList, fillTable, icon, say } from "./dom.js";
-import { bytes, count, dateTime, decade, duration, minute, percent, perSecond, plural, short, time } from "./format.js";
+import { amount, bytes, count, dateTime, decade, duration, minute, percent, perSecond, plural, short, time } from "./format.js";
 import { draw, nearest, timeAt } from "./plot.js";
 
 const PARTITIONS_SHOWN = 12;
+const MESSAGES_SHOWN = 5;
 const STAGES = {
   consume: "waits for readings",
   decode: "bytes to numbers",
@@ -142,7 +143,7 @@ function showMinutes(history) {
     return [
       minute(row.key),
       perSecond(rates.length ? rates.reduce((sum, value) => sum + value, 0) / rates.length : null),
-      count(highest(row.of("lag_records"))),
+      amount(highest(row.of("lag_records"))),
       duration(highest(row.of("latency_p50_s"))),
       duration(highest(row.of("latency_p99_s"))),
     ];
@@ -154,17 +155,18 @@ function showMinutes(history) {
 function showPartitions() {
   const { partitions, state, restore } = view.status;
   const many = partitions.length > PARTITIONS_SHOWN;
-  const rows = many && !view.all ? worst(partitions).slice(0, PARTITIONS_SHOWN) : partitions;
+  const late = (row) => row.checkpoint_age_s > state.late_s;
+  const rows = many && !view.all ? worst(partitions, late).slice(0, PARTITIONS_SHOWN) : partitions;
   fillTable(byId("t-partitions").tBodies[0], rows, (row) => row.partition, (row) => [
     String(row.partition),
-    row.state === "live" ? "live" : { text: inState(row), mark: "wait" },
-    count(row.lag_records),
-    { text: duration(row.checkpoint_age_s), mark: row.checkpoint_age_s > 3 * state.interval_s ? "warn" : "" },
-    count(row.replay_records),
+    { text: row.state, note: left(row), mark: row.state === "live" ? "" : "wait" },
+    amount(row.lag_records),
+    { text: duration(row.checkpoint_age_s), mark: late(row) ? "warn" : "" },
+    amount(row.replay_records),
     count(row.committed),
   ]);
   const live = partitions.filter((row) => row.state === "live").length;
-  const which = many && !view.all ? ` The ${PARTITIONS_SHOWN} that need it most come here.` : "";
+  const which = many && !view.all ? ` These ${PARTITIONS_SHOWN} are the worst.` : "";
   const rate = restore?.records_per_second ? ` Replaying ${perSecond(restore.records_per_second)} records/s.` : "";
   say(byId("n-partitions"), partitions.length ? `${live} of ${plural(partitions.length, "partition")} live.${rate}${which}` : "None is assigned to this instance.");
   byId("t-partitions").hidden = partitions.length === 0;
@@ -174,13 +176,15 @@ function showPartitions() {
   say(button, view.all ? `Show ${PARTITIONS_SHOWN}` : `Show all ${partitions.length}`);
 }
 
-function inState(row) {
-  return row.restore_records_left == null ? row.state : `${row.state}, ${count(row.restore_records_left)} left`;
+function left(row) {
+  return row.restore_records_left == null ? "" : `${amount(row.restore_records_left)} left`;
 }
 
-// Those that are not live first, then by lag; by its power of two, so that rows do not change places over a few records.
-function worst(partitions) {
-  const rank = (row) => [row.state === "live" ? 1 : 0, -Math.round(Math.log2(1 + (row.lag_records ?? 0))), row.partition];
+// Those that are not live first, then by lag, then by number. A lag counts by its power of two, so that rows do not change places over
+// a few records, and a late checkpoint as an eightfold lag.
+function worst(partitions, late) {
+  const badness = (row) => Math.round(Math.log2(1 + (row.lag_records ?? 0))) + (late(row) ? 3 : 0);
+  const rank = (row) => [row.state === "live" ? 1 : 0, -badness(row), row.partition];
   return [...partitions].sort((a, b) => {
     const [one, other] = [rank(a), rank(b)];
     const i = one.findIndex((value, j) => value !== other[j]);
@@ -240,8 +244,15 @@ function showDeadLetters({ dead_letters, service }) {
 }
 
 function showMessages(messages) {
-  const list = byId("l-messages");
   say(byId("n-messages"), messages.length ? "Newest first." : "None since the start.");
+  fillMessages(byId("l-messages"), messages.slice(0, MESSAGES_SHOWN));
+  const earlier = messages.slice(MESSAGES_SHOWN);
+  byId("earlier").hidden = earlier.length === 0;
+  say(byId("earlier").querySelector("summary"), `${count(earlier.length)} earlier`);
+  fillMessages(byId("l-earlier"), earlier);
+}
+
+function fillMessages(list, messages) {
   const key = JSON.stringify(messages.map(({ timestamp, event, times }) => [timestamp, event, times]));
   if (list.dataset.key === key) return;
   list.dataset.key = key;
