@@ -108,6 +108,16 @@ def test_a_sensor_is_seated_if_nothing_else_was_set() -> None:
     assert slots_for(load_settings(None, ["--slots=500"], {}), MEASURED, 65_537) == (500, "500")
 
 
+def test_parking_on_a_disk_takes_the_states_out_of_memory() -> None:
+    few, disk = (load_settings(None, ["--slots=1000", *more], {}) for more in ([], ["--parking.path=/var/tmp"]))
+    asked = Wanted(200_000, 100, instances=1, partitions=8)
+    memory, parked = plan(asked, MEASURED, few), plan(asked, MEASURED, disk)
+    states = 199_000 * 4 * MEASURED.row_numbers
+    assert (memory.parked_bytes_on_disk, parked.parked_bytes_on_disk) == (0, states)
+    assert memory.memory_steady.low - parked.memory_steady.low >= states
+    assert any(line.startswith("parked  ") and "102 MB" in line for line in lines(parked))
+
+
 def test_a_slower_machine_takes_more_instances() -> None:
     slow = replace(
         MEASURED, batches=tuple(replace(b, decode_s=3 * b.decode_s, apply_s=3 * b.apply_s, cpu_s=3 * b.cpu_s) for b in MEASURED.batches)

@@ -452,8 +452,8 @@ def lines(found: Plan) -> Iterator[str]:
     yield from _total("most", found.memory_peak, _bytes)
     yield f"{'':14}{'set the limit to':44}{_bytes(found.limit_bytes):>20}" + ("  with one instance away" if found.instances > 1 else "")
     yield ""
-    busy, turn = found.load.busy, found.load.batch_readings
-    yield f"{'cores':14}{_range(found.cores, lambda v: f'{v:.1f}')}  the loop {busy:.0%} busy, {turn:,.0f} readings a turn"
+    turns = f"{found.load.batch_readings:,.0f} readings; larger ones cost less each"
+    yield f"{'cores':14}{_range(found.cores, lambda v: f'{v:.1f}')}  the loop {found.load.busy:.0%} busy by turns of {turns}"
     yield f"{'':14}set {max(1, math.ceil(found.cores.high + 0.5))} or more: while it catches up one is all the loop's"
     yield ""
     yield from _table("start", found.start, _seconds)
