@@ -35,9 +35,9 @@ $(BIN)/python:
 demo: .venv/.run ## a whole plant on this machine; SECONDS=20 ends it by itself, CRASH=5 kills the service every 5 s
 	@$(BIN)/python -m processor.sandbox.demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CRASH),--crash $(CRASH))
 
-# Two files at a time, each with a Kafka of its own: most of a fault test's time is waiting.
+# Three files at a time, each with a Kafka of its own: most of a fault test's time is waiting.
 test: lint ## all tests but those of `make long`, on a real Kafka
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long" --durations=40
 
 test-page: .venv/.page ## the status page of a real service in a real Chromium; PICTURES=docs/images writes the pictures of it
 	$(BIN)/python -m pytest tests/page $(if $(PICTURES),--pictures $(PICTURES))
