@@ -17,7 +17,7 @@ from processor.errors import NotPermitted
 from processor.settings import Settings
 from processor.stream.refusal import certificates
 
-ASK_S = 15.0
+ASK_S, TRY_S = 15.0, 5.0
 AUTHORIZATION = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
@@ -25,6 +25,7 @@ AUTHORIZATION = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
 }
 NO_COORDINATOR = {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
+_PASSING = NO_COORDINATOR | {KafkaError._TIMED_OUT, KafkaError._TRANSPORT}
 _OPERATIONS = {
     "Read": AclOperation.READ,
     "Write": AclOperation.WRITE,
@@ -138,7 +139,7 @@ def _of_topics(client: AdminClient, names: list[str]) -> Mapping[str, set[str] |
     futures = client.describe_topics(TopicCollection(names), include_authorized_operations=True, request_timeout=ASK_S)
     for name, future in futures.items():
         try:
-            found[name] = _spelled(future.result(ASK_S).authorized_operations)
+            found[name] = _spelled(future.result(2 * ASK_S).authorized_operations)  # the client gives up before
         except KafkaException as error:
             code = error.args[0].code()
             if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
@@ -154,28 +155,31 @@ def _tells_configs(client: AdminClient, name: str) -> bool:
     """Of a topic that may not be described, and so is not told of: this is a right of its own."""
     resource = ConfigResource(ResourceType.TOPIC, name)
     try:
-        client.describe_configs([resource], request_timeout=ASK_S)[resource].result(ASK_S)
+        client.describe_configs([resource], request_timeout=ASK_S)[resource].result(2 * ASK_S)
     except KafkaException as error:
         return bool(error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART)
     return True
 
 
 def _of_group(client: AdminClient, name: str) -> set[str] | None:
-    """Asks again for a while where there is no coordinator yet: a new group's is found as it is asked for."""
+    """None where nothing is said in time: a new group's coordinator is found as it is asked for, which a new broker may take long over."""
     until_s = time.monotonic() + ASK_S
-    while True:
+    while time.monotonic() < until_s:
         try:
-            futures = client.describe_consumer_groups([name], include_authorized_operations=True, request_timeout=ASK_S)
-            return _spelled(futures[name].result(ASK_S).authorized_operations)
+            futures = client.describe_consumer_groups([name], include_authorized_operations=True, request_timeout=TRY_S)
+            return _spelled(futures[name].result(2 * TRY_S).authorized_operations)
+        except TimeoutError:
+            continue
         except KafkaException as error:
             code = error.args[0].code()
             if code == KafkaError.GROUP_AUTHORIZATION_FAILED:
                 return set()
             if code == KafkaError.GROUP_ID_NOT_FOUND:
                 return None
-            if code not in NO_COORDINATOR or time.monotonic() > until_s:
+            if code not in _PASSING:
                 raise
             time.sleep(0.2)
+    return None
 
 
 def _spelled(operations: Any) -> set[str] | None:
