@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from confluent_kafka import Consumer, Message, TopicPartition
@@ -23,7 +23,7 @@ PATIENCE_S = 120.0
 
 
 class Topic:
-    """A topic from its first record to the end that it has now, and from there on at the next call."""
+    """A topic's records from the first one on."""
 
     def __init__(self, name: str) -> None:
         config = {"group.id": "referee", "enable.auto.commit": False, "isolation.level": "read_committed", "enable.partition.eof": True}
@@ -31,55 +31,59 @@ class Topic:
         count = len(self._consumer.list_topics(name, timeout=15).topics[name].partitions)
         self._consumer.assign([TopicPartition(name, partition, 0) for partition in range(count)])
         self._partitions = set(range(count))
+        self._ended: set[int] = set()
 
-    def read(self) -> Iterator[Message]:
-        ended: set[int] = set()
+    def to_end(self) -> Iterator[Message]:
+        """Until every partition's end was reached once. Others go on being written to meanwhile, and the plant never stops."""
         deadline = time.monotonic() + PATIENCE_S
-        while ended < self._partitions:
+        while self._ended < self._partitions:
             if time.monotonic() > deadline:
                 raise SystemExit("a topic could not be read to its end")
-            for message in self._consumer.consume(10_000, 0.5):
-                if message.error() is None:
-                    ended.discard(message.partition())
-                    yield message
-                else:
-                    ended.add(message.partition())
+            yield from self.some()
+
+    def some(self) -> Iterator[Message]:
+        """What comes within a moment."""
+        for message in self._consumer.consume(10_000, 0.5):
+            if message.error() is None:
+                yield message
+            else:
+                self._ended.add(message.partition())
+
+
+def answered(predictions: Iterable[Message], dead_letters: Iterable[Message]) -> Iterator[tuple[int, int]]:
+    """The place of the reading that each one answers."""
+    for message in predictions:
+        answer = json.loads(message.value())
+        yield answer["partition"], answer["offset"]
+    for message in dead_letters:
+        headers = dict(message.headers() or ())
+        yield int(headers["source_partition"]), int(headers["source_offset"])
 
 
 def count() -> dict[str, int]:
-    due = {(message.partition(), message.offset()) for message in Topic(SETTINGS.input.topic).read()}
+    due = {(message.partition(), message.offset()) for message in Topic(SETTINGS.input.topic).to_end()}
     predictions, dead_letters = Topic(SETTINGS.output.topic), Topic(SETTINGS.dead_letter_topic)
-    times: Counter[tuple[int, int]] = Counter()
-    dead = 0
+    times = Counter(answered(predictions.to_end(), dead_letters.to_end()))
     deadline = time.monotonic() + PATIENCE_S
-    while True:
-        for message in predictions.read():
-            answer = json.loads(message.value())
-            times[answer["partition"], answer["offset"]] += 1
-        for message in dead_letters.read():
-            headers = dict(message.headers() or ())
-            times[int(headers["source_partition"]), int(headers["source_offset"])] += 1
-            dead += 1
-        lost = len(due - times.keys())
-        if lost == 0 or time.monotonic() > deadline:
-            return {"readings": len(due), "lost": lost, "twice": sum(n > 1 for n in times.values()), "dead_letters": dead}
+    while (lost := len(due - times.keys())) and time.monotonic() < deadline:
+        times.update(answered(predictions.some(), dead_letters.some()))
+    return {"readings": len(due), "lost": lost, "twice": sum(n > 1 for n in times.values())}
 
 
 def exact() -> dict[str, int]:
     from processor.service import load_model
     from processor.tools.oracle import InputRecord, Reference, as_published
 
-    got = {}
-    for message in Topic(SETTINGS.output.topic).read():
-        answer = as_published(message.value())
-        got[answer["partition"], answer["offset"]] = answer
+    values = [message.value() for message in Topic(SETTINGS.output.topic).to_end()]
+    got = {(answer["partition"], answer["offset"]): answer for answer in map(as_published, values)}
     reference = Reference(load_model(SETTINGS), SETTINGS, next(iter(got.values()))["model"])
     inputs = [
         InputRecord(m.partition(), m.offset(), m.key(), m.value(), m.timestamp()[1], tuple(m.headers() or ()))
-        for m in Topic(SETTINGS.input.topic).read()
+        for m in Topic(SETTINGS.input.topic).to_end()
     ]
-    want = reference.expect(sorted(inputs, key=lambda record: (record.partition, record.offset)))
-    return {"readings": len(inputs), "same": sum(got.get(at) == answer for at, answer in want.items()), "answers": len(got)}
+    inputs.sort(key=lambda record: (record.partition, record.offset))
+    same = sum(got.get((record.partition, record.offset)) == reference.feed(record) for record in inputs)
+    return {"readings": len(inputs), "same": same, "answers": len(values)}
 
 
 if __name__ == "__main__":

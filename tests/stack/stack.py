@@ -63,6 +63,7 @@ class Stack:
             "SERVICE_PORTS": "",
             "PROMETHEUS_PORT": "",
             "GRAFANA_PORT": "",
+            "PLANT_RATE": "100",  # what the referee has to go through in the end
         }
 
     def compose(self, *words: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
