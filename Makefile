@@ -35,14 +35,14 @@ $(BIN)/python:
 demo: .venv/.run ## a whole plant on this machine; SECONDS=20 ends it by itself, CRASH=5 kills the service every 5 s
 	@$(BIN)/python -m processor.sandbox.demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CRASH),--crash $(CRASH))
 
-# Three files at a time, each with a Kafka of its own: most of a fault test's time is waiting.
+# Four at a time, each with a Kafka of its own: most of a fault test's time is waiting.
 test: lint ## all tests but those of `make long`, on a real Kafka
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long" --durations=40
+	$(BIN)/python -m pytest -n 4 --dist loadgroup -m "not long" --durations=20
 
 test-page: .venv/.page ## the status page of a real service in a real Chromium; PICTURES=docs/images writes the pictures of it
 	$(BIN)/python -m pytest tests/page $(if $(PICTURES),--pictures $(PICTURES))
 
-long: .venv/.test ## the tests that take minutes each: every kind of fault in one run
+long: .venv/.test ## the tests that `make test` has no time for: every kind of fault in one run, and more of the same
 	$(BIN)/python -m pytest -m long
 
 verify: .venv/.run ## breaks the service in every way for MINUTES=10 and compares every output; SEED=7, KILLS=50

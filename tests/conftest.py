@@ -7,6 +7,18 @@ import pytest
 
 from processor.sandbox.kafka import EmbeddedKafka
 
+# Of these files each test stands alone and takes long: any process may take the next one. Of all others the tests share what is made once.
+ALONE = {"test_crashes", "test_faults", "test_oracle", "test_recipes"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups for `pytest --dist loadgroup`."""
+    for item in items:
+        file = item.path.stem
+        if file not in ALONE:
+            item.add_marker(pytest.mark.xdist_group(file))
+
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:

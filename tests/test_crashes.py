@@ -15,8 +15,8 @@ def model(tmp_path_factory) -> Path:
     return save_model(tmp_path_factory.mktemp("model") / "model.keras", L.LSTM(8), L.Dense(3))
 
 
-def dies(point: str, times: int, store: str, row: str):
-    return pytest.param(point, times, store, id=point.replace(" ", "-"), marks=pytest.mark.failure(row))
+def dies(point: str, times: int, store: str, row: str, *marks: pytest.MarkDecorator):
+    return pytest.param(point, times, store, id=point.replace(" ", "-"), marks=[pytest.mark.failure(row), *marks])
 
 
 @pytest.mark.parametrize(
@@ -24,12 +24,12 @@ def dies(point: str, times: int, store: str, row: str):
     [
         dies("before anything is published", 2, "topic", "kill -9 before anything is published"),
         dies("after publishing", 2, "topic", "kill -9 after publishing, before the commit"),
-        dies("before the commit", 3, "directory", "kill -9 in the commit"),
+        dies("before the commit", 3, "directory", "kill -9 in the commit", pytest.mark.long),
         dies("in the commit", 3, "topic", "kill -9 in the commit"),
         dies("after the commit", 2, "directory", "kill -9 after the commit, before a checkpoint"),
         dies("in the first commit", 0, "topic", "kill -9 in the first seconds"),
         dies("in a checkpoint file", 4, "directory", "kill -9 while a checkpoint is written"),
-        dies("before a checkpoint file has its name", 4, "directory", "kill -9 while a checkpoint is written"),
+        dies("before a checkpoint file has its name", 4, "directory", "kill -9 while a checkpoint is written", pytest.mark.long),
         dies("in a round", 1, "topic", "kill -9 in a round of the checkpoint topic"),
     ],
 )

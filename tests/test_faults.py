@@ -147,7 +147,7 @@ def owned(service: Service) -> int:
 
 
 @pytest.mark.failure("partitions revoked")
-@pytest.mark.parametrize("store", ["directory", "topic"])
+@pytest.mark.parametrize("store", ["topic", pytest.param("directory", marks=pytest.mark.long)])
 def test_partitions_move_between_instances_that_come_stop_and_are_killed(kafka, unique, tmp_path, model, store):
     topics = Topics(kafka.bootstrap, unique("move"), partitions=4)
     stream = Stream(topics, 3000)
@@ -240,7 +240,7 @@ def test_a_process_that_slept_past_its_session_with_nothing_in_hand_does_not_tak
 
 
 @pytest.mark.failure("SIGSTOP, other instances take its partitions, SIGCONT", "partitions lost")
-@pytest.mark.parametrize("store", ["directory", "topic"])
+@pytest.mark.parametrize("store", ["topic", pytest.param("directory", marks=pytest.mark.long)])
 def test_a_process_that_slept_through_a_rebalance_does_not_commit_what_was_given_to_others(kafka, unique, tmp_path, model, store):
     """Its client joins again under another member id without a word of the loss, and holds what has a new owner."""
     topics = Topics(kafka.bootstrap, unique("rebalance"), partitions=4)

@@ -22,7 +22,9 @@ class Probes:
         return self._ready, "ready" if self._ready else "restoring partition 3"
 
 
-@pytest.mark.parametrize(("path", "code", "said"), [("/healthz", 0, "alive"), ("/readyz", 1, "restoring partition 3"), ("/none", 1, "404")])
+@pytest.mark.parametrize(
+    ("path", "code", "said"), [("/healthz", 0, "alive"), ("/readyz", 1, "restoring partition 3"), ("/none", 1, "no such page")]
+)
 def test_the_answer_and_its_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], path: str, code: int, said: str
 ) -> None:
