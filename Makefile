@@ -37,7 +37,7 @@ demo: .venv/.run ## a whole plant on this machine; SECONDS=20 ends it by itself,
 
 # Four at a time, each with a Kafka of its own: most of a fault test's time is waiting.
 test: lint ## all tests but those of `make long`, on a real Kafka
-	$(BIN)/python -m pytest -n 4 --dist loadgroup -m "not long" --durations=20
+	$(BIN)/python -m pytest -n 4 -m "not long" --durations=20
 
 test-page: .venv/.page ## the status page of a real service in a real Chromium; PICTURES=docs/images writes the pictures of it
 	$(BIN)/python -m pytest tests/page $(if $(PICTURES),--pictures $(PICTURES))

@@ -2,8 +2,11 @@
 
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from processor.sandbox.kafka import EmbeddedKafka
 
@@ -11,13 +14,16 @@ from processor.sandbox.kafka import EmbeddedKafka
 ALONE = {"test_crashes", "test_faults", "test_oracle", "test_recipes"}
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups for `pytest --dist loadgroup`."""
-    for item in items:
-        file = item.path.stem
-        if file not in ALONE:
-            item.add_marker(pytest.mark.xdist_group(file))
+class Scheduling(LoadScopeScheduling):
+    """For `pytest -n 4`: what one process does as a whole. Files of many tests come first, those that stand alone last."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return nodeid if Path(file).stem in ALONE else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
