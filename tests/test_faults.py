@@ -269,22 +269,27 @@ def test_a_process_that_slept_through_a_rebalance_does_not_commit_what_was_given
     assert_exact(b, topics)
 
 
+def sleep_past_its_session(service: Service) -> None:
+    """Stops the process, and is back when the group has forgotten it; SIGCONT wakes it."""
+    group = group_of(service)
+    service.process.send_signal(signal.SIGSTOP)
+
+    def forgotten():
+        return not group.admin.describe_consumer_groups([group.name])[group.name].result(30).members
+
+    wait_for(forgotten, "the session to be over")
+
+
 def test_a_process_that_is_stopped_when_it_wakes_past_its_session_gives_up_its_last_commit_at_once(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("woken"))
     stream = Stream(topics, 600)
     own = ("--kafka=session.timeout.ms=6000", "--leave_on_stop=false", "--checkpoint.store=topic", "--checkpoint.interval=1h")
     service = Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS, *own)
-    group = group_of(service)
     with service:
         service.wait_ready()
         service.wait_answered(stream.feed(200))
         feed_into_open_transaction(service, stream, 200)
-        service.process.send_signal(signal.SIGSTOP)
-
-        def forgotten():
-            return not group.admin.describe_consumer_groups([group.name])[group.name].result(30).members
-
-        wait_for(forgotten, "the session to be over")
+        sleep_past_its_session(service)
         service.process.send_signal(signal.SIGTERM)
         service.process.send_signal(signal.SIGCONT)
         assert service.wait_end() == 0, service.said()
@@ -300,17 +305,11 @@ def test_a_process_that_sleeps_past_its_session_and_is_not_replaced_goes_on(kafk
     topics = Topics(kafka.bootstrap, unique("alone"))
     stream = Stream(topics, 600)
     service = Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS, "--kafka=session.timeout.ms=6000")
-    group = group_of(service)
     with service:
         service.wait_ready()
         service.wait_answered(stream.feed(200))
         feed_into_open_transaction(service, stream, 200)
-        service.process.send_signal(signal.SIGSTOP)
-
-        def forgotten():
-            return not group.admin.describe_consumer_groups([group.name])[group.name].result(30).members
-
-        wait_for(forgotten, "the session to be over")
+        sleep_past_its_session(service)
         service.process.send_signal(signal.SIGCONT)
         service.wait_answered(stream.feed())
         assert service.stop() == 0

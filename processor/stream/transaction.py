@@ -195,15 +195,14 @@ class Transaction:
             reason = self._reason_before() or reason
         if reason.code() in _FENCED:
             return ProducerFencedError(reason.str(), timed_out=(self.age_s or 0.0) >= TRANSACTION_TIMEOUT_S)
-        if not reason.fatal() and (reason.txn_requires_abort() or reason.code() == KafkaError._STATE):
+        abortable = not reason.fatal() and (reason.txn_requires_abort() or reason.code() == KafkaError._STATE)
+        if abortable:
             self._hear()
-            if self._refused is not None and self._refused.code() not in permissions.AUTHORIZATION:
-                return AbortedError(self._refused, "a record was not taken: ")
-            reason = self._refused or reason
-        if reason.code() in permissions.AUTHORIZATION:
-            return permissions.refused(f"the broker does not permit {call}", reason)
-        if not reason.fatal() and (reason.txn_requires_abort() or reason.code() == KafkaError._STATE):
-            return AbortedError(reason)
+        cause = self._refused if abortable and self._refused is not None else reason
+        if cause.code() in permissions.AUTHORIZATION:
+            return permissions.refused(f"the broker does not permit {call}", cause)
+        if abortable:
+            return AbortedError(cause, "" if cause is reason else "a record was not taken: ")
         return SlotstreamError(
             f"{call} failed ({reason.name()}: {reason.str()})",
             expected="a broker that takes transactions of this client",
