@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 
 from processor.errors import ConfigurationError, NotPermitted, SlotstreamError
 from processor.settings import Settings
-from processor.stream import permissions
+from processor.stream import group, permissions
 from processor.stream.clients import admin_client, restore_consumer
 from processor.stream.permissions import NO_COORDINATOR
 from processor.stream.refusal import refusal
@@ -21,6 +21,7 @@ from processor.stream.refusal import refusal
 BROKER_TIMEOUT_S = 15.0
 ASK_S = 1.0
 REFUSED_S = 3.0
+GROUP_S = 5.0
 # Outputs bear their input's timestamps, and what the input topic took the others must take too.
 TIMESTAMP_AFTER_MAX_MS = str(2**63 - 1)
 # Segments are closed, and so compacted, after 64 MB: a restore reads what compaction has left.
@@ -113,17 +114,16 @@ def member_of(settings: Settings, beat: Callable[[], None]) -> str | None:
 
     Asks until it answers, with a beat a try: it is asked after an outage.
     """
-    client = admin_client(settings)
     while True:
         beat()
         try:
-            group = client.describe_consumer_groups([settings.group_id], request_timeout=5)[settings.group_id].result(10)
+            members = group.described(settings, GROUP_S).members
         except (KafkaException, TimeoutError) as error:
             if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
                 raise _refused(f"the broker does not describe the group {settings.group_id}", error) from error
             time.sleep(0.2)  # a coordinator that starts up answers soon
             continue
-        return next((m.member_id for m in group.members if m.group_instance_id == settings.transactional_id), None)
+        return next((m.member_id for m in members if m.group_instance_id == settings.transactional_id), None)
 
 
 def init(settings: Settings, partitions: int, replication_factor: int | None) -> list[str]:
@@ -175,7 +175,7 @@ def _check_permissions(client: AdminClient, settings: Settings) -> Iterator[Find
     """A line for each that is missing, and one for those that are there."""
     needs = [need for need in permissions.of_run(settings) if need.kind in ("topic", "group")]
     try:
-        lacks = permissions.missing(client, needs)
+        lacks = permissions.missing(client, settings, needs)
     except KafkaException as error:
         yield Finding(False, "permissions", f"the broker does not tell them ({error.args[0].str()})", "look at the broker's log")
         return
@@ -288,7 +288,7 @@ def what_is_missing(settings: Settings, refused: NotPermitted) -> NotPermitted:
         return permissions.named(settings, [permissions.of_transactions(settings)])
     try:
         client, _ = _connected(settings)
-        lacks = permissions.missing(client, permissions.of_run(settings))
+        lacks = permissions.missing(client, settings, permissions.of_run(settings))
     except (SlotstreamError, KafkaException):
         return refused
     return permissions.named(settings, lacks) if lacks else refused
@@ -297,7 +297,7 @@ def what_is_missing(settings: Settings, refused: NotPermitted) -> NotPermitted:
 def _demand(client: AdminClient, settings: Settings, needs: list[permissions.Need]) -> None:
     """Raises NotPermitted, and names everything that is missing."""
     try:
-        lacks = permissions.missing(client, needs)
+        lacks = permissions.missing(client, settings, needs)
     except KafkaException as error:
         raise _refused("the broker does not tell what it permits", error) from error
     if lacks:

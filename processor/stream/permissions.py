@@ -15,6 +15,7 @@ from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, Res
 
 from processor.errors import NotPermitted
 from processor.settings import Settings
+from processor.stream import group
 from processor.stream.refusal import certificates
 
 ASK_S, TRY_S = 15.0, 5.0
@@ -100,12 +101,13 @@ def principal(settings: Settings) -> str:
     return f"User:{own[0][1].subject.rfc4514_string()}" if own else "User:ANONYMOUS" if not config.get("security.protocol") else "User:NAME"
 
 
-def missing(client: AdminClient, needs: Iterable[Need]) -> list[Need]:
+def missing(client: AdminClient, settings: Settings, needs: Iterable[Need]) -> list[Need]:
     """Those of topics and groups that the broker says are not met. A topic that does not exist lacks nothing. Raises KafkaException."""
     asked = list(needs)
-    topics, groups = (list(dict.fromkeys(need.name for need in asked if need.kind == kind)) for kind in ("topic", "group"))
+    topics = list(dict.fromkeys(need.name for need in asked if need.kind == "topic"))
     permitted = {("topic", name): operations for name, operations in _of_topics(client, topics).items()}
-    permitted |= {("group", name): _of_group(client, name) for name in groups}
+    if any(need.kind == "group" for need in asked):
+        permitted["group", settings.group_id] = _of_group(settings)
     return [need for need in asked if (found := permitted.get((need.kind, need.name))) is not None and need.operation not in found]
 
 
@@ -161,13 +163,12 @@ def _tells_configs(client: AdminClient, name: str) -> bool:
     return True
 
 
-def _of_group(client: AdminClient, name: str) -> set[str] | None:
+def _of_group(settings: Settings) -> set[str] | None:
     """None where nothing is said in time: a new group's coordinator is found as it is asked for, which a new broker may take long over."""
     until_s = time.monotonic() + ASK_S
     while time.monotonic() < until_s:
         try:
-            futures = client.describe_consumer_groups([name], include_authorized_operations=True, request_timeout=TRY_S)
-            return _spelled(futures[name].result(2 * TRY_S).authorized_operations)
+            return _spelled(group.described(settings, TRY_S, authorized_operations=True).authorized_operations)
         except TimeoutError:
             continue
         except KafkaException as error:
