@@ -268,10 +268,12 @@ class Engine:
         goes_on = new[first] & ~before[first] & of.exists[of_group]
         lost = self._rules.lost(batch)
 
-        start = Rows.zeros(len(first), self._shapes.row_width)
+        start = of.stored.take(of_group)
+        anew = np.flatnonzero(~goes_on)
+        start.clear(anew)
         if lost is not None:
-            start.incomplete = lost[record[first]] & new[first] & ~before[first] & (of.location[of_group] == ABSENT)
-        start.put(np.flatnonzero(goes_on), of.stored.take(of_group[goes_on]))
+            at = first[anew]
+            start.incomplete[anew] = lost[record[at]] & new[at] & ~before[at] & (of.location[of_group[anew]] == ABSENT)
         counts = np.add.reduceat(steps, first)
         readings = _readings(batch, record, steps)
         y, end, finite = self._scan(batch.x[readings], counts, start.state[:, : self._shapes.width])
@@ -287,14 +289,15 @@ class Engine:
 
         last_record = np.append(of.first[1:], n) - 1
         final = sequence[last_record]
-        rows = start.take(final)
-        rows.state[:, : self._shapes.width] = end[final]
-        rows.applied = batch.offset[record[last_record]]
-        rows.steps = applied.steps[record[last_record]]
-        event = np.maximum.reduceat(np.where(null, np.iinfo(np.int64).min, batch.event_ms[record]), first)
-        rows.event_ms = np.where(goes_on[final], np.maximum(start.event_ms[final], event[final]), event[final])
-        if self._shapes.residual:
-            rows.state[:, self._shapes.width :] = y[np.maximum(total[last_record] - 1, 0)] if len(y) else 0.0
+        event = np.maximum.reduceat(np.where(null, np.iinfo(np.int64).min, batch.event_ms[record]), first)[final]
+        rows = Rows(
+            state=self._row_states(end[final], y, np.maximum(total[last_record] - 1, 0)),
+            applied=batch.offset[record[last_record]],
+            steps=applied.steps[record[last_record]],
+            event_ms=np.where(goes_on[final], np.maximum(start.event_ms[final], event), event),
+            incomplete=start.incomplete[final],
+            saved_in=start.saved_in[final],
+        )
         broken = of.group[np.searchsorted(total, np.flatnonzero(~finite), side="right")] if not finite.all() else _NONE
         keep = ~after[last_record]
         if lost is not None:
@@ -306,6 +309,13 @@ class Engine:
             keep[forgotten] = True
         return _Outcome(keep, rows), np.unique(broken)
 
+    def _row_states(self, states: Floats, y: Floats, last: Indices) -> Floats:
+        """The state column of rows: the model's states [n, W], and behind them, for residuals, each sensor's prediction at `last` in y."""
+        if not self._shapes.residual:
+            return states
+        predictions = y[last] if len(y) else np.zeros((len(states), self._shapes.outputs), np.float32)
+        return np.concatenate([states, predictions], axis=1)
+
     def _scan(self, x: Floats, counts: Indices, state: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Steps sequences of counts[i] readings, one after another in x, from the given states.
 
@@ -314,8 +324,8 @@ class Engine:
         y = np.zeros((len(x), self._shapes.outputs), np.float32)
         finite = np.ones(len(x), np.bool_)
         order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
-        end, sorted_counts, start = state.copy(), counts[order], (np.cumsum(counts) - counts)[order]
-        current = end[order]
+        sorted_counts, start = counts[order], (np.cumsum(counts) - counts)[order]
+        current = np.take(state, order, axis=0)
         for tile in plan(sorted_counts, self._stepper.shapes) if len(order) else ():
             rows, steps = tile.last - tile.first, tile.step_to - tile.step_from
             left = sorted_counts[tile.first : tile.last] - tile.step_from
@@ -334,6 +344,7 @@ class Engine:
                 y[at[alive]], finite[at[alive]] = out[:steps, :rows][alive], good[:steps, :rows][alive]
             self.tile_rows += steps * len(tile_state)
         self.tile_readings += len(x)
+        end = state.copy() if len(order) < len(counts) else np.empty_like(current)
         end[order] = current
         return y, end, finite
 

@@ -54,6 +54,11 @@ class Rows:
         self.incomplete[at] = rows.incomplete
         self.saved_in[at] = rows.saved_in
 
+    def clear(self, at: Indices) -> None:
+        """Makes the rows at these places those of sensors without one: zeros."""
+        for name in Rows.__slots__:
+            getattr(self, name)[at] = 0
+
     @staticmethod
     def join(parts: list["Rows"], width: int) -> "Rows":
         """The parts, one after another."""

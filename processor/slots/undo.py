@@ -22,11 +22,12 @@ class Undo:
         return not self._saved and not self._created
 
     def save(self, sensors: list[Sensor], locations: Indices, rows: Rows, exists: NDArray[np.bool_]) -> None:
-        """Keeps the rows of the sensors that exist and that this transaction has not touched before."""
+        """Keeps the rows of the sensors that exist and that this transaction has not touched before. `rows` is not changed afterwards."""
         first = np.flatnonzero(exists & (rows.saved_in != self.transaction))
         if not len(first):
             return
-        self._saved.append(([sensors[i] for i in first.tolist()], rows.take(first)))
+        every = len(first) == len(sensors)  # most often, where sensors are many: no copy of a copy
+        self._saved.append((sensors, rows) if every else ([sensors[i] for i in first.tolist()], rows.take(first)))
         self._table.mark_saved(locations[first], self.transaction)
 
     def created(self, sensors: list[Sensor]) -> None:
