@@ -42,7 +42,7 @@ test: lint ## all tests but those of `make long`, on a real Kafka
 test-page: .venv/.page ## the status page of a real service in a real Chromium; PICTURES=docs/images writes the pictures of it
 	$(BIN)/python -m pytest tests/page $(if $(PICTURES),--pictures $(PICTURES))
 
-long: .venv/.test ## the tests that `make test` has no time for: every kind of fault in one run, and more of the same
+long: .venv/.test ## the tests that `make test` has no time for: more of the same
 	$(BIN)/python -m pytest -m long
 
 verify: .venv/.run ## breaks the service in every way for MINUTES=10 and compares every output; SEED=7, KILLS=50

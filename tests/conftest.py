@@ -14,12 +14,21 @@ from processor.sandbox.kafka import EmbeddedKafka
 ALONE = {"test_crashes", "test_faults", "test_oracle", "test_recipes"}
 
 
+# Minutes of waiting for processes and brokers: begun last it would be waited for by all.
+FIRST = "tests/test_verify.py"
+
+
 class Scheduling(LoadScopeScheduling):
-    """For `pytest -n 4`: what one process does as a whole. Files of many tests come first, those that stand alone last."""
+    """For `pytest -n 4`: what one process does as a whole. After the first, files of many tests come early, those that stand alone last."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         return nodeid if Path(file).stem in ALONE else file
+
+    def _assign_work_unit(self, node: Any) -> None:
+        if FIRST in self.workqueue:
+            self.workqueue.move_to_end(FIRST, last=False)
+        super()._assign_work_unit(node)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:

@@ -26,7 +26,7 @@ RULES = ["--reset.after_gap=2s", "--reset.after_steps=20", "--late=dead_letter"]
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("lstm", ["--slots=5", "--output.residual=true", TOPIC]),
+        pytest.param("lstm", ["--slots=5", "--output.residual=true", TOPIC], marks=pytest.mark.long),  # as test_verify.py's
         pytest.param("stacked", ["--slots=64"], marks=pytest.mark.long),
         ("by rules", ["--slots=9", TOPIC, *FIELDS, *RULES]),
     ],

@@ -22,7 +22,6 @@ LAST_LINE = re.compile(
     r"lost=(\d+) duplicated=(\d+) different=(\d+) longest_stall_s=([\d.]+)"
 )
 UNDER_WAY_S = 300
-pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +98,7 @@ def test_every_kind_of_fault_is_survived_with_checkpoints_in_a_topic_and_in_a_fo
     assert_nothing_runs(folder)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_an_output_that_comes_twice_ends_it_with_1_and_a_report_and_keeps_what_tells_why(
     kafka: EmbeddedKafka, model: Path, tmp_path: Path
@@ -139,6 +139,7 @@ def publish_again(kafka: EmbeddedKafka, topic: str) -> None:
         consumer.close()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_ctrl_c_ends_it_with_130_and_leaves_no_process_no_file_and_no_topic(kafka: EmbeddedKafka, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "made"
