@@ -244,7 +244,8 @@ def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
     seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
     faults = tuple(arguments.faults.split(",")) if arguments.faults else ()
     model = arguments.model or Path(__file__).resolve().parent / "sandbox" / "demo.keras"
-    return main(Options(seed, arguments.minutes, arguments.kills, arguments.instances, model, faults, config, tuple(rest)))
+    many = (arguments.minutes, arguments.kills, arguments.instances)
+    return main(Options(seed, *many, model, faults, config, tuple(rest), arguments.rate))
 
 
 def _plan(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -384,6 +385,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--minutes", type=_above_zero, metavar="M", help="how long to break things (10)", default=10.0)
     verify.add_argument("--kills", type=int, metavar="N", help="kill -9 instances so often at least (0)", default=0)
     verify.add_argument("--instances", type=_several, metavar="N", help="of the service (3)", default=3)
+    verify.add_argument("--rate", type=_above_zero, metavar="R", help="readings a second (300)", default=300.0)
     verify.add_argument("--model", type=Path, metavar="FILE", help="the Keras file (the demo's)")
     verify.add_argument("--faults", metavar="A,B,C", help="only these (all)")
     sizes = _with_settings(commands, "plan", _plan, "tell what so many sensors take: memory, cores, partitions, disks, network")

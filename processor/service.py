@@ -36,11 +36,12 @@ from processor.metrics import Metrics
 from processor.rules import Rules
 from processor.settings import Settings
 from processor.slots.parking import Parking, StateFile
-from processor.stream import admin
+from processor.stream import admin, group
 from processor.stream.assignment import Partition
 from processor.stream.at_least_once import AtLeastOnce
 from processor.stream.clients import librdkafka_version, output_producer
 from processor.stream.consumer import Reader
+from processor.stream.orphans import Orphans
 from processor.stream.transaction import Transaction
 from processor.worker import Worker
 
@@ -192,6 +193,7 @@ class Service:
             restore=lambda partition: Restore(settings, store, present, partition, gate),
             writer=writer,
             member_of=lambda: admin.member_of(settings, self.probes.beat),
+            orphans=Orphans(lambda: group.unowned(settings, topics.input.partitions)),
             figures=Figures(self._metrics),
             beat=self.probes.beat,
         )

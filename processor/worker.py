@@ -31,6 +31,7 @@ from processor.stream.admin import Topics
 from processor.stream.assignment import Mark, Partition, State
 from processor.stream.at_least_once import AtLeastOnce
 from processor.stream.consumer import MemberFencedError, Polled, Reader
+from processor.stream.orphans import Orphans
 from processor.stream.transaction import AbortedError, ProducerFencedError, Transaction
 
 _log = structlog.get_logger(__name__)
@@ -67,12 +68,14 @@ class Worker:
         restore: Callable[[int], Restore],
         writer: CheckpointWriter,
         member_of: Callable[[], str | None],
+        orphans: Orphans,
         figures: Figures,
         beat: Callable[[], None],
     ) -> None:
         self._settings, self._topics, self._present, self._made_by = settings, topics, present, made_by
         self._engine, self._codec, self._transaction, self._writer = engine, codec, transaction, writer
-        self._restore, self._member_of, self._figures, self._beat = restore, member_of, figures, beat
+        self._restore, self._member_of, self._orphans = restore, member_of, orphans
+        self._figures, self._beat = figures, beat
         self.partitions: dict[int, Partition] = {}
         self._restores: dict[int, Restore] = {}
         self._decisions: dict[int, Decision] = {}
@@ -83,7 +86,7 @@ class Worker:
         self._abandoned = False
         self._busy = False
         self._start_reader = start_reader
-        self._reader = start_reader(self)
+        self._reader = self._joining()
 
     # -- a turn -----------------------------------------------------------------------------------------------------------
 
@@ -91,6 +94,8 @@ class Worker:
         """Consumes once, applies and publishes what came, and commits and checkpoints what is due."""
         self._beat()
         self._take_restored()
+        if self._reader.joined and (orphans := self._orphans.found()):
+            self._join_once_more(orphans)
         try:
             with self._figures.timed("consume"):
                 polled = self._reader.consume(*self._wait())
@@ -337,7 +342,19 @@ class Worker:
             self._drop(number)
         self._rewind_due = False
         self._reader.close()
-        self._reader = self._start_reader(self)
+        self._reader = self._joining()
+
+    def _join_once_more(self, orphans: set[int]) -> None:
+        _log.warning("partitions have no owner, and the group does not see it; leaving it and joining again", partitions=sorted(orphans))
+        self._leave(self._settings.drain_timeout + REVOKE_CHECKPOINT_S)
+        self._give_up(list(self.partitions), self._settings.drain_timeout)
+        self._rewind_due = False
+        self._reader.close()
+        self._reader = self._joining()
+
+    def _joining(self) -> Reader:
+        self._orphans.joined()
+        return self._start_reader(self)
 
     def _prove_name(self, reason: str, *, possible: bool = True) -> None:
         """Raises Fenced if the group holds another process under this instance's name, or if nothing else can be (not possible)."""
@@ -357,6 +374,7 @@ class Worker:
         if any(number >= self._present.partitions for number in partitions):
             raise partitions_added(self._settings, self._present.partitions, max(partitions) + 1)
         self._figures.rebalanced("assigned")
+        self._orphans.moved()
         now_s = time.monotonic()
         for i, number in enumerate(sorted(partitions)):
             # Checkpoints are spread over the interval, so that no commit boundary copies them all.
@@ -377,6 +395,7 @@ class Worker:
             return
         # The client joins again when this returns: a process that was asleep would take the name back from its successor.
         self._prove_name("its session was over")
+        self._orphans.joined()
         self._go_back()
         for number in partitions:
             self._drop(number)

@@ -14,6 +14,7 @@ from typing import Any
 
 from processor import cli, service
 from processor.checkpoint import directory, topic
+from processor.stream.consumer import Reader
 from processor.stream.transaction import Transaction
 from processor.worker import Worker
 
@@ -79,6 +80,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "in a checkpoint file": lambda: before(directory, "_save", half_a_file),
     "before a checkpoint file has its name": lambda: before(directory.os, "link"),
     "hangs": lambda: before(Worker, "_committed", hang, if_=has_outputs),
+    "giving up": lambda: before(Reader, "_unassign"),
     "in a round": lambda: before(topic.TopicWriter, "committed", if_=rows_before_the_marker),
 }
 

@@ -76,3 +76,23 @@ def test_a_loop_that_hangs_is_told_by_its_probe_and_a_restart_goes_on(kafka, uni
         service.wait_answered(stream.feed())
         assert service.stop() == 0
     assert_exact(service, topics)
+
+
+@pytest.mark.failure("partitions revoked", "kill -9 between giving partitions up and joining again")
+def test_what_was_given_up_before_a_kill_finds_an_owner_though_the_group_sees_no_need(kafka, unique, tmp_path, model):
+    topics = Topics(kafka.bootstrap, unique("orphans"), partitions=4)
+    stream = Stream(topics, 600)
+    a, b = (Service(topics, model, tmp_path, *SMALL, *OFTEN, "--checkpoint.store=topic", instance=name) for name in "ab")
+    b.program = [str(DIES_AT), "giving up", "0"]
+    with b:
+        b.wait_answered(stream.feed(200))
+        with a:
+            wait_for(lambda: b.process.poll() is not None, lambda: f"b's end:\n{b.said()[-3000:]}", 90, every_s=0.1)
+            assert b.process.returncode == -signal.SIGKILL, b.said()[-3000:]
+            del b.program
+            b.start()
+            a.wait_answered(stream.feed())
+            told = "partitions have no owner, and the group does not see it; leaving it and joining again"
+            assert a.events(told) or b.events(told)
+            assert (a.stop(), b.stop()) == (0, 0)
+    assert_exact(a, topics)

@@ -81,7 +81,7 @@ def own_topics(kafka: EmbeddedKafka) -> list[str]:
 @pytest.mark.timeout(1500)
 def test_every_kind_of_fault_is_survived_with_checkpoints_in_a_topic_and_in_a_folder(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "made"
-    with verifying(model, folder, "--seed=11", "--minutes=0.1", "--output.residual=false") as running:
+    with verifying(model, folder, "--seed=11", "--minutes=0.1", "--rate=100", "--output.residual=false") as running:
         code = running.wait(1400)
     text = said(folder)
     assert code == 0, text

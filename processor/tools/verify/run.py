@@ -35,12 +35,11 @@ from processor.tools.verify.site import Site
 from processor.tools.verify.stage import Stage
 from processor.tools.verify.watch import Watch
 
-RATE = 300.0  # readings a second; the oracle takes a millisecond for each
-
 
 @dataclass(frozen=True)
 class Options:
-    """seed: of everything that is drawn. faults: their names, empty for all. config, words: the user's settings."""
+    """seed: of everything that is drawn. faults: their names, empty for all. config, words: the user's settings. rate: readings a
+    second, of which the oracle takes a millisecond for each."""
 
     seed: int
     minutes: float
@@ -50,7 +49,7 @@ class Options:
     faults: tuple[str, ...] = ()
     config: Path | None = None
     words: tuple[str, ...] = ()
-    rate: float = RATE
+    rate: float = 300.0
 
 
 def main(options: Options) -> int:
