@@ -4,6 +4,7 @@ A consumer of the same group that never joins, read committed: used beside the l
 until it is answered, because an instance that died may have left a transaction open on the offset.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ CALL_S = 2.0
 PATIENCE_S = 10.0
 RECORDS_MAX = 4096
 BULK_RECORDS_MAX = 50_000
+TURN_S = 0.02  # of a call that gets less than it asks for: what there is waits that long
 
 
 class CancelledError(Exception):
@@ -75,7 +77,7 @@ class History:
             if self._cancelled():
                 raise CancelledError
             batch = list[Message]()
-            for message in self._consumer.consume(RECORDS_MAX, 0.1):
+            for message in self._consumer.consume(RECORDS_MAX, TURN_S):
                 error = message.error()
                 if error is None:
                     ended = ended or message.offset() >= position
@@ -117,6 +119,9 @@ def read_to_end(settings: Settings, topic: str, partition: int, cancelled: Calla
     """Every record of a partition, read committed, in batches, up to where the log is decided. Raises CancelledError when cancelled."""
     consumer = bulk_consumer(settings)
     try:
+        # A client that does not know the leader yet as it is to find the beginning waits half a second before it looks again.
+        with contextlib.suppress(KafkaException):
+            consumer.get_watermark_offsets(TopicPartition(topic, partition), CALL_S)
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
         # The end is what the broker says it is, once everything before it was handed over: a watermark taken earlier may be passed by.
         ended = False
@@ -124,7 +129,7 @@ def read_to_end(settings: Settings, topic: str, partition: int, cancelled: Calla
             if cancelled():
                 raise CancelledError
             batch = list[Message]()
-            for message in consumer.consume(BULK_RECORDS_MAX, 0.1):
+            for message in consumer.consume(BULK_RECORDS_MAX, TURN_S):
                 error = message.error()
                 if error is None:
                     batch.append(message)
