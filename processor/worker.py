@@ -152,6 +152,7 @@ class Worker:
         until_s = time.monotonic() + timeout_s
         with contextlib.suppress(MemberFencedError):  # whoever has no place in the group need not leave it
             while not self._reader.left and time.monotonic() < until_s:
+                self._beat()
                 self._reader.consume(1, IDLE_S)
 
     @property
