@@ -21,6 +21,7 @@ from harness import L, Service, Topics, answers_due, assert_same, readings, save
 
 from processor import cli, logs
 from processor import service as service_module
+from processor.cli import given
 from processor.errors import NotPermitted, SlotstreamError
 from processor.metrics import Metrics
 from processor.model import tiles
@@ -602,7 +603,7 @@ def test_nothing_that_a_running_service_shows_holds_a_secret(secure, unique, mod
 def test_a_bugs_traceback_holds_no_secret(capsys):
     logs.SECRETS.keep(["canary-password", "line one\nline-of-a-key\n", 'with "quotes"'])
     try:
-        cli._uncaught(ValueError, ValueError("canary-password and line-of-a-key and 'with \\\"quotes\\\"'"), None)
+        given.uncaught(ValueError, ValueError("canary-password and line-of-a-key and 'with \\\"quotes\\\"'"), None)
     finally:
         logs.SECRETS.keep([])
     assert capsys.readouterr().err == "ValueError: (hidden) and (hidden) and '(hidden)'\n"

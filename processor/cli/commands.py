@@ -1,0 +1,253 @@
+"""One function a command: settings and arguments in, the room that does it called, an exit code out.
+
+Each imports that room only when it runs, because TensorFlow alone takes seconds and a mistyped option must be told at once.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from processor.cli.given import expect_nothing, settings_of
+from processor.cli.printing import confirmed, print_lines, print_pairs, tell
+from processor.errors import ConfigurationError
+from processor.logs import SECRETS
+from processor.settings import ENV_CONFIG, load_settings
+
+if TYPE_CHECKING:
+    from processor.tools.csv_file import Form
+    from processor.tools.rows import Wanted
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = settings_of(arguments, rest)
+    from processor import logs
+    from processor.metrics import Metrics
+
+    logs.configure(settings.log.level, settings.log.format)
+    recent = logs.keep_recent()
+    from processor.service import Service
+    from processor.web.pages import status_pages
+    from processor.web.server import serve
+
+    metrics = Metrics(with_process=True)
+    service = Service(settings, metrics)
+    with (
+        status_pages(settings, metrics, service.probes, recent) as pages,
+        serve(settings.http.host, settings.http.port, metrics, service.probes, pages),
+    ):
+        return service.run()
+
+
+def check(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = settings_of(arguments, rest)
+    _quiet_clients()
+    from rich.console import Console
+    from rich.table import Table
+
+    from processor.tools.check import check
+
+    findings = check(settings)
+    table = Table("", "what", "found", "to do")
+    for finding in findings:
+        table.add_row("ok" if finding.good else "BAD", finding.what, SECRETS.hide(finding.found), SECRETS.hide(finding.do))
+    # What was found is printed as it is: [x] in a broker's answer is no style. A file is not as narrow as a terminal.
+    Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 200).print(table)
+    return 0 if all(finding.good for finding in findings) else 1
+
+
+def init(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = settings_of(arguments, rest)
+    _quiet_clients()
+    from processor.stream import admin
+
+    for line in admin.init(settings, arguments.partitions, arguments.replication_factor):
+        sys.stdout.write(f"{line}\n")
+    return 0
+
+
+def try_csv(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = settings_of(arguments, [*rest, f"--model.path={arguments.model}"])
+    form, wanted = _of_csv(arguments)
+    _quiet_clients()
+    from processor.tools.try_model import try_model
+
+    try:
+        tried = try_model(settings, arguments.file, form, wanted, sys.stdout, output=arguments.output, plot=arguments.plot)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 1 if tried.errors.total() == tried.readings else 0
+
+
+def feed(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = settings_of(arguments, rest)
+    form, wanted = _of_csv(arguments)
+    _quiet_clients()
+    from processor.tools.feed import Pace, feed
+
+    fed = feed(settings, arguments.file, form, wanted, Pace(rate=arguments.rate, speed=arguments.speed), from_line=arguments.from_line)
+    sys.stdout.write(f"{settings.input.topic}: {fed}\n")
+    if fed.interrupted:
+        sys.stdout.write(f"interrupted: go on with --from-line {fed.next_line}\n")
+        return 130
+    return 1 if fed.left_out and not fed.delivered else 0
+
+
+def state_list(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = settings_of(arguments, rest)
+    _warning_clients()
+    from processor.tools.state import list_sensors
+
+    wanted = {"partition": arguments.partition, "prefix": arguments.sensor, "limit": arguments.limit}
+    return print_lines(list_sensors(settings, **wanted, as_json=arguments.json, tell=tell))
+
+
+def state_show(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = settings_of(arguments, rest)
+    _warning_clients()
+    from processor.tools.state_show import show
+
+    return print_lines(show(settings, arguments.sensor, partition=arguments.partition, tell=tell))
+
+
+def state_export(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = settings_of(arguments, rest)
+    _warning_clients()
+    from processor.tools.state import export
+
+    sys.stdout.write(f"{export(settings, arguments.file, partition=arguments.partition, tell=tell)}\n")
+    return 0
+
+
+def state_reset(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = settings_of(arguments, rest)
+    _warning_clients()
+    from processor.tools.state_reset import find, send
+
+    resets = find(settings, arguments.sensors, partition=arguments.partition, tell=tell)
+    if not arguments.yes and sys.stdin.isatty():
+        for reset in resets:
+            tell(str(reset))
+        if not confirmed(f"Forget their readings, for good, in {settings.input.topic}? [y/N] "):
+            tell("nothing was sent")
+            return 1
+    return print_lines(iter(send(settings, resets)))
+
+
+def demo(_arguments: argparse.Namespace, rest: list[str]) -> int:
+    if importlib.util.find_spec("processor.sandbox.demo") is None:
+        raise ConfigurationError("there is no demo here", expected="a version that has it", do="see `slotstream --help`")
+    return int(importlib.import_module("processor.sandbox.demo").main(rest))
+
+
+def plant(_arguments: argparse.Namespace, rest: list[str]) -> int:
+    from processor.sandbox.plant import main as publish_plant
+
+    return publish_plant(rest)
+
+
+def verify(arguments: argparse.Namespace, rest: list[str]) -> int:
+    config = arguments.config or (Path(os.environ[ENV_CONFIG]) if os.environ.get(ENV_CONFIG) else None)
+    SECRETS.keep(load_settings(config, rest, os.environ).secrets())
+    _quiet_clients()
+    from processor.tools.verify.run import Options, main
+
+    seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
+    faults = tuple(arguments.faults.split(",")) if arguments.faults else ()
+    model = arguments.model or Path(__file__).resolve().parents[1] / "sandbox" / "demo.keras"
+    many = (arguments.minutes, arguments.kills, arguments.instances)
+    return main(Options(seed, *many, model, faults, config, tuple(rest), arguments.rate))
+
+
+def plan(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = settings_of(arguments, [*rest, f"--model.path={arguments.model}"] if arguments.model else rest)
+    _quiet_clients()
+    from processor.tools.plan import Wanted, lines, plan
+    from processor.tools.plan_measure import measure
+
+    wanted = Wanted(
+        arguments.sensors,
+        arguments.rate,
+        partitions=arguments.partitions,
+        instances=arguments.instances,
+        key_bytes=arguments.key_bytes,
+        steps=arguments.steps,
+        replication=arguments.replication_factor,
+    )
+    found = plan(wanted, measure(settings, wanted), settings)
+    return print_lines(iter([json.dumps(found.as_json())] if arguments.json else lines(found)))
+
+
+def model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
+    expect_nothing(rest)
+    from processor.model.quiet import import_tensorflow
+
+    import_tensorflow()
+    from processor.model.load import describe_file
+
+    found = describe_file(arguments.file, mode=arguments.mode, window=arguments.window, output=arguments.output)
+    if arguments.json:
+        sys.stdout.write(json.dumps(found) + "\n")
+    else:
+        print_pairs(found)
+    return 0 if found["servable"] else 1
+
+
+def model_convert(arguments: argparse.Namespace, rest: list[str]) -> int:
+    expect_nothing(rest)
+    from processor.model.quiet import import_tensorflow
+
+    import_tensorflow()
+    from processor.model.legacy import convert_file
+    from processor.model.load import describe_file
+
+    converted = convert_file(arguments.old, arguments.new, force=arguments.force)
+    print_pairs(
+        {
+            "saved by": f"Keras {converted.version}",
+            "found": ", ".join(converted.layers),
+            "changed": "; ".join(converted.changed) or "nothing",
+            "left out": "optimizer, losses, initialisers, regularisers",
+            "written": str(arguments.new),
+            **describe_file(arguments.new),
+        }
+    )
+    return 0
+
+
+def _of_csv(arguments: argparse.Namespace) -> tuple["Form", "Wanted"]:
+    from processor.tools.csv_file import Form
+    from processor.tools.rows import Wanted
+
+    return (
+        Form(arguments.separator, arguments.encoding, header=not arguments.no_header),
+        Wanted(
+            key=arguments.key,
+            sensor=arguments.sensor,
+            columns=arguments.columns,
+            timestamp=arguments.timestamp,
+            timestamp_unit=arguments.timestamp_unit,
+            timestamp_format=arguments.timestamp_format,
+            decimal=arguments.decimal,
+        ),
+    )
+
+
+def _quiet_clients() -> None:
+    """What the Kafka client says on its way is no result; what fails comes as an error."""
+    from processor import logs
+
+    logs.configure("error", "console")
+
+
+def _warning_clients() -> None:
+    """That a checkpoint was passed over is to be known by whoever looks into them."""
+    from processor import logs
+
+    logs.configure("warning", "console")

@@ -1,0 +1,60 @@
+"""The settings among a command's words, and the secrets among the settings, which nothing may print from then on."""
+
+import argparse
+import os
+import sys
+import textwrap
+import threading
+import traceback
+from collections.abc import Sequence
+from types import TracebackType
+
+from processor.errors import ConfigurationError
+from processor.logs import SECRETS
+from processor.settings import Settings, config_file, keys, load_settings
+
+
+def settings_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words, and the settings among them with their values: argparse would take such a value for a file's name."""
+    names = {key.name for key in keys()}
+    left, options = list[str](), list[str]()
+    to_come = list(words)
+    while to_come:
+        word = to_come.pop(0)
+        option, equals, _ = word.partition("=")
+        if not option.startswith("--") or not (option[2:] in names or "." in option):
+            left.append(word)
+            continue
+        options.append(word)
+        if not equals and to_come and not to_come[0].startswith("--"):
+            options.append(to_come.pop(0))
+    return left, options
+
+
+def settings_of(arguments: argparse.Namespace, rest: list[str]) -> Settings:
+    settings = load_settings(config_file(arguments.config, os.environ), rest, os.environ)
+    SECRETS.keep(settings.secrets())
+    sys.excepthook, threading.excepthook = uncaught, lambda failed: uncaught(failed.exc_type, failed.exc_value, failed.exc_traceback)
+    return settings
+
+
+def uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """A bug's traceback, without what a library may have quoted in it."""
+    sys.stderr.write(SECRETS.hide("".join(traceback.format_exception(kind, error, trace))))
+
+
+def expect_nothing(rest: list[str]) -> None:
+    if rest:
+        raise ConfigurationError(f"found {' '.join(rest)}", expected="nothing more", do="see --help")
+
+
+def settings_help() -> str:
+    lines = [
+        "settings, each also a key of the YAML file and an environment variable (SLOTSTREAM_INPUT__TOPIC):",
+        "  --kafka KEY=VALUE, again for each",
+    ]
+    for key in keys():
+        if key.name != "kafka":
+            lines.append(f"  --{key.name} (default {key.default})")
+        lines += textwrap.wrap(f"{key.meaning}. Allowed: {key.allowed}.", 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines) + "\n"
