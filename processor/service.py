@@ -130,7 +130,7 @@ class Service:
             _log.info("stopping: last commit, last checkpoint")
             worker.stop(leave=self._settings.leave_on_stop)
         except Fenced:
-            worker.abandon(leave=False)  # the name is another process's now
+            worker.abandon(leave=False, abort=False)  # the name is another process's now
             raise
         except NotPermitted as refused:
             worker.abandon(leave=self._settings.leave_on_stop)

@@ -26,7 +26,7 @@ from processor.errors import Fenced, RepeatedAbort, SlotstreamError
 from processor.figures import Figures
 from processor.records import Applied, Out, Rejected
 from processor.rules import Clock, keep_time
-from processor.settings import Settings
+from processor.settings import TRANSACTION_TIMEOUT_S, Settings
 from processor.stream.admin import Topics
 from processor.stream.assignment import Mark, Partition, State
 from processor.stream.at_least_once import AtLeastOnce
@@ -130,16 +130,18 @@ class Worker:
         self._transaction.close()
         self._writer.close()
 
-    def abandon(self, *, leave: bool) -> None:
+    def abandon(self, *, leave: bool, abort: bool = True) -> None:
         """After a failure: nothing more is committed, and nobody waits for what was open.
 
-        Leaving the group lets others go on at once, and an operator change its offsets.
+        Leaving the group lets others go on at once, and an operator change its offsets. abort: the open transaction, if no other process
+        can have the name yet (see _go_back).
         """
         self._abandoned = True
         for restore in self._restores.values():
             restore.cancel()
         try:
-            self._transaction.abort()
+            if abort and (self._transaction.age_s or 0.0) < TRANSACTION_TIMEOUT_S:
+                self._transaction.abort()
             if leave:
                 self._leave(REVOKE_CHECKPOINT_S)
                 self._reader.close()
@@ -306,6 +308,10 @@ class Worker:
 
     def _go_back(self) -> None:
         """The consumer is rewound when its call is over: this may be a callback inside it."""
+        if self._transaction.age_s is not None:
+            # Where records timed out, the abort asks for a higher epoch; and while a successor has a transaction open, the broker (4.3)
+            # does not look at how old the one is that asks, and fences the successor.
+            self._prove_name("its transaction was not committed")
         try:
             self._transaction.abort()
         except ProducerFencedError as fenced:

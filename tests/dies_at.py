@@ -1,4 +1,4 @@
-"""The service as a program that kills itself with -9, or hangs, at one exact point: `python dies_at.py POINT TIMES run ...`.
+"""The service as a program that kills itself with -9, hangs or falls asleep at one exact point: `python dies_at.py POINT TIMES run ...`.
 
 POINT is reached TIMES times before it is the end. What stands in the process at that moment is what a crash there leaves: nothing
 is flushed, closed or told to the broker, unless the point says so.
@@ -53,6 +53,10 @@ def hang(*_: Any) -> None:
     threading.Event().wait()
 
 
+def sleep(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def half_a_file(_tensors: Any, path: Any, _metadata: Any) -> None:
     path.write_bytes(b"\x10" * 100)
     die()
@@ -64,6 +68,11 @@ def rows_before_the_marker(writer: topic.TopicWriter) -> bool:
 
 def has_outputs(worker: Worker, *_: Any) -> bool:
     return not worker._engine.undo.empty
+
+
+def nothing_sent(worker: Worker, *_: Any) -> bool:
+    """What was published waits for more (linger.ms), and the broker has not heard of its partitions."""
+    return (worker._transaction.age_s or 1.0) < 0.004
 
 
 def to_commit(_transaction: Transaction, call: str, *_: Any) -> bool:
@@ -80,6 +89,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "in a checkpoint file": lambda: before(directory, "_save", half_a_file),
     "before a checkpoint file has its name": lambda: before(directory.os, "link"),
     "hangs": lambda: before(Worker, "_committed", hang, if_=has_outputs),
+    "sleeps with records in hand": lambda: before(Worker, "_note_ends", sleep, if_=nothing_sent),
     "giving up": lambda: before(Reader, "_unassign"),
     "in a round": lambda: before(topic.TopicWriter, "committed", if_=rows_before_the_marker),
 }

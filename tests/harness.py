@@ -416,3 +416,10 @@ def rewritten(value, settings):
         a, c, d = first[0].tolist()
         return json.dumps({"timestamp": found.get("timestamp"), "a": a, "b": {"d": d, "c": c}}).encode()
     return value
+
+
+def feed_into_open_transaction(service: Service, stream: Stream, count: int) -> None:
+    """Produces records, and is back while a transaction with the first of them is open."""
+    before = service.metric("batch_readings_count")
+    stream.feed(count)
+    wait_for(lambda: service.metric("batch_readings_count") > before, "work under way", every_s=0.01)

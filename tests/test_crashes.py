@@ -1,10 +1,11 @@
 """kill -9 at each point of a commit and of a checkpoint where it leaves something else behind, exactly there."""
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
-from harness import SMALL, L, Service, Stream, Topics, assert_exact, save_model, wait_for
+from harness import SMALL, L, Service, Stream, Topics, assert_exact, feed_into_open_transaction, save_model, wait_for
 
 DIES_AT = Path(__file__).with_name("dies_at.py")
 OFTEN = ("--commit_interval=200ms", "--checkpoint.interval=500ms")
@@ -96,3 +97,43 @@ def test_what_was_given_up_before_a_kill_finds_an_owner_though_the_group_sees_no
             assert a.events(told) or b.events(told)
             assert (a.stop(), b.stop()) == (0, 0)
     assert_exact(a, topics)
+
+
+@pytest.mark.failure("SIGSTOP, a process of the same name takes its place on another host, SIGCONT")
+def test_what_times_out_in_a_process_that_slept_does_not_fence_the_one_that_has_its_name(kafka, unique, tmp_path, model):
+    """Its client would ask for a higher epoch with its abort, and the broker would grant that against any open transaction."""
+    topics = Topics(kafka.bootstrap, unique("sleeper"), partitions=2)
+    stream = Stream(topics, 1500)
+    first, second = (Service(topics, model, tmp_path, *SMALL, "--commit_interval=1s", "--checkpoint.store=topic") for _ in range(2))
+    first.program = [str(DIES_AT), "sleeps with records in hand", "2"]
+    second.log = tmp_path / "second.log"
+    second.environment = {"TMPDIR": str(tmp_path)}  # as on another host: the lock of the name is found in another folder
+    with first:
+
+        def asleep():
+            if stream.left > 1000 and first.events("partitions assigned"):
+                stream.feed(5)
+            assert first.process.poll() is None, first.said()[-3000:]
+            return Path(f"/proc/{first.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+        wait_for(asleep, lambda: f"sleep:\n{first.said()[-3000:]}", 90, every_s=0.1)
+        asleep_until_s = time.monotonic() + 12  # a transaction may be open for 10 s
+        try:
+            with second:
+                second.wait_answered(stream.feed(200))
+                wait_for(lambda: time.monotonic() > asleep_until_s, "the records to be too old")
+                feed_into_open_transaction(second, stream, 50)  # and more below, so that one is open at any time
+                first.process.send_signal(signal.SIGCONT)
+
+                def ended():
+                    stream.feed(min(stream.left, 5))
+                    return first.process.poll() is not None
+
+                wait_for(ended, lambda: f"first to end:\n{first.said()[-3000:]}", 60, every_s=0.05)
+                assert first.process.returncode == 3, first.said()
+                second.wait_answered(stream.feed())
+                assert second.stop() == 0, second.said()
+        finally:
+            if first.process.poll() is None:
+                first.process.send_signal(signal.SIGCONT)
+    assert_exact(second, topics)

@@ -18,6 +18,7 @@ from harness import (
     assert_exact,
     assert_same,
     checkpoints,
+    feed_into_open_transaction,
     group_of,
     keras,
     newest,
@@ -43,13 +44,6 @@ def model(tmp_path_factory) -> Path:
 
 def replayed(service: Service) -> float:
     return service.metric("replayed_readings_total")
-
-
-def feed_into_open_transaction(service: Service, stream: Stream, count: int) -> None:
-    """Produces records, and is back while a transaction with the first of them is open."""
-    before = service.metric("batch_readings_count")
-    stream.feed(count)
-    wait_for(lambda: service.metric("batch_readings_count") > before, "work under way", every_s=0.01)
 
 
 # -- stopping -----------------------------------------------------------------------------------------------------------------
@@ -146,8 +140,9 @@ def owned(service: Service) -> int:
     return changes[-1]["owned"] if changes else 0
 
 
+@pytest.mark.long  # as test_verify.py's, and slower
 @pytest.mark.failure("partitions revoked")
-@pytest.mark.parametrize("store", ["topic", pytest.param("directory", marks=pytest.mark.long)])
+@pytest.mark.parametrize("store", ["topic", "directory"])
 def test_partitions_move_between_instances_that_come_stop_and_are_killed(kafka, unique, tmp_path, model, store):
     topics = Topics(kafka.bootstrap, unique("move"), partitions=4)
     stream = Stream(topics, 3000)

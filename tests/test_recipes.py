@@ -36,7 +36,15 @@ def name_of(recipe: ModuleType) -> str:
     return recipe.__name__.rpartition(".")[2]
 
 
-@pytest.mark.parametrize("recipe", RECORDS, ids=name_of)
+# Of those that train and serve as others do: by `make long`.
+LONGER = {"reconstruction", "trained_windows"}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(recipe, marks=[pytest.mark.long] if name_of(recipe) in LONGER else []) for recipe in RECORDS],
+    ids=name_of,
+)
 def test_a_recipe_gives_the_predictions_of_keras(recipe: ModuleType, kafka: EmbeddedKafka, tmp_path: Path) -> None:
     outcomes = recipe.run(kafka.bootstrap, tmp_path)
     assert [outcome.predictions for outcome in outcomes] == RECORDS[recipe]
