@@ -38,7 +38,7 @@ def test_every_prediction_comes_once_and_bit_for_bit_through_kills(kafka, unique
     service = Service(topics, model, tmp_path, *options, "--dead_letter.max_ratio=1")
     made = readings(rng, 1500, features=3, sensors=40, partitions=3, jitter_ms=1000)
     records = [(partition, key, rewritten(value, service.settings), *rest) for partition, key, value, *rest in made]
-    for part in np.array_split(np.arange(len(records)), 3):
+    for part in np.array_split(np.arange(len(records)), 2):
         with service:
             service.wait_ready()
             answered = service.metric("transactions_total", '{result="committed"}')
