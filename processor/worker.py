@@ -134,7 +134,7 @@ class Worker:
         """After a failure: nothing more is committed, and nobody waits for what was open.
 
         Leaving the group lets others go on at once, and an operator change its offsets. abort: the open transaction, if no other process
-        can have the name yet (see _go_back).
+        can have the name yet (see _undo).
         """
         self._abandoned = True
         for restore in self._restores.values():
@@ -295,6 +295,10 @@ class Worker:
 
     def _undo(self, reason: str, kind: str | None) -> None:
         """Back to the last commit, and once more from there; for the same kind of reason not for ever, but for one that passes (None)."""
+        if self._transaction.age_s is not None:
+            # Where records timed out, the abort asks for a higher epoch; and while a successor has a transaction open, the broker (4.3)
+            # does not look at how old the one is that asks, and fences the successor.
+            self._prove_name("its transaction was not committed")
         self._go_back()
         count = 0 if kind is None else self._aborts[1] + 1 if self._aborts[0] == kind else 1
         self._aborts = (kind or "", count)
@@ -307,11 +311,7 @@ class Worker:
             )
 
     def _go_back(self) -> None:
-        """The consumer is rewound when its call is over: this may be a callback inside it."""
-        if self._transaction.age_s is not None:
-            # Where records timed out, the abort asks for a higher epoch; and while a successor has a transaction open, the broker (4.3)
-            # does not look at how old the one is that asks, and fences the successor.
-            self._prove_name("its transaction was not committed")
+        """Aborts: the caller knows that the name is ours. The consumer is rewound when its call is over: this may be a callback in it."""
         try:
             self._transaction.abort()
         except ProducerFencedError as fenced:
@@ -347,14 +347,15 @@ class Worker:
         self._go_back()
         for number in list(self.partitions):
             self._drop(number)
-        self._rewind_due = False
-        self._reader.close()
-        self._reader = self._joining()
+        self._become_new_member()
 
     def _join_once_more(self, orphans: set[int]) -> None:
         _log.warning("partitions have no owner, and the group does not see it; leaving it and joining again", partitions=sorted(orphans))
         self._leave(self._settings.drain_timeout + REVOKE_CHECKPOINT_S)
         self._give_up(list(self.partitions), self._settings.drain_timeout)
+        self._become_new_member()
+
+    def _become_new_member(self) -> None:
         self._rewind_due = False
         self._reader.close()
         self._reader = self._joining()
