@@ -158,11 +158,18 @@ def verify(arguments: argparse.Namespace, rest: list[str]) -> int:
     _quiet_clients()
     from processor.tools.verify.run import Options, main
 
-    seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
-    faults = tuple(arguments.faults.split(",")) if arguments.faults else ()
-    model = arguments.model or Path(__file__).resolve().parents[1] / "sandbox" / "demo.keras"
-    many = (arguments.minutes, arguments.kills, arguments.instances)
-    return main(Options(seed, *many, model, faults, config, tuple(rest), arguments.rate))
+    options = Options(
+        seed=secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed,
+        minutes=arguments.minutes,
+        kills=arguments.kills,
+        instances=arguments.instances,
+        rate=arguments.rate,
+        model=arguments.model or Path(__file__).resolve().parents[1] / "sandbox" / "demo.keras",
+        faults=tuple(arguments.faults.split(",")) if arguments.faults else (),
+        config=config,
+        words=tuple(rest),
+    )
+    return main(options)
 
 
 def plan(arguments: argparse.Namespace, rest: list[str]) -> int:

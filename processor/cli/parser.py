@@ -8,7 +8,7 @@ from typing import Any
 
 from processor.cli import commands
 from processor.cli.given import settings_help
-from processor.cli.values import above_zero, encoding, partition, positive, separator, several, speed
+from processor.tools.values import above_zero, encoding, partition, positive, separator, several, speed
 
 Command = Callable[[argparse.Namespace, list[str]], int]
 

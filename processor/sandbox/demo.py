@@ -40,6 +40,7 @@ from processor.sandbox.plant import FaultPlan
 from processor.sandbox.ports import free_port
 from processor.sandbox.show import Screen, View
 from processor.sandbox.watch import Residuals, Threshold, Watch
+from processor.tools.values import above_zero, positive
 
 SANDBOX = Path(__file__).resolve().parent
 CONFIG = Path(processor.__file__).resolve().parents[1] / "config" / "demo.yaml"
@@ -403,29 +404,13 @@ def run(options: Options, console: Console, interrupts: Interrupts) -> Outcome |
 
 def parse(arguments: list[str] | None) -> Options:
     parser = argparse.ArgumentParser(prog="slotstream demo", description="Kafka, a simulated plant and the service, on this machine.")
-    parser.add_argument("--seconds", type=_positive, help="run this long after the service is first ready (default: until Ctrl-C)")
-    parser.add_argument("--crash", type=_positive, metavar="SECONDS", help="kill -9 the service this long after each time it is ready")
-    parser.add_argument("--rate", type=_positive, default=2000, help="readings a second, all sensors together (2000)")
-    parser.add_argument("--sensors", type=_count, default=500, help="machines in the plant (500)")
+    parser.add_argument("--seconds", type=above_zero, help="run this long after the service is first ready (default: until Ctrl-C)")
+    parser.add_argument("--crash", type=above_zero, metavar="SECONDS", help="kill -9 the service this long after each time it is ready")
+    parser.add_argument("--rate", type=above_zero, default=2000, help="readings a second, all sensors together (2000)")
+    parser.add_argument("--sensors", type=positive, default=500, help="machines in the plant (500)")
     parser.add_argument("--seed", type=int, default=1, help="of the plant (1)")
     found = parser.parse_args(arguments)
     return Options(found.seconds, found.crash, found.rate, found.sensors, found.seed)
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
-    return number
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number, 1 or more")
-    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:

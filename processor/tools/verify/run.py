@@ -45,11 +45,11 @@ class Options:
     minutes: float
     kills: int
     instances: int
+    rate: float
     model: Path
     faults: tuple[str, ...] = ()
     config: Path | None = None
     words: tuple[str, ...] = ()
-    rate: float = 300.0
 
 
 def main(options: Options) -> int:
