@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import signal
 import threading
 import time
@@ -32,6 +33,7 @@ from processor.engine import Engine, Shapes, Stepper
 from processor.errors import ConfigurationError, Fenced, NotPermitted
 from processor.figures import Figures
 from processor.instance_lock import InstanceLock
+from processor.loop.membership import CONFIRM_S, Membership, Name
 from processor.metrics import Metrics
 from processor.rules import Rules
 from processor.settings import Settings
@@ -39,7 +41,7 @@ from processor.slots.parking import Parking, StateFile
 from processor.stream import admin, group
 from processor.stream.assignment import Partition
 from processor.stream.at_least_once import AtLeastOnce
-from processor.stream.clients import librdkafka_version, output_producer
+from processor.stream.clients import librdkafka_version, output_producer, session_timeout_s, shows_mark
 from processor.stream.consumer import Reader
 from processor.stream.orphans import Orphans
 from processor.stream.transaction import Transaction
@@ -189,16 +191,28 @@ class Service:
             engine=engine,
             codec=codec,
             transaction=delivery(producer, self.probes.beat),
-            start_reader=lambda listener: Reader(settings, listener),
+            join=functools.partial(self._join, topics),
             restore=lambda partition: Restore(settings, store, present, partition, gate),
             writer=writer,
-            member_of=lambda: admin.member_of(settings, self.probes.beat),
-            orphans=Orphans(lambda: group.unowned(settings, topics.input.partitions)),
             figures=Figures(self._metrics),
             beat=self.probes.beat,
         )
         self.probes.watch(worker)
         return worker, lock
+
+    def _join(self, topics: admin.Topics, listener: Worker) -> Membership:
+        settings, beat = self._settings, self.probes.beat
+        mark = f"slotstream#{secrets.token_hex(4)}"  # of this start
+        shown = shows_mark(settings)
+        name = Name(
+            settings.transactional_id,
+            mark if shown else None,
+            lambda member_id: group.holder(settings, member_id),
+            beat,
+            confirm_s=CONFIRM_S if shown else 2 * session_timeout_s(settings),
+        )
+        orphans = Orphans(lambda: group.unowned(settings, topics.input.partitions))
+        return Membership(lambda: Reader(settings, listener, mark), name, orphans, beat)
 
     def _engine(self, stepper: Stepper, shapes: Shapes, *, slots: int) -> Engine:
         # A method of its own, so that the bench can put an echo in its place.

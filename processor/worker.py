@@ -7,7 +7,6 @@ the engine's rows, the partitions' positions, the consumer. Rebalance callbacks 
 between two batches, never within one. Why each step stands where it does: docs/architecture.md.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -22,8 +21,9 @@ from processor.codec.codec import Codec
 from processor.codec.dead_letters import BadShare, dead_letter
 from processor.codec.decode import Decoded, Message
 from processor.engine import Engine
-from processor.errors import Fenced, RepeatedAbort, SlotstreamError
+from processor.errors import RepeatedAbort, SlotstreamError
 from processor.figures import Figures
+from processor.loop.membership import Membership
 from processor.records import Applied, Out, Rejected
 from processor.rules import Clock, keep_time
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
@@ -31,7 +31,6 @@ from processor.stream.admin import Topics
 from processor.stream.assignment import Mark, Partition, State
 from processor.stream.at_least_once import AtLeastOnce
 from processor.stream.consumer import MemberFencedError, Polled, Reader
-from processor.stream.orphans import Orphans
 from processor.stream.transaction import AbortedError, ProducerFencedError, Transaction
 
 _log = structlog.get_logger(__name__)
@@ -47,8 +46,8 @@ LEFT_OUT = {
 }
 
 
-class StartReader(Protocol):
-    def __call__(self, listener: "Worker") -> Reader: ...
+class Join(Protocol):
+    def __call__(self, listener: "Worker") -> Membership: ...
 
 
 class Worker:
@@ -64,18 +63,15 @@ class Worker:
         engine: Engine,
         codec: Codec,
         transaction: Transaction | AtLeastOnce,
-        start_reader: StartReader,
+        join: Join,
         restore: Callable[[int], Restore],
         writer: CheckpointWriter,
-        member_of: Callable[[], str | None],
-        orphans: Orphans,
         figures: Figures,
         beat: Callable[[], None],
     ) -> None:
         self._settings, self._topics, self._present, self._made_by = settings, topics, present, made_by
         self._engine, self._codec, self._transaction, self._writer = engine, codec, transaction, writer
-        self._restore, self._member_of, self._orphans = restore, member_of, orphans
-        self._figures, self._beat = figures, beat
+        self._restore, self._figures, self._beat = restore, figures, beat
         self.partitions: dict[int, Partition] = {}
         self._restores: dict[int, Restore] = {}
         self._decisions: dict[int, Decision] = {}
@@ -85,8 +81,7 @@ class Worker:
         self._rewind_due = False
         self._abandoned = False
         self._busy = False
-        self._start_reader = start_reader
-        self._reader = self._joining()
+        self._membership = join(self)
 
     # -- a turn -----------------------------------------------------------------------------------------------------------
 
@@ -94,7 +89,7 @@ class Worker:
         """Consumes once, applies and publishes what came, and commits and checkpoints what is due."""
         self._beat()
         self._take_restored()
-        if self._reader.joined and (orphans := self._orphans.found()):
+        if orphans := self._membership.orphans():
             self._join_once_more(orphans)
         try:
             with self._figures.timed("consume"):
@@ -124,7 +119,7 @@ class Worker:
     def stop(self, *, leave: bool) -> None:
         """The last commit, the last checkpoints, and out of the group."""
         if leave:
-            self._leave(self._settings.drain_timeout + REVOKE_CHECKPOINT_S)
+            self._membership.leave(self._settings.drain_timeout + REVOKE_CHECKPOINT_S)
         self._give_up(list(self.partitions), self._settings.drain_timeout)
         self._reader.close()
         self._transaction.close()
@@ -143,19 +138,14 @@ class Worker:
             if abort and (self._transaction.age_s or 0.0) < TRANSACTION_TIMEOUT_S:
                 self._transaction.abort()
             if leave:
-                self._leave(REVOKE_CHECKPOINT_S)
+                self._membership.leave(REVOKE_CHECKPOINT_S)
                 self._reader.close()
         except (ProducerFencedError, SlotstreamError) as error:
             _log.debug("left to the broker's timeouts", reason=str(error))
 
-    def _leave(self, timeout_s: float) -> None:
-        """Gives every partition back, in the revoke callback."""
-        self._reader.leave()
-        until_s = time.monotonic() + timeout_s
-        with contextlib.suppress(MemberFencedError):  # whoever has no place in the group need not leave it
-            while not self._reader.left and time.monotonic() < until_s:
-                self._beat()
-                self._reader.consume(1, IDLE_S)
+    @property
+    def _reader(self) -> Reader:
+        return self._membership.reader
 
     @property
     def ready(self) -> bool:
@@ -298,7 +288,7 @@ class Worker:
         if self._transaction.age_s is not None:
             # Where records timed out, the abort asks for a higher epoch; and while a successor has a transaction open, the broker (4.3)
             # does not look at how old the one is that asks, and fences the successor.
-            self._prove_name("its transaction was not committed")
+            self._membership.prove_name("its transaction was not committed")
         self._go_back()
         count = 0 if kind is None else self._aborts[1] + 1 if self._aborts[0] == kind else 1
         self._aborts = (kind or "", count)
@@ -336,13 +326,14 @@ class Worker:
     def _renew(self, fenced: ProducerFencedError) -> None:
         """The broker refuses the producer: because another process has the name, or because it timed the transaction out."""
         self._figures.fenced()
-        self._prove_name(str(fenced), possible=fenced.timed_out)
-        _log.warning("the broker timed the transaction out; going on with a new producer", reason=str(fenced))
+        self._membership.prove_name(str(fenced))
+        told = "the broker timed the transaction out" if fenced.timed_out else "the broker refused the producer"
+        _log.warning(f"{told}; going on with a new producer", reason=str(fenced))
         self._transaction.renew()
 
     def _join_again(self, fenced: MemberFencedError) -> None:
         """The group refuses this member: because another process has the name, or because the client outlived its session."""
-        self._prove_name(str(fenced))
+        self._membership.prove_name(str(fenced))
         _log.warning("the client lost its place in the group in an outage; joining again", reason=str(fenced))
         self._go_back()
         for number in list(self.partitions):
@@ -351,28 +342,13 @@ class Worker:
 
     def _join_once_more(self, orphans: set[int]) -> None:
         _log.warning("partitions have no owner, and the group does not see it; leaving it and joining again", partitions=sorted(orphans))
-        self._leave(self._settings.drain_timeout + REVOKE_CHECKPOINT_S)
+        self._membership.leave(self._settings.drain_timeout + REVOKE_CHECKPOINT_S)
         self._give_up(list(self.partitions), self._settings.drain_timeout)
         self._become_new_member()
 
     def _become_new_member(self) -> None:
         self._rewind_due = False
-        self._reader.close()
-        self._reader = self._joining()
-
-    def _joining(self) -> Reader:
-        self._orphans.joined()
-        return self._start_reader(self)
-
-    def _prove_name(self, reason: str, *, possible: bool = True) -> None:
-        """Raises Fenced if the group holds another process under this instance's name, or if nothing else can be (not possible)."""
-        holder = self._member_of()
-        if holder not in (None, self._reader.member_id) or not possible:
-            raise Fenced(
-                f"another process runs as {self._settings.transactional_id} ({reason})",
-                expected="one process a name",
-                do="nothing, if this one was replaced; else give each process its own `instance`",
-            )
+        self._membership.join_again()
 
     # -- partitions come and go (called from inside consume) -------------------------------------------------------------------
 
@@ -382,7 +358,7 @@ class Worker:
         if any(number >= self._present.partitions for number in partitions):
             raise partitions_added(self._settings, self._present.partitions, max(partitions) + 1)
         self._figures.rebalanced("assigned")
-        self._orphans.moved()
+        self._membership.moved()
         now_s = time.monotonic()
         for i, number in enumerate(sorted(partitions)):
             # Checkpoints are spread over the interval, so that no commit boundary copies them all.
@@ -402,8 +378,8 @@ class Worker:
         if self._abandoned:
             return
         # The client joins again when this returns: a process that was asleep would take the name back from its successor.
-        self._prove_name("its session was over")
-        self._orphans.joined()
+        self._membership.prove_name("its session was over")
+        self._membership.lost()
         self._go_back()
         for number in partitions:
             self._drop(number)

@@ -5,7 +5,7 @@ Asks and creates, never deletes. The service needs describe(); `slotstream init`
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 
 from processor.errors import ConfigurationError, NotPermitted, SlotstreamError
 from processor.settings import Settings
-from processor.stream import group, permissions
+from processor.stream import permissions
 from processor.stream.clients import admin_client, restore_consumer
 from processor.stream.permissions import NO_COORDINATOR
 from processor.stream.refusal import refusal
@@ -21,7 +21,6 @@ from processor.stream.refusal import refusal
 BROKER_TIMEOUT_S = 15.0
 ASK_S = 1.0
 REFUSED_S = 3.0
-GROUP_S = 5.0
 # Outputs bear their input's timestamps, and what the input topic took the others must take too.
 TIMESTAMP_AFTER_MAX_MS = str(2**63 - 1)
 # Segments are closed, and so compacted, after 64 MB: a restore reads what compaction has left.
@@ -107,23 +106,6 @@ def _missing(settings: Settings, topics: str, expected: str) -> ConfigurationErr
         do="create what is missing with `slotstream init`, or correct the names",
         see="a-topic-is-missing",
     )
-
-
-def member_of(settings: Settings, beat: Callable[[], None]) -> str | None:
-    """The member id that the group's coordinator holds for this instance's name; None if it knows nobody of that name.
-
-    Asks until it answers, with a beat a try: it is asked after an outage.
-    """
-    while True:
-        beat()
-        try:
-            members = group.described(settings, GROUP_S).members
-        except (KafkaException, TimeoutError) as error:
-            if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-                raise _refused(f"the broker does not describe the group {settings.group_id}", error) from error
-            time.sleep(0.2)  # a coordinator that starts up answers soon
-            continue
-        return next((m.member_id for m in members if m.group_instance_id == settings.transactional_id), None)
 
 
 def init(settings: Settings, partitions: int, replication_factor: int | None) -> list[str]:

@@ -21,6 +21,9 @@ BATCH_BYTES = 1_000_000
 BATCH_OVERHEAD_BYTES = 512
 
 
+SESSION_TIMEOUT_MS = 30_000
+
+
 def librdkafka_version() -> str:
     return str(libversion()[0])
 
@@ -33,11 +36,16 @@ def admin_client(settings: Settings, heard: Callable[[KafkaError], None] | None 
     return _made(AdminClient, _merged(settings, {"log_level": 2}, {"error_cb": heard}))
 
 
-def member_consumer(settings: Settings) -> Consumer:
-    """The consumer that joins the group. Nothing is fetched but what the service starts by explicit offsets."""
+def member_consumer(settings: Settings, mark: str) -> Consumer:
+    """The consumer that joins the group. Nothing is fetched but what the service starts by explicit offsets.
+
+    mark: tells this process from others of its name in the group's description, unless the user has put client.rack to its own use. A
+    rack in which no broker stands changes nothing: fetches go to the leader, and the assignor passes over it.
+    """
     defaults = {
+        "client.rack": mark,
         # A restart takes about 10 s, TensorFlow's: the session must outlast it, or the partitions move twice.
-        "session.timeout.ms": 30_000,
+        "session.timeout.ms": SESSION_TIMEOUT_MS,
         "heartbeat.interval.ms": 1_000,
         # The default of 1 s leaves a partition unfetched for most of a second after its queue was full once.
         "fetch.queue.backoff.ms": 5,
@@ -49,6 +57,15 @@ def member_consumer(settings: Settings) -> Consumer:
         "partition.assignment.strategy": "cooperative-sticky",
     }
     return _made(Consumer, _merged(settings, defaults, fixed))
+
+
+def shows_mark(settings: Settings) -> bool:
+    """Whether member_consumer() joins with the mark; a client.rack of the user's own goes before it."""
+    return "client.rack" not in settings.kafka_config()
+
+
+def session_timeout_s(settings: Settings) -> float:
+    return float(settings.kafka_config().get("session.timeout.ms", SESSION_TIMEOUT_MS)) / 1000
 
 
 def restore_consumer(settings: Settings) -> Consumer:

@@ -30,7 +30,7 @@ class MemberFencedError(Exception):
 
     Either another process has joined under the name, or the client has fenced itself: when its session times out it forgets
     its member id, and until the callback of that was run, it goes on sending heartbeats without one (librdkafka 2.16). Only
-    the group can say which (admin.member_of).
+    the group can say which (loop.membership).
     """
 
 
@@ -57,14 +57,15 @@ class Polled:
 
 
 class Reader:
-    def __init__(self, settings: Settings, listener: Listener) -> None:
+    """mark: shown by the group's description beside this member; its process's own."""
+
+    def __init__(self, settings: Settings, listener: Listener, mark: str) -> None:
         self._topic, self._group = settings.input.topic, settings.group_id
         self._listener = listener
-        self._consumer: Consumer = member_consumer(settings)
+        self._consumer: Consumer = member_consumer(settings, mark)
         self._started: set[int] = set()
         self._failure: BaseException | None = None
         self._assigned = self._leaving = self._closed = False
-        self._member_id: str | None = None
         self._held: set[int] = set()  # assigned by the group, started or not
         self._held_as: str | None = None  # the member id under which they were assigned
         self._displaced = False  # the client is another member now, and still holds what the first one had
@@ -72,8 +73,8 @@ class Reader:
 
     @property
     def member_id(self) -> str | None:
-        """The id under which the group last gave us an assignment, None before: the client forgets it with its session."""
-        return self._member_id
+        """What the client goes by in the group now; None before it has joined, and once it has lost its session."""
+        return self._consumer.memberid() or None
 
     @property
     def joined(self) -> bool:
@@ -165,7 +166,6 @@ class Reader:
         self._assigned = True
         if self._is_displaced():
             return  # the next call of consume() says so
-        self._member_id = consumer.memberid() or self._member_id
         if not self._held:
             self._held_as = consumer.memberid() or None
         self._held.update(tp.partition for tp in partitions)
@@ -199,7 +199,7 @@ class Reader:
         at the partition, would take what it commits for them.
         """
         if self._held and not self._closed and (now := self._consumer.memberid()) and now != self._held_as:
-            self._displaced, self._member_id = True, now
+            self._displaced = True
         return self._displaced
 
     def _check_place(self) -> None:

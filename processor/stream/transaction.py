@@ -2,7 +2,7 @@
 
 Sorts the producer's errors into three: one that time mends is tried again here until it is decided; one that undoes the
 transaction is raised as Aborted, and the caller goes back to the last commit; a fenced producer is raised as ProducerFenced,
-and whether another process did that or the broker's own timeout only the group can say (admin.member_of).
+and whether another process did that or the broker's own timeout only the group can say (loop.membership).
 """
 
 import contextlib
