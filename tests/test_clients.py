@@ -45,7 +45,7 @@ def _nothing_is_connected(monkeypatch) -> None:
 
 
 MAKE = {
-    "member": lambda of: clients.member_consumer(of),
+    "member": lambda of: clients.member_consumer(of, "slotstream#0000000a"),
     "restore": lambda of: clients.restore_consumer(of),
     "producer": lambda of: clients.output_producer(of, batch_bytes_max=1_048_588, record_bytes_max=1_048_588),
     "feed": lambda of: clients.feed_producer(of, record_bytes_max=1_048_588),
@@ -79,6 +79,7 @@ def test_a_users_property_reaches_every_client(kind):
     [
         ("member", "session.timeout.ms", 30_000),
         ("member", "heartbeat.interval.ms", 1_000),
+        ("member", "client.rack", "slotstream#0000000a"),
         ("member", "fetch.queue.backoff.ms", 5),
         ("restore", "fetch.queue.backoff.ms", 5),
         ("producer", "linger.ms", 5),
