@@ -19,6 +19,18 @@ from processor.stream.refusal import Watch
 BYTES_MAX = 1_000_000_000
 BATCH_BYTES = 1_000_000
 BATCH_OVERHEAD_BYTES = 512
+# A restart takes about 10 s, TensorFlow's: the session must outlast it, or the partitions move twice.
+SESSION_MS = 30_000
+HEARTBEAT_MS = 1_000
+
+# The client's own answer, of a topic and of a partition of it, and the broker's. Whether the topic is gone kafka.topic_watch finds out.
+UNKNOWN_TOPIC = {
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.UNKNOWN_TOPIC_ID,
+    KafkaError.INCONSISTENT_TOPIC_ID,
+}
 
 
 def librdkafka_version() -> str:
@@ -36,9 +48,8 @@ def admin_client(settings: Settings, heard: Callable[[KafkaError], None] | None 
 def member_consumer(settings: Settings) -> Consumer:
     """The consumer that joins the group. Nothing is fetched but what the service starts by explicit offsets."""
     defaults = {
-        # A restart takes about 10 s, TensorFlow's: the session must outlast it, or the partitions move twice.
-        "session.timeout.ms": 30_000,
-        "heartbeat.interval.ms": 1_000,
+        "session.timeout.ms": SESSION_MS,
+        "heartbeat.interval.ms": HEARTBEAT_MS,
         # The default of 1 s leaves a partition unfetched for most of a second after its queue was full once.
         "fetch.queue.backoff.ms": 5,
     }
