@@ -10,6 +10,7 @@ Every message says what was found, what was expected and what to do; one that en
         +-- Fenced               another process has this instance's name
         +-- DeadLetterLimit      too many records are bad: a wrong deployment, not bad data
         +-- PolicyStop           a policy of the state table says fail
+        +-- TopicGone            a topic was deleted while the service ran, and did not come back
         +-- RepeatedAbort        five transactions in a row were aborted for the same reason
 """
 
@@ -60,6 +61,10 @@ class DeadLetterLimit(Stopped):
 
 class PolicyStop(Stopped):
     pass
+
+
+class TopicGone(Stopped):
+    see = "a-topic-is-gone"
 
 
 class RepeatedAbort(Stopped):

@@ -121,6 +121,20 @@ CATALOGUE: tuple[Spec, ...] = (
     ),
     Spec("model_info", "gauge", "1", "the model that is served", _free("fingerprint", "mode", "features", "outputs", "state_bytes")),
     Spec("build_info", "gauge", "1", "the versions that run", _free("version", "python", "tensorflow", "librdkafka")),
+    Spec(
+        "topic_gone",
+        "gauge",
+        "boolean",
+        "1 while the topic is gone from the broker, by the setting that names it: the service waits for it, and ends after a minute",
+        {"topic": ("input", "output", "dead_letter", "checkpoint")},
+    ),
+    Spec(
+        "topic_findings",
+        "gauge",
+        "findings",
+        "what is wrong with the topics' settings, as `slotstream check` lists it: warnings, and errors, by which the next start ends",
+        {"level": ("warning", "error")},
+    ),
     Spec("ready", "gauge", "boolean", "1 when every assigned partition is restored and has caught up once (/readyz)"),
 )
 

@@ -13,6 +13,7 @@ import secrets
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from types import FrameType
@@ -30,9 +31,13 @@ from processor.codec.encode import Encoder, output_bytes_max
 from processor.codec.float32_records import Float32Format
 from processor.codec.json_records import JsonFormat
 from processor.engine import Engine, Shapes, Stepper
-from processor.errors import ConfigurationError, Fenced, NotPermitted
+from processor.errors import ConfigurationError, Fenced, NotPermitted, SlotstreamError
 from processor.figures import Figures
 from processor.instance_lock import InstanceLock
+from processor.kafka import findings
+from processor.kafka.session_limits import session_limits
+from processor.kafka.topic_watch import TopicWatch
+from processor.kafka.topics import Looker, Topics, describe
 from processor.loop.membership import CONFIRM_S, Membership, Name
 from processor.metrics import Metrics
 from processor.rules import Rules
@@ -41,7 +46,7 @@ from processor.slots.parking import Parking, StateFile
 from processor.stream import admin, group
 from processor.stream.assignment import Partition
 from processor.stream.at_least_once import AtLeastOnce
-from processor.stream.clients import librdkafka_version, output_producer, session_timeout_s, shows_mark
+from processor.stream.clients import librdkafka_version, output_producer, session_ms, shows_mark
 from processor.stream.consumer import Reader
 from processor.stream.orphans import Orphans
 from processor.stream.transaction import Transaction
@@ -80,6 +85,7 @@ class Probes:
         self._turned_at_s: float | None = None  # None until the loop runs: compiling is no hang
         self.start_step: str | None = "reading its settings"  # None when the worker is there
         self.served: Served | None = None
+        self.topics: TopicWatch | None = None
 
     def beat(self) -> None:
         self._turned_at_s = time.monotonic()
@@ -95,11 +101,18 @@ class Probes:
 
     def ready(self) -> tuple[bool, str]:
         worker = self._worker
+        if (trouble := self.trouble) is not None:
+            return False, trouble
         if worker is None:
             return False, "starting"
         if not worker.ready:
             return False, f"restoring {worker.restoring} partitions" if worker.restoring else "joining, or catching up with the backlog"
         return True, "ready"
+
+    @property
+    def trouble(self) -> str | None:
+        """What the loop waits for that somebody has to mend, None if there is nothing."""
+        return None if self.topics is None else self.topics.trouble
 
     @property
     def joined(self) -> bool:
@@ -116,13 +129,14 @@ class Service:
         self._settings, self._metrics = settings, metrics
         self.probes = Probes()
         self._joined = self._stopping = False
+        self._worker: Worker | None = None
         self._parked: StateFile | None = None
 
     def run(self) -> int:
         """Runs until stopped; returns the exit code. Raises SlotstreamError for whatever ends it otherwise."""
         self._catch_signals()
         try:
-            worker, lock = self._build()
+            worker, watch, lock = self._build()
         except NotPermitted as refused:
             raise admin.what_is_missing(self._settings, refused) from refused
         self._joined = True
@@ -130,14 +144,22 @@ class Service:
             while not self._stopping:
                 worker.turn()
             _log.info("stopping: last commit, last checkpoint")
+            watch.close()
             worker.stop(leave=self._settings.leave_on_stop)
         except Fenced:
+            watch.close()
             worker.abandon(leave=False, abort=False)  # the name is another process's now
             raise
         except NotPermitted as refused:
+            watch.close()
             worker.abandon(leave=self._settings.leave_on_stop)
             raise admin.what_is_missing(self._settings, refused) from refused
+        except SlotstreamError as error:
+            watch.close()
+            worker.abandon(leave=self._settings.leave_on_stop)
+            raise watch.explained(error) from error
         except BaseException:
+            watch.close()
             worker.abandon(leave=self._settings.leave_on_stop)
             raise
         finally:
@@ -145,10 +167,12 @@ class Service:
         _log.info("stopped")
         return 0
 
-    def _build(self) -> tuple[Worker, InstanceLock]:
+    def _build(self) -> tuple[Worker, TopicWatch, InstanceLock]:
         settings = self._settings
         self.probes.start_step = "asking the broker for its topics"
-        topics = admin.describe(settings)
+        topics = describe(settings)
+        found = [*findings.of_session(settings, session_limits(settings)), *findings.of_topics(settings, topics)]
+        findings.require(found)
         lock = InstanceLock(topics.cluster, settings.transactional_id)
         folder = open_folder(settings) if topics.checkpoint is None else None
         self._parked = open_parking(settings)
@@ -163,7 +187,12 @@ class Service:
 
         model = load_model(settings)
         shapes = shapes_of(model, settings)
-        check_sizes(settings, topics, shapes, per_step=model.per_step)
+        record_bytes = record_bytes_of(settings, shapes, per_step=model.per_step)
+        found = [*found, *findings.of_sizes(topics, record_bytes)]
+        findings.require(found)
+        for finding in found:
+            if finding.level == "warning":
+                _log.warning(finding.found, expected=finding.expected, to_do=finding.do)
         store, writer = _checkpoints(folder, settings, topics, shapes)
         slots = slots_of(settings, shapes)
         fingerprint = fingerprint_of(settings, model)
@@ -179,6 +208,22 @@ class Service:
         engine = self._engine(Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX)), shapes, slots=slots)
         codec = codec_of(settings, model, fingerprint)
         limits = [topic.bytes_max for topic in topics.written]
+        watch = TopicWatch(
+            settings,
+            topics,
+            Looker(settings, topics),
+            self._metrics,
+            record_bytes=record_bytes,
+            told=found,
+            adopt=lambda key: self._take_up(key, topics, writer),
+        )
+        watch.start()
+        self.probes.topics = watch
+
+        def beat() -> None:
+            self.probes.beat()
+            watch.check(self.probes.beat, lambda: self._stopping)
+
         delivery = Transaction if settings.delivery == "exactly_once" else AtLeastOnce
         producer = functools.partial(output_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
@@ -190,18 +235,26 @@ class Service:
             made_by=made_by(),
             engine=engine,
             codec=codec,
-            transaction=delivery(producer, self.probes.beat),
-            join=functools.partial(self._join, topics),
+            transaction=delivery(producer, beat, watch.suspect),
+            join=functools.partial(self._join, topics, beat, watch.suspect),
             restore=lambda partition: Restore(settings, store, present, partition, gate),
             writer=writer,
             figures=Figures(self._metrics),
-            beat=self.probes.beat,
+            beat=beat,
         )
         self.probes.watch(worker)
-        return worker, lock
+        self._worker = worker
+        return worker, watch, lock
 
-    def _join(self, topics: admin.Topics, listener: Worker) -> Membership:
-        settings, beat = self._settings, self.probes.beat
+    def _take_up(self, key: str, topics: Topics, writer: CheckpointWriter) -> None:
+        """On the loop's thread: a topic was replaced by another of its name."""
+        if key == "checkpoint.topic" and topics.checkpoint is not None and isinstance(writer, TopicWriter):
+            writer.moved(topics.checkpoint)
+            if self._worker is not None:
+                self._worker.checkpoint_anew()
+
+    def _join(self, topics: Topics, beat: Callable[[], None], suspect: Callable[[], None], listener: Worker) -> Membership:
+        settings = self._settings
         mark = f"slotstream#{secrets.token_hex(4)}"  # of this start
         shown = shows_mark(settings)
         name = Name(
@@ -209,10 +262,10 @@ class Service:
             mark if shown else None,
             lambda member_id: group.holder(settings, member_id),
             beat,
-            confirm_s=CONFIRM_S if shown else 2 * session_timeout_s(settings),
+            confirm_s=CONFIRM_S if shown else 2 * session_ms(settings) / 1000,
         )
         orphans = Orphans(lambda: group.unowned(settings, topics.input.partitions))
-        return Membership(lambda: Reader(settings, listener, mark), name, orphans, beat)
+        return Membership(lambda: Reader(settings, listener, mark, suspect), name, orphans, beat)
 
     def _engine(self, stepper: Stepper, shapes: Shapes, *, slots: int) -> Engine:
         # A method of its own, so that the bench can put an echo in its place.
@@ -294,7 +347,7 @@ def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
 
 
 def _checkpoints(
-    folder: Directory | None, settings: Settings, topics: admin.Topics, shapes: Shapes
+    folder: Directory | None, settings: Settings, topics: Topics, shapes: Shapes
 ) -> tuple[Directory | TopicStore, CheckpointWriter]:
     if folder is not None:
         return folder, Writer(folder)
@@ -387,24 +440,10 @@ def _residual(settings: Settings, features: int, outputs: int, steps: int | None
     return found
 
 
-def check_sizes(settings: Settings, topics: admin.Topics, shapes: Shapes, *, per_step: bool) -> None:
-    """What model, settings and topics must agree on. An output too large for its topic is ruled out before the first record."""
+def record_bytes_of(settings: Settings, shapes: Shapes, *, per_step: bool) -> findings.RecordBytes:
+    """The largest records that the service may write: one too large for its topic is ruled out before the first."""
     largest = output_bytes_max(shapes.outputs, settings.input.record_steps_max if per_step else 1)
-    if largest > topics.output.bytes_max:
-        raise ConfigurationError(
-            f"an output may take {largest:,} bytes, and {topics.output.name} takes records up to {topics.output.bytes_max:,}",
-            expected="a topic that takes the largest output",
-            do="raise its max.message.bytes, or lower input.record_steps_max",
-            see="a-topic-takes-too-small-records",
-        )
-    row = row_bytes_max(shapes.row_width, KEY_BYTES_MAX)
-    if topics.checkpoint is not None and row > topics.checkpoint.bytes_max:
-        raise ConfigurationError(
-            f"a sensor's row may take {row:,} bytes, and {topics.checkpoint.name} takes records up to {topics.checkpoint.bytes_max:,}",
-            expected="a topic that takes the largest row",
-            do="raise its max.message.bytes, or keep checkpoints in a folder (checkpoint.store: directory)",
-            see="a-topic-takes-too-small-records",
-        )
+    return findings.RecordBytes(largest, row_bytes_max(shapes.row_width, KEY_BYTES_MAX))
 
 
 def slots_of(settings: Settings, shapes: Shapes) -> int:

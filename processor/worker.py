@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import structlog
 
-from processor.checkpoint.restore import Decision, Done, Present, Restore, partitions_added
+from processor.checkpoint.restore import Decision, Done, Present, Restore
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.writer import CheckpointWriter, Written
 from processor.codec.codec import Codec
@@ -23,11 +23,12 @@ from processor.codec.decode import Decoded, Message
 from processor.engine import Engine
 from processor.errors import RepeatedAbort, SlotstreamError
 from processor.figures import Figures
+from processor.kafka.topic_errors import partitions_added
+from processor.kafka.topics import Topics
 from processor.loop.membership import Membership
 from processor.records import Applied, Out, Rejected
 from processor.rules import Clock, keep_time
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
-from processor.stream.admin import Topics
 from processor.stream.assignment import Mark, Partition, State
 from processor.stream.at_least_once import AtLeastOnce
 from processor.stream.consumer import MemberFencedError, Polled, Reader
@@ -112,9 +113,7 @@ class Worker:
         if self._commit_due():
             self._commit()
         self._checkpoint()
-        self._figures.turned(
-            self._engine, self.partitions.values(), self._reader.known_end, joined=self._reader.joined, ready=self.ready
-        )
+        self._figures.turned(self._engine, self.partitions.values(), self._reader.known_end, joined=self._reader.joined, ready=self.ready)
 
     def stop(self, *, leave: bool) -> None:
         """The last commit, the last checkpoints, and out of the group."""
@@ -534,6 +533,11 @@ class Worker:
                     self._writer.write(self._snapshot(partition))
                 partition.checkpoint_due_s = now_s + self._settings.checkpoint.interval
                 return
+
+    def checkpoint_anew(self) -> None:
+        """What was written is gone: a checkpoint of every partition is due, idle ones too."""
+        for partition in self.partitions.values():
+            partition.checkpoint_position, partition.checkpoint_due_s = None, 0.0
 
     def _expire_one(self, now_s: float) -> None:
         """At a commit boundary: drops what has expired of one partition that is due, in a replay too."""

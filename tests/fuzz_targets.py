@@ -30,11 +30,11 @@ from processor.codec.dead_letters import OVERHEAD_BYTES, dead_letter
 from processor.codec.decode import DETAIL_MAX, Decoded
 from processor.codec.encode import shown
 from processor.errors import ConfigurationError
+from processor.kafka.topics import Topic
 from processor.records import ERRORS, Applied
 from processor.service import codec_of
 from processor.settings import Settings, load_settings
 from processor.slots.rows import Rows
-from processor.stream.admin import Topic
 from processor.stream.assignment import Beginning, Mark
 from processor.tools.csv_file import CsvFile, Form
 from processor.tools.rows import Readings, Wanted, value_of

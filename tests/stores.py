@@ -15,9 +15,9 @@ from processor.checkpoint.directory import TEMPORARY, Directory
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.topic import TopicStore, TopicWriter
 from processor.checkpoint.writer import Writer, Written
+from processor.kafka.topics import Topic
 from processor.settings import Settings
 from processor.slots.rows import Rows
-from processor.stream.admin import Topic
 from processor.stream.assignment import Beginning, Mark
 
 W = 3

@@ -180,25 +180,30 @@ def test_options_are_not_abbreviated(service: Any, capsys: pytest.CaptureFixture
 
 @dataclass
 class Finding:
-    good: bool
+    level: str
     what: str = "topic readings"
     found: str = "8 partitions"
     do: str = ""
 
+    @property
+    def good(self) -> bool:
+        return self.level != "error"
 
-@pytest.mark.parametrize(("findings", "code"), [([True, True], 0), ([True, False], 1), ([], 0)])
+
+@pytest.mark.parametrize(("findings", "code"), [(["ok", "ok"], 0), (["ok", "warning"], 0), (["warning", "error"], 1), ([], 0)])
 def test_check_prints_what_it_finds(
-    findings: list[bool], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    findings: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module(monkeypatch, "processor.tools.check", check=lambda settings: [Finding(good) for good in findings])
+    module(monkeypatch, "processor.tools.check", check=lambda settings: [Finding(level) for level in findings])
     assert cli.main(["check"]) == code
     printed = capsys.readouterr().out
     assert printed.count("8 partitions") == len(findings)
-    assert printed.count("BAD") == findings.count(False)
+    assert printed.count("BAD") == findings.count("error")
+    assert printed.count("warn") == findings.count("warning")
 
 
 def test_check_prints_marks_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    module(monkeypatch, "processor.tools.check", check=lambda settings: [Finding(False, found="found [/x] [red]", do="set [bold]")])
+    module(monkeypatch, "processor.tools.check", check=lambda settings: [Finding("error", found="found [/x] [red]", do="set [bold]")])
     assert cli.main(["check"]) == 1
     assert "found [/x] [red]" in capsys.readouterr().out
 
@@ -210,7 +215,7 @@ def test_init_hands_over_what_was_asked_for(monkeypatch: pytest.MonkeyPatch, cap
         asked.append((settings.input.topic, partitions, replication_factor))
         return ["created readings", "predictions is there"]
 
-    module(monkeypatch, "processor.stream.admin", init=init)
+    module(monkeypatch, "processor.kafka.create_topics", init=init)
     assert cli.main(["init", "--input.topic", "a"]) == 0
     assert cli.main(["init", "--partitions", "3", "--input.topic", "b", "--replication-factor=2"]) == 0
     assert asked == [("a", 8, None), ("b", 3, 2)]

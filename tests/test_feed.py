@@ -10,6 +10,7 @@ from harness import Topics, wait_for
 
 from processor import cli, logs
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.kafka.topics import describe_input
 from processor.sandbox.kafka import free_port
 from processor.settings import load_settings
 from processor.stream import admin
@@ -37,7 +38,7 @@ def wait_until_known(bootstrap, topic):
 
     def known():
         with contextlib.suppress(SlotstreamError):
-            return admin.describe_input(settings_of(bootstrap, topic))
+            return describe_input(settings_of(bootstrap, topic))
 
     wait_for(known, f"{topic} to be known")
 

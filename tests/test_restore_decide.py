@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from processor.checkpoint.restore import Decision, Found, Present, decide, partitions_added
+from processor.checkpoint.restore import Decision, Found, Present, decide
 from processor.checkpoint.snapshot import Snapshot
 from processor.errors import PolicyStop, SlotstreamError
+from processor.kafka.topic_errors import partitions_added
 from processor.settings import Settings
 from processor.slots.rows import Rows
 from processor.stream.assignment import Beginning, Mark

@@ -23,6 +23,9 @@ from processor import cli, logs
 from processor import service as service_module
 from processor.cli import given
 from processor.errors import NotPermitted, SlotstreamError
+from processor.kafka.create_topics import init
+from processor.kafka.findings import Finding
+from processor.kafka.topics import describe
 from processor.metrics import Metrics
 from processor.model import tiles
 from processor.sandbox.kafka import EmbeddedKafka
@@ -342,11 +345,11 @@ def test_whoever_is_refused_is_told_once_why_and_what_to_do(secure, tmp_path, ca
     kafka, code, says = REFUSED[case]
     settings = load_settings(write(tmp_path, kafka(secure)), [], {})
     with pytest.raises(SlotstreamError) as refused:
-        admin.describe(settings)
+        describe(settings)
     assert refused.value.exit_code == code, refused.value
     assert says in str(refused.value)
     assert "wrong-word" not in str(refused.value)
-    assert says in next(str(found) for found in admin.check(settings) if not found.good)
+    assert says in next(str(found) for found in check_module.on_broker(settings) if not found.good)
 
 
 def test_an_outage_that_is_a_refusal_is_told_by_its_reason_while_the_client_goes_on(secure, tmp_path):
@@ -408,7 +411,7 @@ def test_the_documentation_lists_the_least(permitted):
     assert in_the_documentation(permitted, "state reset") == {*permissions.of_feed(permitted), *permissions.of_state(permitted)}
 
 
-def bad(settings: Settings) -> list[admin.Finding]:
+def bad(settings: Settings) -> list[Finding]:
     return [finding for finding in check_module.check(settings) if not finding.good]
 
 
@@ -417,7 +420,7 @@ def test_with_the_least_all_is_well(secure, permitted):
     found = {finding.what: finding.found for finding in check_module.check(permitted)}
     assert found["permissions"] == f"10 of the 10 on topics and group are there, for User:{USER}"
     assert {"broker", "model", "sizes", "sasl.password", "input.topic", "checkpoint.topic", "group", "transactions"} <= found.keys()
-    assert admin.describe(permitted).input.name == permitted.input.topic
+    assert describe(permitted).input.name == permitted.input.topic
 
 
 LEAST = permissions.of_run(Settings(input={"topic": "I"}, output={"topic": "O"}, group="G"))
@@ -437,7 +440,7 @@ def test_each_that_is_taken_away_is_named_with_the_command_that_grants_it(secure
         assert not [found for found in bad(permitted) for other in others if found.do.endswith(permissions.grant(permitted, other))]
         if need.kind != "transactional-id":
             with pytest.raises(NotPermitted, match=re.escape(f"{need.operation} on {need.resource}")):
-                admin.describe(permitted)
+                describe(permitted)
     finally:
         secure.permit(USER, need)
         wait_for(lambda: not bad(permitted), lambda: bad(permitted))
@@ -524,12 +527,12 @@ def test_init_needs_what_is_listed_and_names_the_topic_that_it_may_not_create(se
     topics.input, topics.output, topics.dead_letter, topics.checkpoint = name, f"{name}.out", f"{name}.dead-letter", f"{name}.checkpoints"
     settings = settings_of(tmp_path, secure.login(), topics, model)
     with pytest.raises(NotPermitted, match=f"Describe on topic {name}"):
-        admin.init(settings, 1, None)
+        init(settings, 1, None)
     secure.permit(USER, *permissions.of_init(settings))
 
     def refused() -> str:
         with pytest.raises(NotPermitted) as caught:
-            admin.init(settings, 1, None)
+            init(settings, 1, None)
         return str(caught.value) if "Create" in str(caught.value) else ""
 
     assert f"Create on topic {name}" in wait_for(refused, "the refusal")
@@ -538,7 +541,7 @@ def test_init_needs_what_is_listed_and_names_the_topic_that_it_may_not_create(se
 
     def created() -> list[str]:
         with contextlib.suppress(NotPermitted):
-            return admin.init(settings, 1, None)
+            return init(settings, 1, None)
         return []
 
     assert len(wait_for(created, "the topics")) == 4
@@ -637,4 +640,4 @@ def test_each_snippet_of_the_page_leads_in(secure, tmp_path, number):
             "sasl.oauthbearer.token.endpoint.url": endpoint,
         }
         settings = load_settings(write(tmp_path, {key: here.get(key, value) for key, value in kafka.items()}), [], {})
-        assert admin.check(settings)[0].good
+        assert check_module.on_broker(settings)[0].good

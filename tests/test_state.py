@@ -19,6 +19,7 @@ from processor.checkpoint.directory import Directory
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.topic import TopicStore, TopicWriter
 from processor.errors import SlotstreamError
+from processor.kafka.topics import describe
 from processor.sandbox.kafka import free_port
 from processor.service import fingerprint_of, load_model, shapes_of
 from processor.settings import Settings, load_settings
@@ -371,7 +372,7 @@ class Log:
         self.producer.init_transactions(30)
 
     def write(self, snapshot: Snapshot) -> None:
-        topic = admin.describe(self.settings).checkpoint
+        topic = describe(self.settings).checkpoint
         writer = TopicWriter(TopicStore(self.settings, topic, snapshot.rows.state.shape[1]))
         writer.write(snapshot)
         self.producer.begin_transaction()

@@ -35,8 +35,9 @@ from structlog.testing import capture_logs
 from processor import cli, logs
 from processor.checkpoint import restore
 from processor.checkpoint.directory import Directory, Name
+from processor.kafka.topics import describe
 from processor.service import fingerprint_of, load_model
-from processor.stream import admin, history
+from processor.stream import history
 from processor.stream.assignment import Beginning
 from processor.tools.oracle import Reference
 
@@ -411,7 +412,7 @@ def forged(kafka, unique, tmp_path, model, *options: str) -> tuple[Service, Call
     topics = Topics(kafka.bootstrap, unique("forged"), partitions=1)
     Stream(topics, 100).feed()
     service = Service(topics, model, tmp_path, *SMALL, *options)
-    beginning = Beginning(0, "0123456789abcdef", fingerprint(service), admin.describe(service.settings).input.id, 1)
+    beginning = Beginning(0, "0123456789abcdef", fingerprint(service), describe(service.settings).input.id, 1)
 
     def commit(position: int) -> None:
         group_of(service).commit({0: (position, beginning.to_metadata())})

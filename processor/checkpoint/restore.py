@@ -17,6 +17,7 @@ import structlog
 
 from processor.checkpoint.snapshot import Snapshot
 from processor.errors import PolicyStop, SlotstreamError
+from processor.kafka.topic_errors import another_input, partitions_added
 from processor.settings import Settings
 from processor.stream.assignment import Beginning
 from processor.stream.history import CancelledError, History, OutOfRangeError
@@ -83,7 +84,7 @@ def decide(found: Found, present: Present, settings: Settings) -> Decision:
     committed, said = found.committed, found.said or (found.newest.beginning if found.newest else None)
     if said is not None and said.topic_id != present.topic_id:
         # Without metadata an operator has set the offset since, in the topic that is there now.
-        return _another_topic(found, committed if found.said is None else None, present, settings)
+        return _another_topic(found, committed if found.said is None else None, said.topic_id, present, settings)
     if said is not None and said.partitions != present.partitions:
         return _other_partitions(found, committed, said, present, settings)
     if said is not None and said.fingerprint != present.fingerprint:
@@ -109,11 +110,10 @@ def decide(found: Found, present: Present, settings: Settings) -> Decision:
 
 
 def _first_start(found: Found, present: Present, settings: Settings) -> Decision:
-    if any(said.topic_id != present.topic_id for said in found.others):
-        return _another_topic(found, None, present, settings)
+    told = [*found.others, *([found.newest.beginning] if found.newest else [])]
+    if (other := next((said.topic_id for said in told if said.topic_id != present.topic_id), None)) is not None:
+        return _another_topic(found, None, other, present, settings)
     if found.newest is not None:
-        if found.newest.beginning.topic_id != present.topic_id:
-            return _another_topic(found, None, present, settings)
         position = found.newest.mark.position
         group, topic = settings.group_id, settings.input.topic
         raise PolicyStop(
@@ -139,14 +139,9 @@ def _input_start(found: Found, settings: Settings) -> int:
     return found.low if settings.input.start == "earliest" else found.end
 
 
-def _another_topic(found: Found, committed: int | None, present: Present, settings: Settings) -> Decision:
+def _another_topic(found: Found, committed: int | None, before: str, present: Present, settings: Settings) -> Decision:
     if settings.on_partitions_added == "fail":
-        raise PolicyStop(
-            f"{settings.input.topic} is another topic of the same name (seen at partition {found.partition})",
-            expected="the topic that the state was made from (on_partitions_added: fail)",
-            do="set on_partitions_added to cold (begins with this one, at input.start), or start afresh under another `group`",
-            see="the-input-is-another-topic-of-the-same-name",
-        )
+        raise another_input(settings, before, present.topic_id)
     position = _input_start(found, settings) if committed is None else committed
     if not found.low <= position <= found.end:
         return _lost_input(found, position, position, present, settings)
@@ -272,25 +267,6 @@ def _lost_input(found: Found, committed: int, origin: int, present: Present, set
     )
     replay_from = origin if origin < found.end else None
     return Decision(found.end, present.begin(origin, gap=True), new=True, replay_from=replay_from, policy="continue")
-
-
-def partitions_added(settings: Settings, before: int, now: int) -> SlotstreamError:
-    """Found at a start, or while it runs: then a start is what helps, if the policy lets it."""
-    found = f"{settings.input.topic} had {before} partitions and has {now}: keys went to other partitions"
-    if settings.on_partitions_added == "cold":
-        return SlotstreamError(
-            found,
-            expected="the partitions that were there at the start",
-            do="start again: every partition then begins anew (on_partitions_added: cold)",
-            see="partitions-were-added",
-        )
-    return PolicyStop(
-        found,
-        expected="the partitions that the state was made from (on_partitions_added: fail)",
-        do="set on_partitions_added to cold (every sensor starts anew), or start afresh under another `group`; and give the output topic "
-        "as many partitions",
-        see="partitions-were-added",
-    )
 
 
 # What a Restore hands the loop, in this order: a Decision, records to replay, then Done. A Decision may come again: begin anew.

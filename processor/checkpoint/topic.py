@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.writer import CheckpointWriter, Written
+from processor.kafka.topics import Topic
 from processor.records import Out
 from processor.settings import Settings
 from processor.slots.rows import Indices, Rows
-from processor.stream.admin import Topic
 from processor.stream.assignment import Beginning, Mark
 from processor.stream.history import read_to_end
 
@@ -71,6 +71,7 @@ class TopicStore:
         self._settings, self._width = settings, width
         # Keys of rows that no restore will use: a writer deletes them with its first round.
         self.useless: dict[int, list[bytes]] = {}
+        self.read_from: dict[int, str] = {}  # the id of the topic that each partition was last read from
 
     def newest(
         self,
@@ -81,22 +82,23 @@ class TopicStore:
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Snapshot | None:
         """The checkpoint, if the topic holds a whole one at or below a position whose beginning is wanted."""
-        read = _Read(self._width)
-        for messages in read_to_end(self._settings, self.topic.name, partition, cancelled):
+        read, topic = _Read(self._width), self.topic
+        self.read_from[partition] = topic.id
+        for messages in read_to_end(self._settings, topic.name, partition, cancelled):
             read.take(messages)
-        snapshot = self._snapshot(partition, read, position_max, usable)
+        snapshot = self._snapshot(partition, read, topic, position_max, usable)
         used = set() if snapshot is None else set(snapshot.keys)
         self.useless[partition] = [key for key in read.places if key not in used]
         return snapshot
 
     def _snapshot(
-        self, partition: int, read: "_Read", position_max: int | None, usable: Callable[[Beginning], bool]
+        self, partition: int, read: "_Read", topic: Topic, position_max: int | None, usable: Callable[[Beginning], bool]
     ) -> Snapshot | None:
         facts = read.marker
         if facts is None:
             return None
         beginning, mark = Beginning.from_metadata(facts["beginning"]), Mark(facts["position"], facts["time_ms"], facts.get("first_ms"))
-        if beginning is None or not _LINEAGE.fullmatch(beginning.lineage) or facts["topic_id"] != self.topic.id:
+        if beginning is None or not _LINEAGE.fullmatch(beginning.lineage) or facts["topic_id"] != topic.id:
             return self._passed_over(partition, "its marker is of another topic of this name, or does not say what it is a function of")
         if not usable(beginning):
             return self._passed_over(partition, "it is of another model, group history or topic")
@@ -199,12 +201,21 @@ class TopicWriter(CheckpointWriter):
         self._base: dict[int, int | None] = {}
         self._done: list[Written] = []
 
+    def moved(self, topic: Topic) -> None:
+        """To another topic of the same name, which holds nothing: the next round of each partition is whole."""
+        self._store.topic = self._topic = topic
+        self._rounds.clear()
+        self._done.clear()
+        self._base = dict.fromkeys(self._base)
+        self._store.useless.clear()
+
     @property
     def pending(self) -> bool:
         return bool(self._rounds)
 
     def begins(self, partition: int, snapshot: Snapshot | None) -> None:
-        self._base[partition] = snapshot.mark.position if snapshot else None
+        there = snapshot is not None and self._store.read_from.get(partition, self._topic.id) == self._topic.id
+        self._base[partition] = snapshot.mark.position if snapshot and there else None
 
     def base(self, partition: int) -> int | None:
         return self._base.get(partition)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from processor.tools.csv_file import Form
     from processor.tools.rows import Wanted
 
+LEVELS = {"ok": "ok", "warning": "warn", "error": "BAD"}
+
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, rest)
@@ -55,7 +57,7 @@ def check(arguments: argparse.Namespace, rest: list[str]) -> int:
     findings = check(settings)
     table = Table("", "what", "found", "to do")
     for finding in findings:
-        table.add_row("ok" if finding.good else "BAD", finding.what, SECRETS.hide(finding.found), SECRETS.hide(finding.do))
+        table.add_row(LEVELS[finding.level], finding.what, SECRETS.hide(finding.found), SECRETS.hide(finding.do))
     # What was found is printed as it is: [x] in a broker's answer is no style. A file is not as narrow as a terminal.
     Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 200).print(table)
     return 0 if all(finding.good for finding in findings) else 1
@@ -64,9 +66,9 @@ def check(arguments: argparse.Namespace, rest: list[str]) -> int:
 def init(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, rest)
     _quiet_clients()
-    from processor.stream import admin
+    from processor.kafka.create_topics import init
 
-    for line in admin.init(settings, arguments.partitions, arguments.replication_factor):
+    for line in init(settings, arguments.partitions, arguments.replication_factor):
         sys.stdout.write(f"{line}\n")
     return 0
 

@@ -14,8 +14,9 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from processor.errors import SlotstreamError
 from processor.records import Out
 from processor.stream import permissions
+from processor.stream.clients import UNKNOWN_TOPIC
 from processor.stream.consumer import Reader
-from processor.stream.transaction import CALL_S, PATIENCE_S, WAITING, AbortedError, produce_all
+from processor.stream.transaction import CALL_S, PATIENCE_S, WAITING, AbortedError, learn_topics, produce_all
 
 _log = structlog.get_logger(__name__)
 
@@ -23,10 +24,12 @@ COMMIT_PATIENCE_S = 30.0
 
 
 class AtLeastOnce:
-    """What is published since the last commit. beat is called while a call waits for the broker."""
+    """What is published since the last commit. beat and suspect as of stream.transaction."""
 
-    def __init__(self, make_producer: Callable[[], Producer], beat: Callable[[], None]) -> None:
-        self._make_producer, self._beat = make_producer, beat
+    def __init__(
+        self, make_producer: Callable[[], Producer], beat: Callable[[], None], suspect: Callable[[], None] = lambda: None
+    ) -> None:
+        self._make_producer, self._beat, self._suspect = make_producer, beat, suspect
         self._begun_at_s: float | None = None
         self._failed: KafkaError | None = None
         self._producer = make_producer()
@@ -41,12 +44,18 @@ class AtLeastOnce:
         try:
             produce_all(self._producer, outs, self._beat, on_delivery=self._delivered)
         except KafkaException as error:
-            raise self._broken("produce", error.args[0]) from error
+            reason = error.args[0]
+            if reason.code() in UNKNOWN_TOPIC:
+                self._suspect()
+                learn_topics(self._producer)
+                raise AbortedError(reason) from error
+            raise self._broken("produce", reason) from error
 
     def commit(self, topic: str, positions: list[tuple[int, int, str]], reader: Reader) -> None:
         """Raises AbortedError if an output was not taken, or the group takes no offsets of this member."""
         said_at_s = time.monotonic()
         while self._producer.flush(CALL_S):
+            self._suspect()
             self._beat()
             if time.monotonic() - said_at_s > PATIENCE_S:
                 said_at_s = time.monotonic()
@@ -54,6 +63,8 @@ class AtLeastOnce:
         if self._failed is not None and self._failed.code() in permissions.AUTHORIZATION:
             raise permissions.refused("the broker does not take an output", self._failed)
         if self._failed is not None:
+            if self._failed.code() in UNKNOWN_TOPIC:
+                self._suspect()
             raise AbortedError(self._failed, "an output was not delivered: ")
         until_s = time.monotonic() + COMMIT_PATIENCE_S
         while positions:

@@ -19,9 +19,18 @@ from processor.stream.refusal import Watch
 BYTES_MAX = 1_000_000_000
 BATCH_BYTES = 1_000_000
 BATCH_OVERHEAD_BYTES = 512
+# A restart takes about 10 s, TensorFlow's: the session must outlast it, or the partitions move twice.
+SESSION_MS = 30_000
+HEARTBEAT_MS = 1_000
 
-
-SESSION_TIMEOUT_MS = 30_000
+# The client's own answer, of a topic and of a partition of it, and the broker's. Whether the topic is gone kafka.topic_watch finds out.
+UNKNOWN_TOPIC = {
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.UNKNOWN_TOPIC_ID,
+    KafkaError.INCONSISTENT_TOPIC_ID,
+}
 
 
 def librdkafka_version() -> str:
@@ -44,9 +53,8 @@ def member_consumer(settings: Settings, mark: str) -> Consumer:
     """
     defaults = {
         "client.rack": mark,
-        # A restart takes about 10 s, TensorFlow's: the session must outlast it, or the partitions move twice.
-        "session.timeout.ms": SESSION_TIMEOUT_MS,
-        "heartbeat.interval.ms": 1_000,
+        "session.timeout.ms": SESSION_MS,
+        "heartbeat.interval.ms": HEARTBEAT_MS,
         # The default of 1 s leaves a partition unfetched for most of a second after its queue was full once.
         "fetch.queue.backoff.ms": 5,
     }
@@ -64,8 +72,8 @@ def shows_mark(settings: Settings) -> bool:
     return "client.rack" not in settings.kafka_config()
 
 
-def session_timeout_s(settings: Settings) -> float:
-    return float(settings.kafka_config().get("session.timeout.ms", SESSION_TIMEOUT_MS)) / 1000
+def session_ms(settings: Settings) -> int:
+    return int(settings.kafka_config().get("session.timeout.ms", SESSION_MS))
 
 
 def restore_consumer(settings: Settings) -> Consumer:

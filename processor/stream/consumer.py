@@ -5,17 +5,17 @@ starting it there: a seek fails in the callback and while a partition has no lea
 its placeholder first. What consume() returns belongs to partitions still owned; nothing is kept from one call for the next.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from processor.errors import ConfigurationError, SlotstreamError
+from processor.errors import SlotstreamError
 from processor.settings import Settings
 from processor.stream import permissions
-from processor.stream.clients import member_consumer
+from processor.stream.clients import UNKNOWN_TOPIC, member_consumer
 
 _log = structlog.get_logger(__name__)
 
@@ -57,9 +57,10 @@ class Polled:
 
 
 class Reader:
-    """mark: shown by the group's description beside this member; its process's own."""
+    """mark: its process's own, shown by the group's description beside this member. suspect is called when the topic may be gone."""
 
-    def __init__(self, settings: Settings, listener: Listener, mark: str) -> None:
+    def __init__(self, settings: Settings, listener: Listener, mark: str, suspect: Callable[[], None] = lambda: None) -> None:
+        self._suspect = suspect
         self._topic, self._group = settings.input.topic, settings.group_id
         self._listener = listener
         self._consumer: Consumer = member_consumer(settings, mark)
@@ -118,6 +119,7 @@ class Reader:
                 if message.partition() in self._started:
                     polled.ends[message.partition()] = message.offset()
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                self._suspect()  # a topic that was created again does not reach up to the old one's offsets
                 if message.partition() in self._started:
                     polled.lost.add(message.partition())
             else:
@@ -219,22 +221,9 @@ class Reader:
         self._raise(error)
         if error.code() in permissions.AUTHORIZATION:
             raise permissions.refused(f"the broker does not let the group {self._group} read {self._topic} any more", error)
-        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART and self._topic_missing():
-            raise ConfigurationError(
-                f"the topic {self._topic} is gone from the broker",
-                expected="it to exist",
-                do="create it again: slotstream init",
-                see="a-topic-is-missing",
-            )
+        if error.code() in UNKNOWN_TOPIC:
+            self._suspect()
         _log.warning("the broker answered with an error; the client tries again", error=error.str(), partition=message.partition())
-
-    def _topic_missing(self) -> bool:
-        """A broker that starts up may not know its topics yet: only a fresh answer from one that does counts."""
-        try:
-            topics = self._consumer.list_topics(timeout=5).topics
-        except KafkaException:
-            return False
-        return bool(topics) and self._topic not in topics
 
     def _raise(self, error: KafkaError) -> None:
         # A fatal error arrives once as an event that wraps the reason in words: its code is only that it is fatal.

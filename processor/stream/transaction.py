@@ -19,7 +19,7 @@ from processor.errors import SlotstreamError
 from processor.records import Out
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
 from processor.stream import permissions
-from processor.stream.clients import check_producer
+from processor.stream.clients import UNKNOWN_TOPIC, check_producer
 from processor.stream.consumer import Reader
 
 _log = structlog.get_logger(__name__)
@@ -29,6 +29,7 @@ TRY_S = 15.0
 FLUSH_S = 5.0
 GARBLED_MAX = 3
 ABANDON_S = 2 * TRANSACTION_TIMEOUT_S  # the broker has aborted the transaction by then, or does when it is back
+UNKNOWN_S = 0.5
 PATIENCE_S = 10.0  # between two messages about a broker that does not answer
 TRIED_KEY = b"\x02check"  # neither a row's nor a marker's
 
@@ -56,12 +57,14 @@ class ProducerFencedError(Exception):
 class Transaction:
     """The open transaction of this instance. Begins with the first record or commit after the last one.
 
-    beat is called while a call waits for the broker, so that a long outage is not taken for a hang.
+    beat is called while a call waits for the broker, so that a long outage is not taken for a hang; suspect when a topic may be gone.
     """
 
-    def __init__(self, make_producer: Callable[[], Producer], beat: Callable[[], None]) -> None:
+    def __init__(
+        self, make_producer: Callable[[], Producer], beat: Callable[[], None], suspect: Callable[[], None] = lambda: None
+    ) -> None:
         self._make_producer = make_producer
-        self._beat = beat
+        self._beat, self._suspect = beat, suspect
         self._begun_at_s: float | None = None
         self._abandoned = False
         # The first record of the open transaction that the broker did not take. The transaction itself only says that there was one, and
@@ -94,6 +97,7 @@ class Transaction:
         # has just taken everything else, and is given up if it does not come back all the same.
         with contextlib.suppress(KafkaException, SystemError):  # what is fatal the next call tells properly
             while self._producer.flush(CALL_S):
+                self._suspect()
                 self._beat()
         send, member = self._producer.send_offsets_to_transaction, reader.group_metadata()
         self._until_decided("send_offsets_to_transaction", lambda: self._bounded(lambda: send(offsets, member, CALL_S)))
@@ -182,6 +186,7 @@ class Transaction:
                 reason = error.args[0]
                 if not (reason.retriable() or reason.code() in WAITING) or reason.fatal() or reason.txn_requires_abort():
                     raise self._sorted(call, reason) from error
+                self._suspect()
                 if time.monotonic() - said_at_s > PATIENCE_S:
                     said_at_s = time.monotonic()
                     _log.warning("waiting for the broker", call=call, error=reason.str())
@@ -195,10 +200,15 @@ class Transaction:
             reason = self._reason_before() or reason
         if reason.code() in _FENCED:
             return ProducerFencedError(reason.str(), timed_out=(self.age_s or 0.0) >= TRANSACTION_TIMEOUT_S)
-        abortable = not reason.fatal() and (reason.txn_requires_abort() or reason.code() == KafkaError._STATE)
+        unknown = reason.code() in UNKNOWN_TOPIC
+        abortable = not reason.fatal() and (reason.txn_requires_abort() or reason.code() == KafkaError._STATE or unknown)
         if abortable:
             self._hear()
+        if unknown:
+            learn_topics(self._producer)
         cause = self._refused if abortable and self._refused is not None else reason
+        if cause.code() in UNKNOWN_TOPIC:
+            self._suspect()
         if cause.code() in permissions.AUTHORIZATION:
             return permissions.refused(f"the broker does not permit {call}", cause)
         if abortable:
@@ -247,6 +257,13 @@ def produce_all(producer: Producer, outs: Iterable[Out], beat: Callable[[], None
         poll(0)
 
 
+def learn_topics(producer: Producer) -> None:
+    """After an unknown topic: the client asks a broker again, and the loop does not repeat its work at full speed meanwhile."""
+    with contextlib.suppress(KafkaException, SystemError):
+        producer.list_topics(timeout=CALL_S)
+        producer.poll(UNKNOWN_S)
+
+
 def try_transaction(settings: Settings) -> None:
     """Begins and aborts a transaction under a name beside the instance's. Raises SlotstreamError if the broker takes none.
 
@@ -284,4 +301,4 @@ _FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRO
 WAITING = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._WAIT_COORD, KafkaError._IN_PROGRESS}
 _PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}  # by an abort: it is told after it, maybe in the next transaction
 _OF_MEMBER = {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.FENCED_INSTANCE_ID}
-_PASSING = {KafkaError._MSG_TIMED_OUT} | _OF_MEMBER | WAITING
+_PASSING = {KafkaError._MSG_TIMED_OUT} | _OF_MEMBER | WAITING | UNKNOWN_TOPIC

@@ -4,63 +4,156 @@ Changes nothing: a transaction is begun and aborted under a name of its own, so 
 """
 
 import stat
+import time
 from collections.abc import Callable, Iterator
 
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
 from processor.errors import SlotstreamError
-from processor.service import check_sizes, load_model, open_folder, open_parking, shapes_of
+from processor.kafka import findings
+from processor.kafka.findings import Finding, RecordBytes
+from processor.kafka.session_limits import session_limits
+from processor.kafka.topics import Topic, Topics, describe_topic, names
+from processor.service import load_model, open_folder, open_parking, record_bytes_of, shapes_of
 from processor.settings import Settings
-from processor.stream import admin
-from processor.stream.admin import Finding
+from processor.stream import admin, permissions
+from processor.stream.clients import restore_consumer
+from processor.stream.permissions import NO_COORDINATOR
 from processor.stream.refusal import certificates, expiry, is_expired
 from processor.stream.transaction import try_transaction
 
 
 def check(settings: Settings) -> list[Finding]:
-    findings = [*_model(settings), *_secrets(settings)]
+    """Goes on past whatever is wrong."""
+    found, record_bytes = _model(settings)
+    found += _secrets(settings)
     if settings.checkpoint_store == "directory":
-        findings.append(_tried("checkpoints", f"{settings.checkpoint.path} can be written to", lambda: open_folder(settings)))
+        found.append(_tried("checkpoints", f"{settings.checkpoint.path} can be written to", lambda: open_folder(settings)))
     if settings.parking.path is not None:
-        findings.append(_tried("parking", f"{settings.parking.path} can be written to", lambda: open_parking(settings)))
-    on_broker = admin.check(settings)
-    findings += on_broker
-    if on_broker[0].good and settings.delivery == "exactly_once":
-        findings.append(_tried("transactions", "the broker takes them", lambda: try_transaction(settings)))
-    return findings
+        found.append(_tried("parking", f"{settings.parking.path} can be written to", lambda: open_parking(settings)))
+    return [*found, *on_broker(settings, record_bytes)]
 
 
-def _model(settings: Settings) -> Iterator[Finding]:
+def on_broker(settings: Settings, record_bytes: RecordBytes | None = None) -> list[Finding]:
+    """The broker's side: reachable, topics, permissions, session, offsets, transactions. record_bytes: None where no model is known."""
+    try:
+        client, cluster = admin.connected(settings)
+    except SlotstreamError as error:
+        return [_bad("broker", error)]
+    found = [Finding("ok", "broker", f"{admin.bootstrap(settings)} answers, cluster {cluster}")]
+    topics = _topics(client, settings, found)
+    found += _permissions(client, settings)
+    found += findings.of_session(settings, session_limits(settings))
+    if (whole := _whole(cluster, topics)) is not None:
+        found += findings.of_topics(settings, whole)
+        if record_bytes is not None:
+            found += findings.of_sizes(whole, record_bytes) or [Finding("ok", "sizes", "settings, model and topics agree")]
+    source = topics.get("input.topic")
+    if source is not None and not any(f"on group {settings.group_id} is missing" in finding.found for finding in found):
+        found.append(_group(settings, source.partitions))
+    if settings.delivery == "exactly_once":
+        found.append(_tried("transactions", "the broker takes them", lambda: try_transaction(settings)))
+    return found
+
+
+def _model(settings: Settings) -> tuple[list[Finding], RecordBytes | None]:
+    """What is found, and what the largest records are if the model fits the settings."""
     try:
         model = load_model(settings)
     except SlotstreamError as error:
-        yield Finding(False, "model", error.found, error.do)
-        return
-    yield Finding(True, "model", f"{model.path}: {model.mode}, {model.features} features, {model.outputs} outputs; {model.why}")
+        return [_bad("model", error)], None
+    found = f"{model.path}: {model.mode}, {model.features} features, {model.outputs} outputs; {model.why}"
+    loaded = Finding("ok", "model", found)
     try:
-        shapes = shapes_of(model, settings)
+        return [loaded], record_bytes_of(settings, shapes_of(model, settings), per_step=model.per_step)
     except SlotstreamError as error:
-        yield Finding(False, "columns", error.found, error.do)
-        return
-    try:
-        topics = admin.describe(settings)
-    except SlotstreamError:
-        return  # the broker's findings say so
-    yield _tried("sizes", "settings, model and topics agree", lambda: check_sizes(settings, topics, shapes, per_step=model.per_step))
+        return [loaded, _bad("columns", error)], None
 
 
 def _secrets(settings: Settings) -> Iterator[Finding]:
     """The files that secrets came from, and how long the client's own certificate is valid."""
     for key, path in settings.secret_files().items():
         open_to = " (every user of this machine may read it: chmod o-r)" if path.stat().st_mode & stat.S_IROTH else ""
-        yield Finding(True, key, f"read from {path}{open_to}")
+        yield Finding("ok", key, f"read from {path}{open_to}")
     for key, certificate in certificates(settings.kafka_config()):
         expired = is_expired(certificate)
         found = f"{certificate.subject.rfc4514_string()}, {'expired on' if expired else 'valid until'} {expiry(certificate):%Y-%m-%d}"
-        yield Finding(not expired, key, found, "have it renewed" if expired else "")
+        yield Finding("error" if expired else "ok", key, found, "have it renewed" if expired else "")
+
+
+def _topics(client: AdminClient, settings: Settings, found: list[Finding]) -> dict[str, Topic | None]:
+    """By the setting that names each, None for one that is missing; without those that the broker does not tell of."""
+    topics = dict[str, Topic | None]()
+    for key, name in names(settings).items():
+        try:
+            topics[key] = topic = describe_topic(client, name)
+        except SlotstreamError as error:
+            found.append(_bad(key, error))
+            continue
+        if topic is None:
+            found.append(Finding("error", key, f"there is no topic {name}", "slotstream init"))
+        else:
+            found.append(Finding("ok", key, f"{name}: {topic.partitions} partitions, records up to {topic.bytes_max:,} bytes"))
+    return topics
+
+
+def _whole(cluster: str, topics: dict[str, Topic | None]) -> Topics | None:
+    """None unless input, output and dead letters are there. Without a checkpoint topic nothing is said of it: its own line does."""
+    source, output, dead_letter = topics.get("input.topic"), topics.get("output.topic"), topics.get("dead_letter.topic")
+    if source is None or output is None or dead_letter is None:
+        return None
+    return Topics(cluster, source, output, dead_letter, topics.get("checkpoint.topic"))
+
+
+def _permissions(client: AdminClient, settings: Settings) -> Iterator[Finding]:
+    """A line for each that is missing, and one for those that are there."""
+    needs = [need for need in permissions.of_run(settings) if need.kind in ("topic", "group")]
+    try:
+        lacks = permissions.missing(client, settings, needs)
+    except KafkaException as error:
+        yield Finding("error", "permissions", f"the broker does not tell them ({error.args[0].str()})", "look at the broker's log")
+        return
+    for need in lacks:
+        yield Finding("error", "permission", f"{need.operation} on {need.resource} is missing", permissions.grant(settings, need))
+    if len(lacks) < len(needs):
+        there = f"{len(needs) - len(lacks)} of the {len(needs)} on topics and group are there, for {permissions.principal(settings)}"
+        yield Finding("ok", "permissions", there)
+
+
+def _group(settings: Settings, partitions: int) -> Finding:
+    name = settings.group_id
+    consumer = restore_consumer(settings)
+    try:
+        wanted = [TopicPartition(settings.input.topic, partition) for partition in range(partitions)]
+        offsets = [tp.offset for tp in _committed(consumer, wanted) if tp.offset >= 0]
+    except KafkaException as error:
+        return Finding("error", "group", f"{name}: {error.args[0].str()}", "look at the permissions on the group, and at the broker's log")
+    finally:
+        consumer.close()
+    said = f"{name} has offsets in {len(offsets)} partitions" if offsets else f"{name} is new: it begins at {settings.input.start}"
+    return Finding("ok", "group", said)
+
+
+def _committed(consumer: Consumer, wanted: list[TopicPartition]) -> list[TopicPartition]:
+    """Asks again for a while where there is no coordinator yet: a new group's is found as it is asked for."""
+    until_s = time.monotonic() + admin.BROKER_TIMEOUT_S
+    while True:
+        try:
+            return list(consumer.committed(wanted, admin.BROKER_TIMEOUT_S))
+        except KafkaException as error:
+            if not (error.args[0].retriable() or error.args[0].code() in NO_COORDINATOR) or time.monotonic() > until_s:
+                raise
+            time.sleep(0.2)
 
 
 def _tried(what: str, good: str, run: Callable[[], object]) -> Finding:
     try:
         run()
     except SlotstreamError as error:
-        return Finding(False, what, error.found, error.do)
-    return Finding(True, what, good)
+        return _bad(what, error)
+    return Finding("ok", what, good)
+
+
+def _bad(what: str, error: SlotstreamError) -> Finding:
+    return Finding("error", what, error.found, error.do)

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from confluent_kafka import KafkaException
 
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.kafka.topics import describe_input
 from processor.settings import Settings
-from processor.stream.admin import describe_input
 from processor.stream.clients import feed_producer
 from processor.tools.csv_file import CsvFile, Form
 from processor.tools.progress import Shown, counted

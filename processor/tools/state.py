@@ -26,9 +26,9 @@ from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.topic import MARKER, ROW, TopicStore, row_type
 from processor.codec.encode import shown
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.kafka.topics import describe_checkpoints
 from processor.settings import Settings, format_duration
 from processor.slots.rows import Rows
-from processor.stream import admin
 from processor.stream.assignment import Beginning
 from processor.stream.clients import restore_consumer
 from processor.stream.history import read_to_end
@@ -140,7 +140,7 @@ class _Folder:
 
 class _Log:
     def __init__(self, settings: Settings) -> None:
-        self._settings, self._topic = settings, admin.describe_checkpoints(settings)
+        self._settings, self._topic = settings, describe_checkpoints(settings)
         self.partitions = list(range(self._topic.partitions))
 
     def __str__(self) -> str:

@@ -58,6 +58,9 @@ class Source(Protocol):
     @property
     def joined(self) -> bool: ...
 
+    @property
+    def trouble(self) -> str | None: ...
+
     def alive(self) -> tuple[bool, str]: ...
 
     def ready(self) -> tuple[bool, str]: ...
@@ -105,7 +108,7 @@ class Status:
             "refresh_s": EVERY_S,
             "verdicts": {
                 "ready": asdict(self._ready(rows, restore, flow)),
-                "pace": asdict(_pace(rows, flow, self._client_failed_s())),
+                "pace": asdict(self._pace(rows, flow)),
                 "time": asdict(_spent(time_spent)),
                 "state": asdict(_safe(state)),
             },
@@ -156,6 +159,8 @@ class Status:
         alive, hung = source.alive()
         if not alive:
             return Verdict("bad", "Hung", f"{_sentence(hung)} Whoever watches /healthz will restart it.")
+        if (trouble := source.trouble) is not None:
+            return Verdict("bad", "Waiting", _sentence(trouble))
         if source.ready()[0]:
             if not rows:
                 return Verdict("good", "Ready", "It stands by: the group has no partition left for this instance.")
@@ -171,6 +176,11 @@ class Status:
             return Verdict("wait", "Catching up", "It begins to read what waits.")
         left = f", about {duration(left_s)} left" if left_s is not None else ""
         return Verdict("wait", "Catching up", f"{lag:,} {'record waits' if lag == 1 else 'records wait'}{left}.")
+
+    def _pace(self, rows: list[dict[str, Any]], flow: dict[str, Any]) -> Verdict:
+        if (trouble := self._source.trouble) is not None:
+            return Verdict("bad", "Stands still", _sentence(trouble))
+        return _pace(rows, flow, self._client_failed_s())
 
     def _state(self, rows: list[dict[str, Any]], numbers: Numbers) -> dict[str, Any]:
         ages = [row["checkpoint_age_s"] for row in rows if row["checkpoint_age_s"] is not None]

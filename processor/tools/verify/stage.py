@@ -17,10 +17,11 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from processor.errors import SlotstreamError
+from processor.kafka.create_topics import init
+from processor.kafka.topics import describe_input
 from processor.sandbox.kafka import VERSION, EmbeddedKafka
 from processor.sandbox.ports import free_port
 from processor.settings import Settings, kafka_key, load_settings
-from processor.stream import admin
 from processor.stream.clients import admin_client, feed_producer
 from processor.tools.verify.disk import Disk
 from processor.tools.verify.proxy import Proxy
@@ -93,7 +94,7 @@ class Stage:
         """A phase's settings, when its topics are there."""
         settings = self.settings(store)
         self._made.append(settings)
-        admin.init(settings, self.partitions, None)
+        init(settings, self.partitions, None)
         return settings
 
     def settings(self, store: str, *more: str) -> Settings:
@@ -102,7 +103,7 @@ class Stage:
     def producer(self, store: str) -> Producer:
         """Of the input. Patient: a broker that is away is no reason to give up."""
         settings = self.settings(store, f"--kafka=message.timeout.ms={PRODUCE_MS}")
-        return feed_producer(settings, record_bytes_max=admin.describe_input(settings).bytes_max)
+        return feed_producer(settings, record_bytes_max=describe_input(settings).bytes_max)
 
     def words(self, store: str) -> list[str]:
         """The command line of an instance in this phase, but for what is its own."""

@@ -1,0 +1,54 @@
+"""`slotstream init`: creates the topics that are missing, with the settings that the service needs. Never changes one."""
+
+import time
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from processor.kafka.topics import describe_topic, names
+from processor.settings import Settings
+from processor.stream import admin, permissions
+
+# Outputs bear their input's timestamps, and what the input topic took the others must take too.
+TIMESTAMP_AFTER_MAX_MS = str(2**63 - 1)
+# Segments are closed, and so compacted, after 64 MB: a restore reads what compaction has left.
+COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(64 << 20), "min.cleanable.dirty.ratio": "0.3"}
+
+
+def init(settings: Settings, partitions: int, replication_factor: int | None) -> list[str]:
+    """Creates the topics that are missing, the input too. Returns what was done, a line each."""
+    client, _ = admin.connected(settings)
+    admin.demand(client, settings, permissions.of_init(settings))
+    existing = describe_topic(client, settings.input.topic)
+    count = existing.partitions if existing else partitions  # as many everywhere, so that a prediction lies where its reading does
+    lines = []
+    for key, name in names(settings).items():
+        topic = describe_topic(client, name)
+        if topic is None:
+            _create(settings, client, name, count, replication_factor, COMPACTED if key == "checkpoint.topic" else {})
+            _wait_until_known(client, name)
+            lines.append(f"created {name} with {count} partitions")
+        else:
+            lines.append(f"{name} is there, with {topic.partitions} partitions")
+    return lines
+
+
+def _create(
+    settings: Settings, client: AdminClient, name: str, partitions: int, replication_factor: int | None, more: dict[str, str]
+) -> None:
+    config = {"message.timestamp.after.max.ms": TIMESTAMP_AFTER_MAX_MS, **more}
+    topic = NewTopic(name, partitions, -1 if replication_factor is None else replication_factor, config=config)
+    try:
+        client.create_topics([topic], request_timeout=admin.BROKER_TIMEOUT_S)[name].result(admin.BROKER_TIMEOUT_S)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            raise permissions.named(settings, [permissions.Need("topic", name, "Create")]) from error
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise admin.refused(f"the broker does not create the topic {name}", error) from error
+
+
+def _wait_until_known(client: AdminClient, name: str) -> None:
+    """A topic is created before every broker tells of it: what runs next should find it."""
+    until_s = time.monotonic() + admin.BROKER_TIMEOUT_S
+    while describe_topic(client, name) is None and time.monotonic() < until_s:
+        time.sleep(0.05)

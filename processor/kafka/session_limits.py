@@ -1,0 +1,22 @@
+"""What the broker takes as a group session. Most users may not read a broker's settings: then nothing is known, and nothing is said."""
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import ConfigResource, ResourceType
+
+from processor.kafka.findings import SessionLimits
+from processor.settings import Settings
+from processor.stream.clients import admin_client
+
+ASK_S = 5.0
+_NEVER_S = 3_000.0  # given up by closing the client (stream.group says why)
+
+
+def session_limits(settings: Settings) -> SessionLimits | None:
+    client = admin_client(settings, lambda _: None)
+    try:
+        brokers = client.list_topics(timeout=ASK_S).brokers
+        resource = ConfigResource(ResourceType.BROKER, str(min(brokers)))
+        configs = client.describe_configs([resource], request_timeout=_NEVER_S)[resource].result(ASK_S)
+        return SessionLimits(*(int(configs[f"group.{end}.session.timeout.ms"].value) for end in ("min", "max")))
+    except (KafkaException, TimeoutError, KeyError, TypeError, ValueError):
+        return None

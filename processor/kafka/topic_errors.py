@@ -1,0 +1,62 @@
+"""The errors of topics that are gone, that are others than before, or that have grown: the same words at a start and while it runs."""
+
+from processor.errors import PolicyStop, SlotstreamError, TopicGone
+from processor.settings import Settings
+
+
+def gone(key: str, name: str, absent_s: float) -> TopicGone:
+    """key: the setting that names the topic."""
+    return TopicGone(
+        f"the topic {name} ({key}) is gone from the broker, for {absent_s:.0f} s",
+        expected="the topic that was there at the start",
+        do="find out who deleted it; create it again with `slotstream init` (which brings none of its records back), then start again",
+        see="a-topic-is-gone",
+    )
+
+
+def another_input(settings: Settings, before: str, now: str) -> SlotstreamError:
+    """before, now: the topics' ids. Found at a start, or while it runs: then a start is what helps, if the policy lets it."""
+    found = f"{settings.input.topic} is another topic of the same name: it was deleted and created again (topic id {before}, now {now})"
+    if settings.on_partitions_added == "cold":
+        return SlotstreamError(
+            found,
+            expected="the topic that was there at the start",
+            do="start again: the service then begins with the new topic, at input.start (on_partitions_added: cold)",
+            see="the-input-is-another-topic-of-the-same-name",
+        )
+    return PolicyStop(
+        found,
+        expected="the topic that the states and offsets belong to (on_partitions_added: fail)",
+        do="set on_partitions_added to cold (begins with the new topic, at input.start), or start afresh under another `group`; the offsets "
+        "and checkpoints of the old topic mean nothing in the new one",
+        see="the-input-is-another-topic-of-the-same-name",
+    )
+
+
+def partitions_added(settings: Settings, before: int, now: int) -> SlotstreamError:
+    """Found at a start, or while it runs: then a start is what helps, if the policy lets it."""
+    found = f"{settings.input.topic} had {before} partitions and has {now}: keys went to other partitions"
+    if settings.on_partitions_added == "cold":
+        return SlotstreamError(
+            found,
+            expected="the partitions that were there at the start",
+            do="start again: every partition then begins anew (on_partitions_added: cold)",
+            see="partitions-were-added",
+        )
+    return PolicyStop(
+        found,
+        expected="the partitions that the state was made from (on_partitions_added: fail)",
+        do="set on_partitions_added to cold (every sensor starts anew), or start afresh under another `group`; and give the output topic "
+        "as many partitions",
+        see="partitions-were-added",
+    )
+
+
+def does_not_fit(key: str, name: str, why: str) -> SlotstreamError:
+    """A topic that was created again, and that this process cannot go on with: the next start looks at it as a whole."""
+    return SlotstreamError(
+        f"the topic {name} ({key}) was deleted and created again, and {why}",
+        expected="a topic like the one before",
+        do="start again: a start takes the topic as it is, or says what is wrong with it",
+        see="a-topic-is-gone",
+    )

@@ -1,0 +1,264 @@
+"""What a running service knows of its topics: a thread that looks at them beside the loop, and what the loop does about what it sees.
+
+    thread    looks every EVERY_S, soon after the client has met an unknown topic, and every AGAIN_S while one is gone
+    loop      calls check() wherever it would wait or begin a turn: while a topic is gone it waits there, and ends where the table of
+              failures says so
+
+Presence decides, without clock, thread or broker. A broker that is away is no finding: the loop waits for it elsewhere.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import structlog
+
+from processor.errors import SlotstreamError
+from processor.kafka import topic_errors
+from processor.kafka.findings import Finding, RecordBytes, of_sizes, of_topics
+from processor.kafka.topics import Look, Topic, Topics
+from processor.metrics import Metrics
+from processor.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+EVERY_S = 30.0
+AGAIN_S = 2.0
+SOON_S = 5.0  # between two looks that the client asked for: a broker that is away makes it ask all the time
+GRACE_S = 60.0
+WAIT_S = 0.1
+
+
+class Looker(Protocol):
+    def __call__(self, *, configs: bool) -> Look | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """since_s: the first answer without the topic; confirmed: a second one has said so."""
+
+    since_s: float
+    confirmed: bool = False
+
+
+class Presence:
+    """Which topics are there, which are gone, and which are others of the same name; what follows from that.
+
+    One answer proves little: a broker that starts up, or whose metadata lags behind, does not know a topic for a moment. So a topic
+    counts as gone when two answers of brokers that know other topics say so, and it ends the service when, after GRACE_S, one more does.
+    A broker that knows no topic at all makes the service wait and never ends it. An id or a partition that was not there before is proof
+    by itself.
+    """
+
+    def __init__(self, settings: Settings, topics: Topics) -> None:
+        self._settings, self._topics = settings, topics
+        self._absences: dict[str, Absence] = {}
+        self.replaced: dict[str, Topic] = {}  # by others of the same name, for the loop to take up
+        self.end: SlotstreamError | None = None  # what ends the service
+
+    @property
+    def gone(self) -> list[str]:
+        """The keys of the topics that are gone."""
+        return [key for key, absence in self._absences.items() if absence.confirmed]
+
+    @property
+    def suspects(self) -> bool:
+        """A topic was missing in the last answer."""
+        return bool(self._absences)
+
+    def saw(self, look: Look, now_s: float) -> None:
+        for key, topic in look.topics.items():
+            known = self.replaced.get(key) or self._topics.by_key[key]
+            if topic is None:
+                self._missed(key, known, now_s, credible=look.credible)
+                continue
+            if self._absences.pop(key, Absence(now_s)).confirmed:
+                _log.info("the topic is there again", topic=topic.name, setting=key, same=topic.id == known.id)
+            if topic.id != known.id:
+                self._is_another(key, known, topic)
+            elif key == "input.topic" and topic.partitions > known.partitions:
+                self.end = self.end or topic_errors.partitions_added(self._settings, known.partitions, topic.partitions)
+
+    def _missed(self, key: str, known: Topic, now_s: float, *, credible: bool) -> None:
+        absence = self._absences.get(key)
+        if absence is None:
+            self._absences[key] = Absence(now_s)
+            return
+        if not absence.confirmed:
+            if not credible and now_s - absence.since_s < GRACE_S:
+                return
+            _log.error(
+                "a topic is gone from the broker: the service waits, and ends if it does not come back",
+                topic=known.name,
+                setting=key,
+                ends_in_s=GRACE_S,
+                to_do="find out who deleted it; create it again: slotstream init",
+            )
+            self._absences[key] = Absence(absence.since_s, confirmed=True)
+        elif credible and now_s - absence.since_s >= GRACE_S:
+            self.end = self.end or topic_errors.gone(key, known.name, now_s - absence.since_s)
+
+    def _is_another(self, key: str, known: Topic, topic: Topic) -> None:
+        if key == "input.topic":
+            self.end = self.end or topic_errors.another_input(self._settings, known.id, topic.id)
+        elif topic.bytes_max < known.bytes_max:
+            why = f"takes records up to {topic.bytes_max:,} bytes instead of {known.bytes_max:,}"
+            self.end = self.end or topic_errors.does_not_fit(key, topic.name, why)
+        elif key == "checkpoint.topic" and topic.partitions < self._topics.input.partitions:
+            why = f"has {topic.partitions} partitions instead of {known.partitions}"
+            self.end = self.end or topic_errors.does_not_fit(key, topic.name, why)
+        else:
+            self.replaced[key] = topic
+
+
+class TopicWatch:
+    """looker and now_s: as of the thread. adopt(): called on the loop's thread with the key of a topic that another of its name replaced.
+
+    Methods but check() may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        topics: Topics,
+        looker: Looker,
+        metrics: Metrics,
+        *,
+        record_bytes: RecordBytes,
+        told: list[Finding],
+        adopt: Callable[[str], None] = lambda _: None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """told: what the start has found and said already."""
+        self._settings, self._topics, self._looker, self._metrics = settings, topics, looker, metrics
+        self._record_bytes, self._adopt, self._now_s = record_bytes, adopt, now_s
+        self._seen = topics.by_key
+        of_now = {finding.found for finding in self._judged(topics)}
+        self._findings = {finding.found: finding for finding in told if finding.found in of_now}
+        self._lock = threading.Lock()
+        self._presence = Presence(settings, topics)
+        self._wake, self._closed = threading.Event(), threading.Event()
+        self._asked_s = self._looked_s = now_s()
+        self._looking = threading.Lock()
+        self._failure: BaseException | None = None
+        self._tell()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="topics", daemon=True).start()
+
+    def close(self) -> None:
+        """Looks no more, and check() returns at once."""
+        self._closed.set()
+        self._wake.set()
+
+    def suspect(self) -> None:
+        """The client has met an unknown topic, or waits for longer than usual: look soon."""
+        if self._now_s() - self._looked_s >= SOON_S:
+            self._wake.set()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the loop waits, None if it does not."""
+        with self._lock:
+            told = [f"{self._topics.by_key[key].name} ({key})" for key in self._presence.gone]
+        return f"waiting for a topic that is gone from the broker: {', '.join(told)}" if told else None
+
+    def check(self, beat: Callable[[], None], stopping: Callable[[], bool]) -> None:
+        """To be called on the loop's thread. Waits while a topic is gone, with a beat now and then, unless the service is stopping.
+
+        Raises the error that ends the service.
+        """
+        while not self._closed.is_set():
+            with self._lock:
+                end, waiting = self._presence.end or self._failure, bool(self._presence.gone)
+                replaced, self._presence.replaced = self._presence.replaced, {}
+                for key, topic in replaced.items():
+                    self._topics.put(key, topic)
+            for key, topic in replaced.items():
+                self._took_up(key, topic)
+            if end is not None:
+                raise end
+            if not waiting or stopping():
+                return
+            beat()
+            time.sleep(WAIT_S)
+
+    def explained(self, error: SlotstreamError) -> SlotstreamError:
+        """The error, or what it follows from where a topic is gone or another one by now. Looks once more if need be."""
+        if self._presence.end is not None:
+            return self._presence.end
+        with self._looking:
+            look = self._looker(configs=False)
+        with self._lock:
+            if look is not None:
+                self._presence.saw(look, self._now_s())
+            return self._presence.end or error
+
+    def _took_up(self, key: str, topic: Topic) -> None:
+        _log.warning(
+            "a topic was deleted and created again: going on with the new one",
+            topic=topic.name,
+            setting=key,
+            id=topic.id,
+            partitions=topic.partitions,
+            gone="its checkpoints: all of them are written again" if key == "checkpoint.topic" else "the records that it held",
+        )
+        self._adopt(key)
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            with self._lock:
+                suspects = self._presence.suspects
+            self._wake.wait(AGAIN_S if suspects else EVERY_S)
+            if self._closed.is_set():
+                return
+            self._wake.clear()
+            try:
+                self.look(configs=not suspects)
+            except Exception as failure:  # noqa: BLE001 - raised on the loop's thread
+                self._failure = failure
+                return
+
+    def look(self, *, configs: bool) -> None:
+        """Looks once, and draws the conclusions."""
+        with self._looking:
+            look = self._looker(configs=configs)
+        self._looked_s = self._now_s()
+        if look is None:
+            return
+        with self._lock:
+            self._presence.saw(look, self._looked_s)
+            gone = self._presence.gone
+        self._seen |= {key: topic for key, topic in look.topics.items() if topic is not None}
+        self._judge(self._seen)
+        for key in self._seen:
+            self._metrics.set("topic_gone", float(key in gone), topic=key.removesuffix(".topic"))
+        if gone:
+            self._metrics.set("ready", 0.0)  # the loop, which waits, does not say so
+
+    def _judge(self, seen: Mapping[str, Topic]) -> None:
+        """Tells what is new since the last look, once, and what is in order again."""
+        topics = replace(self._topics)
+        for key, topic in seen.items():
+            topics.put(key, topic)
+        found = {finding.found: finding for finding in self._judged(topics)}
+        for text in found.keys() - self._findings.keys():
+            finding = found[text]
+            tell = _log.warning if finding.good else _log.error
+            words = {} if finding.good else {"then": "the next start ends by this"}
+            tell(finding.found, expected=finding.expected, to_do=finding.do, **words)
+        for text in self._findings.keys() - found.keys():
+            _log.info("in order again", was=text)
+        self._findings = found
+        self._tell()
+
+    def _judged(self, topics: Topics) -> list[Finding]:
+        found = [*of_topics(self._settings, topics), *of_sizes(topics, self._record_bytes)]
+        return [finding for finding in found if finding.level != "ok"]
+
+    def _tell(self) -> None:
+        for level in ("warning", "error"):
+            count = sum(finding.level == level for finding in self._findings.values())
+            self._metrics.set("topic_findings", count, level=level)

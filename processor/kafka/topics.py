@@ -1,0 +1,235 @@
+"""The service's topics as the broker describes them: at the start, for the commands, and again while the service runs.
+
+Asks only. What is wrong with what it finds: findings.py. Creating topics: create_topics.py.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+from processor.errors import ConfigurationError
+from processor.settings import Settings
+from processor.stream import admin, permissions
+from processor.stream.clients import admin_client
+
+LOOK_S = 5.0
+_NEVER_S = 3_000.0  # a look is given up by closing its client (stream.group says why)
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic and those of its settings that the service depends on. None: unlimited, or not told by the broker.
+
+    bytes_max is max.message.bytes, cleanup cleanup.policy, insync_min min.insync.replicas; replicas is the smallest number of replicas
+    that a partition has.
+    """
+
+    name: str
+    id: str
+    partitions: int
+    bytes_max: int
+    cleanup: str
+    retention_ms: int | None = None
+    retention_bytes: int | None = None
+    replicas: int | None = None
+    insync_min: int | None = None
+
+
+@dataclass(slots=True)
+class Topics:
+    """The service's topics. Only the loop's thread replaces one, and only by another topic of the same name (topic_watch.py)."""
+
+    cluster: str
+    input: Topic
+    output: Topic
+    dead_letter: Topic
+    checkpoint: Topic | None  # None where checkpoints are files
+
+    @property
+    def written(self) -> list[Topic]:
+        """The topics that the service's transactions write to."""
+        return [topic for topic in (self.output, self.dead_letter, self.checkpoint) if topic is not None]
+
+    @property
+    def by_key(self) -> dict[str, Topic]:
+        """By the setting that names each: input.topic, output.topic, dead_letter.topic and, if there is one, checkpoint.topic."""
+        found = {"input.topic": self.input, "output.topic": self.output, "dead_letter.topic": self.dead_letter}
+        return found if self.checkpoint is None else {**found, "checkpoint.topic": self.checkpoint}
+
+    def put(self, key: str, topic: Topic) -> None:
+        setattr(self, key.removesuffix(".topic"), topic)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one answer of one broker says of the topics, by the setting that names each.
+
+    topics    None: the broker knows no such topic. A key that is missing: it did not say.
+    credible  the broker knows some topic. One that knows none may not have learned of them yet.
+    """
+
+    topics: Mapping[str, Topic | None]
+    credible: bool
+
+
+def names(settings: Settings) -> dict[str, str]:
+    """The topics' names, by the setting that names each."""
+    found = {"input.topic": settings.input.topic, "output.topic": settings.output.topic, "dead_letter.topic": settings.dead_letter_topic}
+    return found if settings.checkpoint_topic is None else {**found, "checkpoint.topic": settings.checkpoint_topic}
+
+
+def describe(settings: Settings) -> Topics:
+    """The topics that are read and written.
+
+    Raises SlotstreamError if no broker answers, ConfigurationError if a topic is missing or if the broker does not let the client in,
+    NotPermitted for what it may not do.
+    """
+    client, cluster = admin.connected(settings)
+    admin.demand(client, settings, permissions.of_run(settings))
+    found = {key: describe_topic(client, name) for key, name in names(settings).items()}
+    missing = [f"{names(settings)[key]} ({key})" for key, topic in found.items() if topic is None]
+    if missing:
+        raise _missing(settings, ", ".join(missing), "the topics that the service reads and writes to exist")
+    there = {key: topic for key, topic in found.items() if topic is not None}
+    return Topics(cluster, there["input.topic"], there["output.topic"], there["dead_letter.topic"], there.get("checkpoint.topic"))
+
+
+def describe_input(settings: Settings) -> Topic:
+    """The input topic alone, to write to. Raises as describe()."""
+    return _describe_one(settings, settings.input.topic, "input.topic", permissions.of_feed(settings))
+
+
+def describe_checkpoints(settings: Settings) -> Topic:
+    """The checkpoint topic alone, to look into. Raises as describe()."""
+    return _describe_one(settings, str(settings.checkpoint_topic), "checkpoint.topic", permissions.of_state(settings))
+
+
+def describe_topic(client: AdminClient, name: str) -> Topic | None:
+    """None if there is none. Raises SlotstreamError."""
+    wait_s = admin.BROKER_TIMEOUT_S
+    try:
+        described = client.describe_topics(TopicCollection([name]), request_timeout=wait_s)[name].result(wait_s)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        raise admin.refused(f"the broker does not describe the topic {name}", error) from error
+    resource = ConfigResource(ResourceType.TOPIC, name)
+    try:
+        configs = client.describe_configs([resource], request_timeout=wait_s)[resource].result(wait_s)
+    except KafkaException as error:
+        raise admin.refused(f"the broker does not tell the configuration of the topic {name}", error) from error
+    return _topic(described, configs)
+
+
+class Looker:
+    """Looks at the topics again, with a client of its own each time. To be used by one thread.
+
+    known: what was described at the start. A setting that the broker does not tell any more keeps its value.
+    """
+
+    def __init__(self, settings: Settings, known: Topics) -> None:
+        self._settings, self._known = settings, known.by_key
+        self._configs_told = True
+
+    def __call__(self, *, configs: bool) -> Look | None:
+        """configs: ask for the topics' settings too; those of a topic with another id are always asked for. None without an answer."""
+        client = admin_client(self._settings, lambda _: None)  # the loop's own clients say what is wrong with a connection
+        try:
+            found = self._described(client)
+            # A broker that knows none of them may know others.
+            credible = any(found.values()) or bool(client.list_topics(timeout=LOOK_S).topics)
+            asked = {key: self._known[key] for key, described in found.items() if described}
+            told = self._configs(client, [t.name for key, t in asked.items() if configs or t.id != str(found[key].topic_id)])
+        except (KafkaException, TimeoutError):
+            return None
+        topics = dict[str, Topic | None]()
+        for key, described in found.items():
+            topic = None if described is None else _renewed(self._known[key], described, told.get(self._known[key].name))
+            topics[key] = topic
+            self._known[key] = topic or self._known[key]
+        return Look(topics, credible)
+
+    def _described(self, client: AdminClient) -> dict[str, Any]:
+        """None for a topic that the broker does not know, nothing for one that it does not show to this user."""
+        futures = client.describe_topics(TopicCollection([topic.name for topic in self._known.values()]), request_timeout=_NEVER_S)
+        until_s, found = time.monotonic() + LOOK_S, dict[str, Any]()
+        for key, topic in self._known.items():
+            try:
+                found[key] = futures[topic.name].result(max(0.0, until_s - time.monotonic()))
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    found[key] = None
+                elif error.args[0].code() not in permissions.AUTHORIZATION:
+                    raise
+        return found
+
+    def _configs(self, client: AdminClient, names: list[str]) -> dict[str, Any]:
+        """A user who may not read them does not ask again: each refusal is a line in the broker's audit log."""
+        if not self._configs_told or not names:
+            return {}
+        resources = {name: ConfigResource(ResourceType.TOPIC, name) for name in names}
+        futures = client.describe_configs(list(resources.values()), request_timeout=_NEVER_S)
+        until_s, told = time.monotonic() + LOOK_S, dict[str, Any]()
+        for name, resource in resources.items():
+            try:
+                told[name] = futures[resource].result(max(0.0, until_s - time.monotonic()))
+            except KafkaException as error:
+                if error.args[0].code() in permissions.AUTHORIZATION:
+                    self._configs_told = False
+                elif error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:  # deleted between the two questions
+                    raise
+        return told
+
+
+def _describe_one(settings: Settings, name: str, key: str, needs: list[permissions.Need]) -> Topic:
+    client, _ = admin.connected(settings)
+    admin.demand(client, settings, needs)
+    topic = describe_topic(client, name)
+    if topic is None:
+        raise _missing(settings, f"{name} ({key})", "it to exist")
+    return topic
+
+
+def _missing(settings: Settings, topics: str, expected: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the broker at {admin.bootstrap(settings)} has no topic {topics}",
+        expected=expected,
+        do="create what is missing with `slotstream init`, or correct the names",
+        see="a-topic-is-missing",
+    )
+
+
+def _topic(described: Any, configs: Any) -> Topic:
+    """Of the client's description and its entries by name."""
+    bare = Topic(str(described.name), str(described.topic_id), len(described.partitions), 0, "")
+    return _configured(replace(bare, replicas=_replicas(described)), configs)
+
+
+def _renewed(known: Topic, described: Any, configs: Any | None) -> Topic:
+    topic = replace(known, id=str(described.topic_id), partitions=len(described.partitions), replicas=_replicas(described))
+    return topic if configs is None else _configured(topic, configs)
+
+
+def _configured(topic: Topic, configs: Any) -> Topic:
+    return replace(
+        topic,
+        bytes_max=int(configs["max.message.bytes"].value),
+        cleanup=str(configs["cleanup.policy"].value),
+        retention_ms=_limit(configs, "retention.ms"),
+        retention_bytes=_limit(configs, "retention.bytes"),
+        insync_min=_limit(configs, "min.insync.replicas"),
+    )
+
+
+def _replicas(described: Any) -> int | None:
+    return min((len(partition.replicas) for partition in described.partitions), default=None)
+
+
+def _limit(configs: Any, name: str) -> int | None:
+    """-1 is none."""
+    entry = configs.get(name)
+    return None if entry is None or entry.value is None or int(entry.value) < 0 else int(entry.value)
