@@ -217,7 +217,6 @@ class Service:
             told=found,
             adopt=lambda key: self._take_up(key, topics, writer),
         )
-        watch.start()
         self.probes.topics = watch
 
         def beat() -> None:
@@ -244,6 +243,7 @@ class Service:
         )
         self.probes.watch(worker)
         self._worker = worker
+        watch.start()
         return worker, watch, lock
 
     def _take_up(self, key: str, topics: Topics, writer: CheckpointWriter) -> None:
