@@ -386,7 +386,9 @@ def test_an_instance_that_ends_by_itself_is_noticed_and_one_that_was_asked_to_is
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spawn(self: Instances, name: str, _folder: Path) -> Running:
-        return Running(name, [sys.executable, "-c", f"print('last words'); raise SystemExit({name!r} == 'bad')"], self._folder / name, {}, self._folder)
+        return Running(
+            name, [sys.executable, "-c", f"print('last words'); raise SystemExit({name!r} == 'bad')"], self._folder / name, {}, self._folder
+        )
 
     monkeypatch.setattr(Instances, "_spawn", spawn)
     instances = Instances([], {}, tmp_path / "instances")

@@ -277,11 +277,12 @@ def _files(site: Site, partition: int) -> list[Path]:
 
 
 def _damage(site: Site, path: Path) -> bool:
-    """Whether the file is another one now: zeros may have stood where zeros are written."""
+    """Whether the file is another one now."""
     whole = path.read_bytes()
     at = int(site.rng.integers(len(whole)))
     flipped = whole[:at] + bytes([whole[at] ^ (1 << int(site.rng.integers(8)))]) + whole[at + 1 :]
-    damaged = (whole[:at], flipped, b"", whole[:at] + bytes(len(whole) - at), b"somebody's notes")
+    ways = (whole[:at], flipped, b"", whole[:at] + bytes(len(whole) - at), b"somebody's notes")
+    damaged = [way for way in ways if way != whole]  # zeros may have stood where zeros are written
     path.write_bytes(damaged[int(site.rng.integers(len(damaged)))])
     return path.read_bytes() != whole
 
