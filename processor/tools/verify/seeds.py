@@ -1,6 +1,6 @@
 """`slotstream verify` with one seed after another, whatever comes of each: a table at the end, and exit code 1 if one failed.
 
-    python scripts/verify_seeds.py --count 10 --load
+    python -m processor.tools.verify.seeds --count 10 --load
 
 Owns the sequence and the load beside it; what a run proves is verify's. What each run prints goes to a file of its own.
 """
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,23 +65,18 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(f"seeds {first} to {first + options.count - 1}: {shlex.join(command)}", highlight=False, soft_wrap=True)
     interrupts = Interrupts()
     interrupts.install()
-    with load(cores() if options.load else 0):
-        runs = list(each(command, range(first, first + options.count), console))
+    runs: list[Run] = []
+    with load(cores() if options.load else 0), suppress(KeyboardInterrupt):
+        for seed in range(first, first + options.count):
+            console.print(f"seed {seed}: goes on; see {FOLDER / f'{seed}.txt'}", highlight=False, soft_wrap=True)
+            runs.append(one(command, seed, FOLDER))
+            console.print(f"seed {seed}: {told(runs[-1])}", highlight=False, soft_wrap=True)
+            if interrupts.seen:
+                break
     console.print(table(runs))
     if interrupts.seen:
         return INTERRUPTED
-    return OK if all(run.good for run in runs) and len(runs) == options.count else 1
-
-
-def each(command: list[str], seeds: range, console: Console) -> Iterator[Run]:
-    """Ctrl-C ends the run that goes on, and is the end of the sequence."""
-    for seed in seeds:
-        console.print(f"seed {seed}: goes on; see {FOLDER / f'{seed}.txt'}", highlight=False, soft_wrap=True)
-        run = one(command, seed, FOLDER)
-        console.print(f"seed {seed}: {told(run)}", highlight=False, soft_wrap=True)
-        yield run
-        if run.code == INTERRUPTED:
-            return
+    return OK if all(run.good for run in runs) else 1
 
 
 def one(command: list[str], seed: int, folder: Path) -> Run:
