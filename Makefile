@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do if $$p -
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: help demo test test-page test-rules test-stack image long verify lint fuzz bench bench-recovery recipes kafka demo-model setup clean
+.PHONY: help demo test test-page test-rules test-stack image long verify verify-seeds lint fuzz bench bench-recovery recipes kafka demo-model setup clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
 
@@ -47,6 +47,9 @@ long: .venv/.test ## the tests that `make test` has no time for: more of the sam
 
 verify: .venv/.run ## breaks the service in every way for MINUTES=10 and compares every output; SEED=7, KILLS=50
 	@$(BIN)/slotstream verify --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS))
+
+verify-seeds: .venv/.run ## verify with N=10 seeds in a row and a table of them; FROM=7, MINUTES=2 each, LOAD=1 keeps each core busy beside it
+	@$(BIN)/python -m processor.tools.verify.seeds --count $(or $(N),10) --minutes $(or $(MINUTES),2) $(if $(FROM),--from $(FROM)) $(if $(LOAD),--load)
 
 lint: .venv/.test ## style, types and the direction of imports
 	$(BIN)/ruff check .

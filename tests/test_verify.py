@@ -19,7 +19,8 @@ from processor.tools.verify.faults import FAULTS
 
 LAST_LINE = re.compile(
     r"verify: seed=(\d+) records=(\d+) predictions=(\d+) dead_letters=(\d+) faults=(\d+) "
-    r"lost=(\d+) duplicated=(\d+) different=(\d+) longest_stall_s=([\d.]+)"
+    r"lost=(\d+) duplicated=(\d+) different=(\d+) longest_stall_s=([\d.]+) kills=(\d+) starts=(\d+)"
+    r"(?: topic_predictions=(\d+) topic_dead_letters=(\d+))?(?: directory_predictions=(\d+) directory_dead_letters=(\d+))?"
 )
 UNDER_WAY_S = 300
 
@@ -57,9 +58,10 @@ def wait_until_said(words: str, folder: Path, running: "subprocess.Popen[str]") 
 
 
 def last_line(text: str) -> list[str]:
+    """The values, "0" for those of a phase that did not run."""
     found = LAST_LINE.fullmatch(text.splitlines()[-1])
     assert found is not None, text
-    return list(found.groups())
+    return list(found.groups("0"))
 
 
 def assert_nothing_runs(folder: Path) -> None:
@@ -85,15 +87,19 @@ def test_every_kind_of_fault_is_survived_with_checkpoints_in_a_topic_and_in_a_fo
         code = running.wait(1400)
     text = said(folder)
     assert code == 0, text
-    seed, records, predictions, dead_letters, faults, *wrong, _ = last_line(text)
+    seed, records, predictions, dead_letters, faults, *wrong, _, kills, starts = last_line(text)[:11]
     assert (seed, wrong) == ("11", ["0", "0", "0"])
+    by_phase = list(map(int, last_line(text)[11:]))
+    assert (by_phase[0] + by_phase[2], by_phase[1] + by_phase[3]) == (int(predictions), int(dead_letters))
+    assert min(by_phase) > 0
+    assert int(starts) > int(kills) > 0
     assert int(records) > 1000
     assert int(predictions) > 1000
     assert int(dead_letters) > 10
     skipped = re.findall(r"^. (\S+) .* skipped .* no right to mount", text, re.MULTILINE)
     assert set(skipped) <= {"disk-full", "disk-read-only"}
     assert int(faults) >= len(FAULTS) - len(skipped)
-    assert all(f" {fault.name}: survived" in text for fault in FAULTS if fault.name not in skipped)
+    assert all(f" {fault.name}: survived, " in text for fault in FAULTS if fault.name not in skipped)
     assert list(folder.iterdir()) == []
     assert_nothing_runs(folder)
 

@@ -363,7 +363,7 @@ def test_a_taken_port_is_told(server: EchoServer) -> None:
 
 
 def program(text: str, tmp_path: Path) -> Running:
-    return Running("a", [sys.executable, "-c", text], tmp_path / "a.log", {})
+    return Running("a", [sys.executable, "-c", text], tmp_path / "a.log", {}, tmp_path)
 
 
 def test_what_a_process_owns_is_what_it_last_said(tmp_path: Path) -> None:
@@ -386,7 +386,9 @@ def test_an_instance_that_ends_by_itself_is_noticed_and_one_that_was_asked_to_is
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spawn(self: Instances, name: str, _folder: Path) -> Running:
-        return Running(name, [sys.executable, "-c", f"print('last words'); raise SystemExit({name!r} == 'bad')"], self._folder / name, {})
+        return Running(
+            name, [sys.executable, "-c", f"print('last words'); raise SystemExit({name!r} == 'bad')"], self._folder / name, {}, self._folder
+        )
 
     monkeypatch.setattr(Instances, "_spawn", spawn)
     instances = Instances([], {}, tmp_path / "instances")

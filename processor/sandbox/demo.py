@@ -16,11 +16,9 @@ import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +34,7 @@ from processor.errors import SlotstreamError
 from processor.sandbox import process
 from processor.sandbox.count import Count
 from processor.sandbox.kafka import VERSION, EmbeddedKafka
+from processor.sandbox.own_folder import OwnFolder
 from processor.sandbox.plant import FaultPlan
 from processor.sandbox.ports import free_port
 from processor.sandbox.show import Screen, View
@@ -383,8 +382,7 @@ def run(options: Options, console: Console, interrupts: Interrupts) -> Outcome |
     if not CONFIG.exists():
         raise SlotstreamError(f"no file {CONFIG}", expected="the demo's settings", do="run the demo from the source tree")
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="slotstream-demo-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = stack.enter_context(OwnFolder("demo")).path
         kafka = EmbeddedKafka(folder / "kafka")
         stack.callback(kafka.stop)
         stack.callback(interrupts.ignore)

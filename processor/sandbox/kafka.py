@@ -8,15 +8,14 @@ leaving it behind. Not for topics. For tests, the demo and trying things out; it
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from processor.errors import SlotstreamError
 from processor.sandbox import process
 from processor.sandbox.kafka_security import Security
+from processor.sandbox.own_folder import OwnFolder
 from processor.sandbox.ports import free_port, is_free
 
 VERSION = "4.3.1"
@@ -272,7 +272,7 @@ def _make_archive(java: Path, archive: Path) -> None:
 def _jars() -> list[Path]:
     """The broker's class path. Resolved over the network once; then a list in the cache says where the files are."""
     known = _cache() / f"kafka-{VERSION}.json"
-    with _one_process(known.with_suffix(".lock")):
+    with _one_process(known.parent):
         jars = _listed(known)
         if jars is None:
             jars = _resolve(known.with_suffix(".fetching"))
@@ -354,16 +354,14 @@ def _extra_missing(package: str) -> SlotstreamError:
 
 
 @contextlib.contextmanager
-def _one_process(lock: Path) -> Iterator[None]:
-    """Only one process at a time goes on; the others wait. Where the system has no flock all go on at once."""
+def _one_process(folder: Path) -> Iterator[None]:
+    """Only one process at a time goes on; the others wait. The lock is on the folder itself, so no lock file stays behind."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        import fcntl
-    except ImportError:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-        return
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    finally:
+        os.close(lock)
 
 
 # The command line: a broker in the foreground.
@@ -377,10 +375,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGINT):  # a shell starts what it puts in the background deaf to Ctrl-C
         signal.signal(number, _interrupt)
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="slotstream-kafka-"))
     port = options.port or (9092 if is_free(9092) else None)
     try:
-        with EmbeddedKafka(folder, heap_mb=options.heap_mb, port=port) as kafka:
+        with contextlib.ExitStack() as stack:
+            folder = options.folder or stack.enter_context(OwnFolder("kafka")).path
+            kafka = stack.enter_context(EmbeddedKafka(folder, heap_mb=options.heap_mb, port=port))
             sys.stdout.write(f"Apache Kafka {VERSION} at {kafka.bootstrap}, data in {folder}; Ctrl-C ends it\n")
             sys.stdout.flush()
             return _stay(kafka)
@@ -389,9 +388,6 @@ def main(arguments: list[str] | None = None) -> int:
     except SlotstreamError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    finally:
-        if options.folder is None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stay(kafka: EmbeddedKafka) -> int:

@@ -32,16 +32,18 @@ class Disk:
         self._check(self._libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
         self._mount(0)
 
-    def fill(self) -> None:
-        """No byte is free."""
+    def fill(self) -> int:
+        """Writes until no byte is free. Returns how many bytes were written."""
+        written = 0
         with self._filler.open("ab", buffering=0) as file:
             for size in (BLOCK_BYTES, 1):
                 try:
-                    while file.write(b"\0" * size):
-                        pass
+                    while count := file.write(b"\0" * size):
+                        written += count
                 except OSError as error:
                     if error.errno != errno.ENOSPC:
                         raise
+        return written
 
     def free(self) -> None:
         self._filler.unlink(missing_ok=True)

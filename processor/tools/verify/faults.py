@@ -1,15 +1,20 @@
 """What is broken: each fault does its harm, mends it, and leaves a group that is whole again; the waiting for that is its caller's.
 
 A fault returns when its harm is over. It fails where something ended otherwise than it must: with another exit code, or not at all.
+It proves its harm and counts it on the site, so that a fault that did nothing is not called survived.
 """
 
-from collections.abc import Callable
+import errno
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from processor.errors import SlotstreamError
-from processor.tools.verify.instances import STOP_PATIENCE_S, Running, leaving
+from processor.tools.verify.harm import NoHarmError
+from processor.tools.verify.instances import Running, leaving
 from processor.tools.verify.site import Site
 
 T = TypeVar("T")
@@ -17,8 +22,9 @@ T = TypeVar("T")
 SESSION_S = 6.0
 OUTAGE_S = 13.0  # longer than a transaction may be open
 BOOST = 5.0
-END_S = 120.0
+END_S = 150.0  # to start with TensorFlow and be refused, or to stop with a drain and a last checkpoint; scaled by the load
 COULD_NOT_WRITE = "a checkpoint could not be written"
+NAME_TAKEN = "the-name-already-runs-on-this-host"  # the section of the manual that the message names
 
 
 @dataclass(frozen=True)
@@ -30,30 +36,44 @@ class Fault:
     do: Callable[[Site], None]
     needs: tuple[str, ...] = ()
 
+    def inflict(self, site: Site) -> Counter[str]:
+        """Returns what was broken, counted. Raises SlotstreamError, also where nothing was broken."""
+        site.harm.taken()
+        try:
+            self.do(site)
+        except NoHarmError as error:
+            raise NoHarmError(f"the fault {self.name} did not happen: {error.found}") from error
+        harm = site.harm.taken()
+        if not harm:
+            raise NoHarmError(f"the fault {self.name} did not happen: it broke nothing that it could count")
+        return harm
+
 
 # Processes.
 
 
 def _kill(site: Site) -> None:
-    site.start(site.instances.kill(site.any_owner()).name)
+    site.start(site.kill(site.any_owner()).name)
 
 
 def _kill_two(site: Site) -> None:
     """The second one while the first one is on its way back."""
-    first = site.instances.kill(site.any_owner()).name
+    first = site.kill(site.any_owner()).name
     site.start(first)
     second = site.any_of([name for name in site.instances.names if name != first])
     site.pause(float(site.rng.uniform(0, 3)), f"{first} to begin its way back")
-    site.instances.kill(second)
+    site.kill(second)
     site.start(second)
 
 
 def _sleep(site: Site) -> None:
     """Longer than the session: others take its partitions, whatever it had open is aborted, and it finds that out when it wakes."""
     sleeper = site.instances[site.any_owner()]
+    had = sleeper.owned
     sleeper.sleep()
     site.pause(SESSION_S + 2, f"the session of {sleeper.name}, which sleeps, to be over")
     site.settle(ready=False)
+    _taken_over(site, had, sleeper)
     sleeper.wake()
 
 
@@ -67,11 +87,17 @@ def _zombie(site: Site) -> None:
     site.settle()
     zombie.wake()
     _must_end(site, zombie, 3)
+    site.harm.done("successors")
 
 
 def _twice(site: Site) -> None:
+    """On the same host, wherever the first one runs since a zombie's successor came from elsewhere."""
     name = site.any_of(site.instances.names)
-    _must_end(site, site.instances.start_beside(name, elsewhere=False), 2)
+    second = site.instances.start_beside(name, elsewhere=False)
+    _must_end(site, second, 2)
+    if NAME_TAKEN not in second.log.read_text(errors="replace"):
+        raise second.failed(f"the second process of {name} ended with 2 for another reason than its name", f"a message with {NAME_TAKEN}")
+    site.harm.done("refused")
 
 
 def _leave(site: Site) -> None:
@@ -85,10 +111,24 @@ def _leave(site: Site) -> None:
 
 
 def _stop(site: Site, *, leave: bool) -> None:
-    stopped = site.instances.forget(site.any_owner(leaving(site.instances.options, leave=leave)))
-    stopped.terminate()
-    _must_end(site, stopped, 0)
-    site.start(stopped.name)
+    stopping = site.instances[site.any_owner(leaving(site.instances.options, leave=leave))]
+    had = stopping.owned
+    stopping.terminate()
+    site.instances.forget(stopping.name)
+    _must_end(site, stopping, 0)
+    if leave:
+        _taken_over(site, had, stopping)
+    else:
+        site.harm.done("stopped")
+    site.start(stopping.name)
+
+
+def _taken_over(site: Site, partitions: set[int], before: Running) -> None:
+    def owned() -> set[int]:
+        return {p for one in site.instances if one is not before for p in one.owned}
+
+    site.proof(lambda: partitions <= owned(), f"others to have taken the partitions of {before.name}")
+    site.harm.done("partitions moved", len(partitions))
 
 
 def _join(site: Site) -> None:
@@ -96,14 +136,15 @@ def _join(site: Site) -> None:
     name = next(name for name in sorted(site.instances.options) if name not in site.instances.names)
     more = site.start(name)
     site.wait(lambda: more.ready and more.owned, f"{name} to have partitions")
+    site.harm.done("partitions moved", len(more.owned))
     site.settle(ready=False)
-    site.instances.forget(name)
     more.terminate()
+    site.instances.forget(name)
     _must_end(site, more, 0)
 
 
 def _must_end(site: Site, one: Running, code: int) -> None:
-    site.wait(lambda: one.exit_code is not None, f"{one.name} to end with exit code {code}", max(END_S, STOP_PATIENCE_S))
+    site.wait(lambda: one.exit_code is not None, f"{one.name} to end with exit code {code}", END_S)
     if one.exit_code != code:
         raise one.failed(f"{one.name} ended with exit code {one.exit_code}", f"exit code {code}")
 
@@ -120,34 +161,62 @@ def _broker_away(site: Site) -> None:
 
 
 def _without_broker(site: Site, end: Callable[[], None], seconds: float) -> None:
+    broker = _of(site.broker)
+    if (before := broker.pid) is None:
+        raise NoHarmError("the broker had ended before")
     site.broker_away = True
     end()
+    if _runs(before):
+        raise NoHarmError(f"the broker's process {before} still runs")
     if seconds:
         site.pause(seconds, "the broker, which is away")
-    _of(site.broker).start()
+    broker.start()
     site.broker_away = False
+    site.harm.done("broker ended")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _cut(site: Site) -> None:
     """The connections of one instance end again and again, then nothing is let in for a while."""
     proxy = _of(site.proxy)
+    before = Counter(proxy.harm)
     for _ in range(int(site.rng.integers(2, 6))):
         proxy.cut()
         site.pause(float(site.rng.uniform(0.1, 1.0)), "new connections, to be cut too")
     proxy.refuse()
     site.pause(float(site.rng.uniform(0.5, 4.0)), "the way to the broker, which is shut")
     proxy.mend()
+    _count_proxy(site, before, "connections cut")
 
 
 def _slow(site: Site) -> None:
     """Everything takes long, then nothing comes through at all, for less or for more than the session."""
     proxy = _of(site.proxy)
+    before = Counter(proxy.harm)
     proxy.slow(float(site.rng.uniform(0.05, 0.5)))
     site.pause(float(site.rng.uniform(2, 5)), "the way to the broker, which is slow")
     proxy.hang()
     site.pause(float(site.rng.choice((2.0, SESSION_S + 2))), "the way to the broker, where nothing comes through")
     proxy.mend()
     site.pause(float(site.rng.uniform(0, 3)), "the instance to hear what it has missed")
+    _count_proxy(site, before, "pieces slowed", "pieces held")
+
+
+def _count_proxy(site: Site, before: Mapping[str, int], *must: str) -> None:
+    """All that the proxy has broken since, of which these kinds must be there."""
+    since = {what: count - before.get(what, 0) for what, count in _of(site.proxy).harm.items()}
+    for what in must:
+        site.harm.done(what, since.pop(what, 0))
+    for what, count in since.items():
+        if count:
+            site.harm.done(what, count)
 
 
 # The disk.
@@ -155,9 +224,10 @@ def _slow(site: Site) -> None:
 
 def _disk_full(site: Site) -> None:
     disk = _of(site.disk)
-    disk.fill()
+    told = _complaints(site, errno.ENOSPC)
     try:
-        _wait_for_complaint(site)
+        site.harm.done("bytes filled", disk.fill())
+        _wait_for_complaint(site, errno.ENOSPC, told)
     finally:
         disk.free()
     _kill(site)  # what could not be written must not be missed
@@ -165,40 +235,56 @@ def _disk_full(site: Site) -> None:
 
 def _disk_read_only(site: Site) -> None:
     disk = _of(site.disk)
-    disk.read_only()
+    told = _complaints(site, errno.EROFS)
     try:
-        _wait_for_complaint(site)
+        disk.read_only()
+        _wait_for_complaint(site, errno.EROFS, told)
     finally:
         disk.writable()
 
 
-def _wait_for_complaint(site: Site) -> None:
-    told = {one.name: _complaints(one) for one in site.instances}
-    site.wait(lambda: any(_complaints(one) > told[one.name] for one in site.instances), "an instance to say that it cannot write")
+def _wait_for_complaint(site: Site, reason: int, told: int) -> None:
+    site.proof(lambda: _complaints(site, reason) > told, f"an instance to say that it cannot write ({os.strerror(reason)})")
+    site.harm.done("checkpoints not written", _complaints(site, reason) - told)
 
 
-def _complaints(one: Running) -> int:
-    return sum(event["event"].startswith(COULD_NOT_WRITE) for event in one.events())
+def _complaints(site: Site, reason: int) -> int:
+    """How many checkpoints could not be written for this reason, an errno."""
+    return sum(
+        event["event"].startswith(COULD_NOT_WRITE) and os.strerror(reason) in str(event.get("error"))
+        for one in site.instances
+        for event in one.events()
+    )
 
 
 def _torn(site: Site) -> None:
     """The newest files of a killed instance's partitions are damaged, each in another way; of one partition all are."""
     name = site.any_owner()
     owned = sorted(site.instances[name].owned)
-    site.instances.kill(name)
+    site.proof(lambda: _files(site, owned[0]), f"a checkpoint of partition {owned[0]}, to damage it")
+    site.kill(name)
+    damaged = 0
     for i, partition in enumerate(owned):
-        files = sorted(_of(site.checkpoints).glob(f"*/*/{partition}/*.safetensors"), reverse=True)
-        for path in files if i == 0 else files[:1]:
-            _damage(site, path)
+        files = _files(site, partition)
+        damaged += sum(_damage(site, path) for path in (files if i == 0 else files[:1]))
+    site.harm.done("files damaged", damaged)
     site.start(name)
 
 
-def _damage(site: Site, path: Path) -> None:
+def _files(site: Site, partition: int) -> list[Path]:
+    """A partition's checkpoints, the newest first."""
+    return sorted(_of(site.checkpoints).glob(f"*/*/{partition}/*.safetensors"), reverse=True)
+
+
+def _damage(site: Site, path: Path) -> bool:
+    """Whether the file is another one now."""
     whole = path.read_bytes()
     at = int(site.rng.integers(len(whole)))
     flipped = whole[:at] + bytes([whole[at] ^ (1 << int(site.rng.integers(8)))]) + whole[at + 1 :]
-    damaged = (whole[:at], flipped, b"", whole[:at] + bytes(len(whole) - at), b"somebody's notes")
+    ways = (whole[:at], flipped, b"", whole[:at] + bytes(len(whole) - at), b"somebody's notes")
+    damaged = [way for way in ways if way != whole]  # zeros may have stood where zeros are written
     path.write_bytes(damaged[int(site.rng.integers(len(damaged)))])
+    return path.read_bytes() != whole
 
 
 def _of(found: T | None) -> T:

@@ -7,6 +7,7 @@ event loop on a thread of its own; all methods are for other threads.
 import asyncio
 import contextlib
 import threading
+from collections import Counter
 from typing import Self
 
 CHUNK_BYTES = 16_384
@@ -25,6 +26,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._listening = threading.Event()
         self._failure: OSError | None = None
+        self.harm: Counter[str] = Counter()  # what was cut, refused, slowed and held so far
 
     @property
     def connections(self) -> int:
@@ -86,7 +88,9 @@ class Proxy:
         ends = [writer]
         self._open.append(ends)
         try:
-            if not self._refusing:
+            if self._refusing:
+                self.harm["connections refused"] += 1
+            else:
                 there, back = await asyncio.open_connection("127.0.0.1", self.target_port)
                 ends.append(back)
                 ways = [asyncio.ensure_future(self._pass(*way)) for way in ((reader, back), (there, writer))]
@@ -103,13 +107,17 @@ class Proxy:
         with contextlib.suppress(OSError):  # the end of a connection, however it comes
             while piece := await reader.read(CHUNK_BYTES):
                 if self._delay_s:
+                    self.harm["pieces slowed"] += 1
                     await asyncio.sleep(self._delay_s)
+                if self._hanging:
+                    self.harm["pieces held"] += 1
                 while self._hanging:
                     await asyncio.sleep(POLL_S)
                 writer.write(piece)
                 await writer.drain()
 
     def _cut(self) -> None:
+        self.harm["connections cut"] += len(self._open)
         for ends in self._open:
             _abort(ends)
 

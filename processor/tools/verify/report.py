@@ -4,21 +4,34 @@ Responsible for words and layout on standard output. Not for what happened.
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
 
+from processor.errors import SlotstreamError
 from processor.tools.verify.judge import DifferentError
 
 
 @dataclass
 class Score:
-    """Of one kind of fault: how often it was survived, and the longest time without any answer."""
+    """Of one kind of fault: how often it was survived, all that it broke, and the longest time without any answer."""
 
     survived: int = 0
     stall_s: float = 0.0
+    harm: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Of one phase: answers that had their counterpart, instances killed, and processes started."""
+
+    predictions: int
+    dead_letters: int
+    kills: int
+    starts: int
 
 
 @dataclass
@@ -27,22 +40,37 @@ class Totals:
 
     seed: int
     records: int = 0
-    predictions: int = 0
-    dead_letters: int = 0
-    kills: int = 0
     longest_stall_s: float = 0.0
     lost: int = 0
     duplicated: int = 0
     different: int = 0
     scores: dict[str, Score] = field(default_factory=dict)
+    phases: dict[str, Phase] = field(default_factory=dict)  # by its store
+
+    @property
+    def predictions(self) -> int:
+        return sum(phase.predictions for phase in self.phases.values())
+
+    @property
+    def dead_letters(self) -> int:
+        return sum(phase.dead_letters for phase in self.phases.values())
+
+    @property
+    def kills(self) -> int:
+        return sum(phase.kills for phase in self.phases.values())
+
+    @property
+    def starts(self) -> int:
+        return sum(phase.starts for phase in self.phases.values())
 
     @property
     def faults(self) -> int:
         return sum(score.survived for score in self.scores.values())
 
-    def survived(self, fault: str, stall_s: float) -> None:
+    def survived(self, fault: str, stall_s: float, harm: Mapping[str, int]) -> None:
         score = self.scores.setdefault(fault, Score())
         score.survived += 1
+        score.harm.update(harm)
         score.stall_s = max(score.stall_s, stall_s)
         self.longest_stall_s = max(self.longest_stall_s, stall_s)
 
@@ -53,8 +81,21 @@ class Totals:
         return (
             f"verify: seed={self.seed} records={self.records} predictions={self.predictions} dead_letters={self.dead_letters} "
             f"faults={self.faults} lost={self.lost} duplicated={self.duplicated} different={self.different} "
-            f"longest_stall_s={self.longest_stall_s:.1f}"
+            f"longest_stall_s={self.longest_stall_s:.1f} kills={self.kills} starts={self.starts}"
+        ) + "".join(
+            f" {store}_predictions={phase.predictions} {store}_dead_letters={phase.dead_letters}" for store, phase in self.phases.items()
         )
+
+    def must_prove(self, store: str) -> None:
+        """Raises SlotstreamError where no prediction was compared in the phase, or nothing has been broken so far."""
+        if not self.phases[store].predictions:
+            raise SlotstreamError(
+                f"no prediction was compared with checkpoints in the {store}, of {self.records} records",
+                expected="predictions in every phase: without them nothing is proved",
+                do="look at the dead letters: a model whose outputs are not finite, a low --rate or a short time make no predictions",
+            )
+        if not self.faults:
+            raise SlotstreamError("nothing was broken", expected="a fault at least", do="give it more time, or name other --faults")
 
 
 class Report:
@@ -77,14 +118,18 @@ class Report:
             self._console.print(f"{name:{width}}{text}", highlight=False, soft_wrap=True, markup=False)
 
     def table(self, totals: Totals, whats: Mapping[str, str], skipped: Mapping[str, str]) -> None:
-        table = Table("fault", "what was broken", "times survived", "longest stall")
+        faults = Table("fault", "what was broken", "harm done", "times survived", "longest stall")
         for name, what in whats.items():
             score = totals.scores.get(name)
             if score is not None:
-                table.add_row(name, what, str(score.survived), f"{score.stall_s:.1f} s")
+                faults.add_row(name, what, told(score.harm), str(score.survived), f"{score.stall_s:.1f} s")
             elif name in skipped:
-                table.add_row(name, what, "skipped", skipped[name])
-        self._console.print(table)
+                faults.add_row(name, what, "none", "skipped", skipped[name])
+        phases = Table("checkpoints in", "predictions compared", "dead letters compared", "instances killed", "processes started")
+        for store, phase in totals.phases.items():
+            phases.add_row(f"the {store}", *map(str, (phase.predictions, phase.dead_letters, phase.kills, phase.starts)))
+        self._console.print(faults)
+        self._console.print(phases)
 
     def last(self, totals: Totals) -> None:
         """The one line that programs read."""
@@ -100,6 +145,10 @@ class Report:
             "got": found.got,
         }
         self.plan(lines)
+
+
+def told(harm: Mapping[str, int]) -> str:
+    return listed([f"{count} {what}" for what, count in harm.items()])
 
 
 def listed(names: Sequence[str]) -> str:

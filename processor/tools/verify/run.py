@@ -29,7 +29,7 @@ from processor.tools.verify.feeder import Feeder
 from processor.tools.verify.instances import Instances, differing
 from processor.tools.verify.judge import DifferentError, Judge
 from processor.tools.verify.readings import Readings
-from processor.tools.verify.report import Report, Totals, listed
+from processor.tools.verify.report import Phase, Report, Totals, listed, told
 from processor.tools.verify.schedule import deal, endless, kill_is_due
 from processor.tools.verify.site import Site
 from processor.tools.verify.stage import Stage
@@ -56,6 +56,10 @@ def main(options: Options) -> int:
     """Exit codes: 0 all was equal, 1 something was not, or failed, 2 wrong use, 130 interrupted. Ends with everything removed, but
     after a failure with the folder kept."""
     faults = chosen(options.faults)
+    if options.kills and "kill" not in [fault.name for fault in faults]:
+        raise ConfigurationError(
+            f"{options.kills} kills, and faults without kill", expected="kill among --faults", do="add it, or leave --kills out"
+        )
     interrupts = Interrupts()
     interrupts.install()
     logging.getLogger(LIBRDKAFKA).setLevel(logging.CRITICAL)  # brokers that are away are what this is about
@@ -100,6 +104,7 @@ class Run:
         self._faults = {fault.name: fault for fault in faults}
         self.totals = Totals(options.seed)
         self.last_fault = "none"
+        self._store = ""  # of the phase
         self._begun_s: float | None = None  # of the breaking
         self._feeder: Feeder | None = None
         self._judge: Judge | None = None
@@ -108,6 +113,11 @@ class Run:
         stage, stores = self._stage, self._stage.stores
         stage.build()
         possible = {store: [fault.name for fault in self._faults.values() if not self._lacks(fault, store)] for store in stores}
+        if not any(possible.values()):
+            reasons = dict.fromkeys(self._lacks(fault, stores[-1]) for fault in self._faults.values())
+            raise ConfigurationError(
+                f"none of these faults is possible here: {listed(list(reasons))}", expected="one at least", do="correct --faults"
+            )
         must = deal(self._options.seed, possible)
         self._tell_plan(must)
         for number, store in enumerate(stores):
@@ -136,10 +146,16 @@ class Run:
     # -- a phase ----------------------------------------------------------------------------------------------------------
 
     def _phase(self, number: int, store: str, must: Sequence[str], possible: Sequence[str], *, last: bool) -> None:
+        self._store = store
         site = self._start(number, store)
         self._break(site, number, must, possible, last=last)
         self._drain(site)
-        self._report.line(f"{store}: every record was answered once, and as by the oracle")
+        self.totals.must_prove(store)
+        phase = self.totals.phases[store]
+        self._report.line(
+            f"{store}: every record was answered once, and as by the oracle: "
+            f"{phase.predictions} predictions and {phase.dead_letters} dead letters compared"
+        )
 
     def _start(self, number: int, store: str) -> Site:
         """The phase's instances, ready, and the input flowing."""
@@ -204,18 +220,17 @@ class Run:
             self._one(site, self._faults[name])
 
     def _one(self, site: Site, fault: Fault) -> None:
-        report, kills, answers, begun_s = self._report, site.instances.kills, site.watch.answers, time.monotonic()
+        report, answers, begun_s = self._report, site.watch.answers, time.monotonic()
         self.last_fault = f"{fault.name} ({fault.what}), begun at {report.elapsed_s:.0f} s"
         report.line(f"{fault.name}: {fault.what}")
         site.watch.stalls.taken()
-        fault.do(site)
+        harm = fault.inflict(site)
         site.settle()
         self._count(site)
         stall_s = site.watch.stalls.taken()
-        self.totals.kills += site.instances.kills - kills
-        self.totals.survived(fault.name, stall_s)
+        self.totals.survived(fault.name, stall_s, harm)
         rate = (site.watch.answers - answers) / (time.monotonic() - begun_s)
-        report.line(f"{fault.name}: survived; {rate:.0f} answers a second, none for {stall_s:.1f} s at most")
+        report.line(f"{fault.name}: survived, {told(harm)}; {rate:.0f} answers a second, none for {stall_s:.1f} s at most")
 
     def _drain(self, site: Site) -> None:
         """No new readings, the last answers, and every instance stopped: then the topics must hold what they should, and no more."""
@@ -231,11 +246,24 @@ class Run:
             raise site.watch.failure
         site.judge.finish()
         self._count(site)
+        if (lost := site.feeder.acknowledged - site.judge.records) > 0:
+            raise SlotstreamError(
+                f"{lost} readings that the broker acknowledged are not in the input topic",
+                expected=f"{site.feeder.acknowledged} records",
+                do="look at the broker's log and at the replication of the topic; the service cannot answer what it never saw",
+            )
 
     def _count(self, site: Site) -> None:
-        judge = site.judge
-        self.totals.records = judge.records
-        self.totals.predictions, self.totals.dead_letters = judge.compared["prediction"], judge.compared["dead letter"]
+        judge, totals = site.judge, self.totals
+        totals.records = judge.records
+        # The judge counts all phases together.
+        before = [phase for store, phase in totals.phases.items() if store != self._store]
+        totals.phases[self._store] = Phase(
+            judge.compared["prediction"] - sum(phase.predictions for phase in before),
+            judge.compared["dead letter"] - sum(phase.dead_letters for phase in before),
+            site.instances.kills,
+            site.instances.starts,
+        )
 
     @property
     def _share(self) -> float:

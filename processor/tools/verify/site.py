@@ -16,14 +16,18 @@ from processor.sandbox import process
 from processor.sandbox.kafka import EmbeddedKafka
 from processor.tools.verify.disk import Disk
 from processor.tools.verify.feeder import Feeder
+from processor.tools.verify.harm import Harm, NoHarmError
 from processor.tools.verify.instances import Instances, Running
 from processor.tools.verify.judge import Judge
+from processor.tools.verify.patience import patience_s
 from processor.tools.verify.proxy import Proxy
 from processor.tools.verify.watch import Watch
 
 POLL_S = 0.05
-STALL_MAX_S = 180.0  # two restarts and the timeouts of a transaction that was left open, on a machine that is busy
-WAIT_MAX_S = 300.0
+# All are scaled by the load of the machine.
+STALL_MAX_S = 180.0  # two restarts after each other and the timeouts of a transaction that was left open
+PROOF_MAX_S = 120.0
+WAIT_MAX_S = 300.0  # every instance started at once, or all that came in while none worked
 TELL_EVERY_S = 10.0
 
 
@@ -43,20 +47,31 @@ class Site:
     checkpoints: Path | None
     tell: Callable[[str], None]
     broker_away: bool = False
+    harm: Harm = field(default_factory=Harm)
     _told_s: float = field(default_factory=time.monotonic)
 
-    def wait(self, condition: Callable[[], object], what: str, timeout_s: float = WAIT_MAX_S) -> None:
+    def wait(self, condition: Callable[[], object], what: str, limit_s: float = WAIT_MAX_S) -> None:
         """Until the condition holds. Raises SlotstreamError if it does not in time, and whatever turn() raises."""
-        until_s = time.monotonic() + timeout_s
+        begun_s = time.monotonic()
         while not condition():
             self.turn(what)
-            if time.monotonic() > until_s:
-                raise SlotstreamError(f"not within {timeout_s:.0f} s: {what}", expected="it to come", do="look at the logs")
+            # Asked each time: load that comes while it waits counts.
+            if (waited_s := time.monotonic() - begun_s) > patience_s(limit_s):
+                raise SlotstreamError(f"not within {waited_s:.0f} s: {what}", expected="it to come", do="look at the logs")
             time.sleep(POLL_S)
 
     def pause(self, seconds: float, what: str) -> None:
         until_s = time.monotonic() + seconds
         self.wait(lambda: time.monotonic() >= until_s, what, seconds + WAIT_MAX_S)
+
+    def proof(self, condition: Callable[[], object], what: str) -> None:
+        """Waits for the condition, which shows that a fault did its harm. Raises NoHarmError if it does not hold in time."""
+        begun_s = time.monotonic()
+        while not condition():
+            self.turn(what)
+            if (waited_s := time.monotonic() - begun_s) > patience_s(PROOF_MAX_S):
+                raise NoHarmError(f"not within {waited_s:.0f} s: {what}")
+            time.sleep(POLL_S)
 
     def settle(self, *, ready: bool = True) -> None:
         """Until all that was fed so far is answered and every instance is ready. ready: False where one of them is asleep."""
@@ -78,10 +93,10 @@ class Site:
                 process.with_log("Kafka ended by itself", self.broker.log_path), expected="a broker that runs", do="look at these lines"
             )
         stalled_s = self.watch.stalls.current_s
-        if stalled_s > STALL_MAX_S and self.watch.pending:
+        if stalled_s > (stall_max_s := patience_s(STALL_MAX_S)) and self.watch.pending:
             raise SlotstreamError(
                 f"nothing has come out for {stalled_s:.0f} s, and readings wait ({what})",
-                expected=f"answers within {STALL_MAX_S:.0f} s",
+                expected=f"answers within {stall_max_s:.0f} s",
                 do="look at the logs of the instances",
             )
         if time.monotonic() - self._told_s > TELL_EVERY_S:
@@ -95,10 +110,19 @@ class Site:
         return ordered[int(self.rng.integers(len(ordered)))]
 
     def any_owner(self, among: set[str] | None = None) -> str:
-        """An instance that has partitions, one of these if one of them has."""
-        self.wait(lambda: any(one.owned for one in self.instances), "an instance with partitions")
-        owners = {one.name for one in self.instances if one.owned}
-        return self.any_of(owners & (among if among is not None else owners) or owners)
+        """An instance that has partitions; among: one of these."""
+
+        def owners() -> set[str]:
+            return {one.name for one in self.instances if one.owned and (among is None or one.name in among)}
+
+        self.wait(owners, "an instance with partitions")
+        return self.any_of(owners())
 
     def start(self, name: str) -> Running:
         return self.instances.start(name)
+
+    def kill(self, name: str) -> Running:
+        """kill -9. Raises NoHarmError if there is nothing to kill."""
+        killed = self.instances.kill(name)
+        self.harm.done("killed")
+        return killed

@@ -7,7 +7,6 @@ removed. Not for instances, nor for what happens to anything.
 import os
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from processor.errors import SlotstreamError
 from processor.kafka.create_topics import init
 from processor.kafka.topics import describe_input
 from processor.sandbox.kafka import VERSION, EmbeddedKafka
+from processor.sandbox.own_folder import OwnFolder
 from processor.sandbox.ports import free_port
 from processor.settings import Settings, kafka_key, load_settings
 from processor.stream.clients import admin_client, feed_producer
@@ -43,7 +43,8 @@ class Stage:
         self._made: list[Settings] = []
         self._keep = False
         self._stack = ExitStack()
-        self.folder = Path(tempfile.mkdtemp(prefix="slotstream-verify-"))
+        self._own_folder = OwnFolder("verify")
+        self.folder = self._own_folder.path
         self.checkpoints = self.folder / "checkpoints"
         self.broker: EmbeddedKafka | None = None
         self.proxy: Proxy | None = None
@@ -76,6 +77,7 @@ class Stage:
     def keep(self) -> None:
         """Something failed: folder and topics are left for whoever looks for the reason."""
         self._keep = True
+        self._own_folder.keep()
 
     def close(self) -> None:
         if self._keep and self.disk is not None:
@@ -85,10 +87,9 @@ class Stage:
             for settings in self._made:
                 _remove(settings)
         self._stack.close()
-        if not self._keep:
-            if self.disk is not None:
-                self.disk.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if not self._keep and self.disk is not None:
+            self.disk.close()
+        self._own_folder.close()
 
     def create_topics(self, store: str) -> Settings:
         """A phase's settings, when its topics are there."""
