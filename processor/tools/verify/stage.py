@@ -17,7 +17,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from processor.errors import SlotstreamError
-from processor.sandbox.kafka import VERSION, EmbeddedKafka
+from processor.sandbox.kafka import EmbeddedKafka
+from processor.sandbox.kafka_jars import VERSION
 from processor.sandbox.ports import free_port
 from processor.settings import Settings, kafka_key, load_settings
 from processor.stream import admin
