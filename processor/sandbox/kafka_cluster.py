@@ -10,8 +10,9 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -21,7 +22,7 @@ from confluent_kafka.admin import AdminClient, ClusterMetadata
 
 from processor.errors import SlotstreamError
 from processor.sandbox.kafka_node import HERE, Node, ask, refuse_taken_ports
-from processor.sandbox.ports import free_port
+from processor.sandbox.ports import free_ports
 
 T = TypeVar("T")
 
@@ -43,28 +44,29 @@ class Way:
 
 @dataclass(frozen=True)
 class Ports:
-    """Of one broker: for clients, for its peers, for the controllers among them."""
+    """Of one broker: for clients, for its peers, for its controller; a second one for clients, and the port those are sent on to."""
 
     clients: int
     peers: int
     controllers: int
+    beside: int
+    sent_on: int
 
 
 class KafkaCluster:
     """`brokers` nodes, numbered from 1, with their data under `folder`. A context manager that kills what still runs.
 
     separable: each broker reaches the others at addresses that are its own (Linux only), so that two can be separated.
-    beside: of each broker in turn a second port for clients, and the port that they are sent on to.
+    beside: clients that come by the ports `beside` are sent on to the ports `sent_on`, where something else must listen.
     Every method raises SlotstreamError when it cannot do what it says.
     """
 
-    def __init__(
-        self, folder: Path, *, brokers: int = 3, heap_mb: int = 256, separable: bool = False, beside: Sequence[tuple[int, int]] = ()
-    ) -> None:
+    def __init__(self, folder: Path, *, brokers: int = 3, heap_mb: int = 256, separable: bool = False, beside: bool = False) -> None:
         self.folder = Path(folder)
         self.numbers = tuple(range(1, brokers + 1))
-        self._separable, self._beside = separable, list(beside)
-        self._ports = {number: Ports(free_port(), free_port(), free_port()) for number in self.numbers}
+        self._separable, self._beside = separable, beside
+        free = iter(free_ports(5 * brokers))
+        self.ports = {number: Ports(*islice(free, 5)) for number in self.numbers}
         cluster = hashlib.sha256(os.urandom(16)).hexdigest()[:22]  # base64 may begin with a dash, which the tool takes for an option
         self._nodes = {
             number: Node(
@@ -78,7 +80,7 @@ class KafkaCluster:
 
     @property
     def bootstrap(self) -> str:
-        return ",".join(f"{HERE}:{ports.clients}" for ports in self._ports.values())
+        return ",".join(f"{HERE}:{ports.clients}" for ports in self.ports.values())
 
     @property
     def running(self) -> list[int]:
@@ -95,22 +97,25 @@ class KafkaCluster:
 
     # -- starting and ending ----------------------------------------------------------------------------------------------
 
-    def start(self, *numbers: int) -> Self:
-        """These brokers, all without any. Returns when they are there and the cluster is whole, if all run."""
-        wanted = [number for number in numbers or self.numbers if self.pid(number) is None]
-        for number in wanted:
-            refuse_taken_ports(self._ports[number].clients, self._ports[number].peers, self._ports[number].controllers)
+    def start(self) -> Self:
+        """All brokers that do not run. Returns when the cluster is whole."""
         try:
-            for number in wanted:
-                self._write_hosts(number)
-                self._nodes[number].start(self._properties(number))
-            if len(self.running) == len(self.numbers):
-                self.wait_until_whole()
+            self.launch()
+            self.wait_until_whole()
         except BaseException:
-            for number in wanted:
-                self._nodes[number].kill()
+            self.kill()
             raise
         return self
+
+    def launch(self, *numbers: int) -> None:
+        """These brokers, all without any. Returns when the processes are there."""
+        wanted = [number for number in numbers or self.numbers if self.pid(number) is None]
+        for number in wanted:
+            ports = self.ports[number]
+            refuse_taken_ports(ports.clients, ports.peers, ports.controllers)
+        for number in wanted:
+            self._write_hosts(number)
+            self._nodes[number].start(self._properties(number))
 
     def stop(self, *numbers: int) -> None:
         """These brokers, all without any: in good order, by force after 15 s. Returns when they are gone."""
@@ -154,7 +159,7 @@ class KafkaCluster:
 
         Each is asked by itself: one that was cut off goes on with what it knew before.
         """
-        self._wait(lambda: all(self._is_whole(number) for number in self.numbers), "the cluster is not whole", timeout_s)
+        self._wait(self.whole, "the cluster is not whole", timeout_s)
 
     def whole(self) -> bool:
         """What wait_until_whole waits for, asked once."""
@@ -165,7 +170,7 @@ class KafkaCluster:
         return [
             Way(_address(source, target), port)
             for source, target in ((one, other), (other, one))
-            for port in (self._ports[target].peers, self._ports[target].controllers)
+            for port in (self.ports[target].peers, self.ports[target].controllers)
         ]
 
     def _is_whole(self, number: int) -> bool:
@@ -192,18 +197,18 @@ class KafkaCluster:
         return result
 
     def _admin(self, *numbers: int) -> AdminClient:
-        servers = ",".join(f"{HERE}:{self._ports[number].clients}" for number in numbers or self.numbers)
+        servers = ",".join(f"{HERE}:{self.ports[number].clients}" for number in numbers or self.numbers)
         return AdminClient({"bootstrap.servers": servers, "log_level": 0, "reconnect.backoff.max.ms": 200})
 
     # -- what a broker is told --------------------------------------------------------------------------------------------
 
     def _properties(self, number: int) -> dict[str, str]:
-        ports, own = self._ports[number], self._name(number)
+        ports, own = self.ports[number], self._name(number)
         listeners = {"PLAINTEXT": ports.clients, "PEERS": ports.peers, "CONTROLLER": ports.controllers}
         advertised = {"PLAINTEXT": f"{HERE}:{ports.clients}", "PEERS": f"{own}:{ports.peers}", "CONTROLLER": f"{own}:{ports.controllers}"}
         if self._beside:
-            listeners["BESIDE"], sent_on = self._beside[number - 1]
-            advertised["BESIDE"] = f"{HERE}:{sent_on}"
+            listeners["BESIDE"] = ports.beside
+            advertised["BESIDE"] = f"{HERE}:{ports.sent_on}"
         replicas, in_sync = str(len(self.numbers)), str(min(REPLICAS_IN_SYNC, len(self.numbers)))
         properties = {
             "node.id": str(number),
@@ -211,9 +216,10 @@ class KafkaCluster:
             "advertised.listeners": ",".join(f"{name}://{address}" for name, address in advertised.items()),
             "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in listeners),
             "inter.broker.listener.name": "PEERS",
-            "controller.quorum.voters": ",".join(f"{n}@{self._name(n)}:{self._ports[n].controllers}" for n in self.numbers),
+            "controller.quorum.voters": ",".join(f"{n}@{self._name(n)}:{self.ports[n].controllers}" for n in self.numbers),
             "default.replication.factor": replicas,
             "min.insync.replicas": in_sync,
+            "auto.leader.rebalance.enable": "false",  # leaders move when they are told to, and not every five minutes
         }
         for topic, partitions in _INTERNAL.items():
             properties |= {f"{topic}.replication.factor": replicas, f"{topic}.num.partitions": str(partitions)}

@@ -3,32 +3,16 @@
 A fault returns when its harm is over. It fails where something ended otherwise than it must: with another exit code, or not at all.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from processor.errors import SlotstreamError
+from processor.tools.verify.cluster_faults import CLUSTER_FAULTS
+from processor.tools.verify.fault import BOOST, OUTAGE_S, Fault, of
 from processor.tools.verify.instances import STOP_PATIENCE_S, Running, leaving
 from processor.tools.verify.site import Site
 
-T = TypeVar("T")
-
 SESSION_S = 6.0
-OUTAGE_S = 13.0  # longer than a transaction may be open
-BOOST = 5.0
 END_S = 120.0
 COULD_NOT_WRITE = "a checkpoint could not be written"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """what: for whoever watches. needs: the attributes of the site that must be there."""
-
-    name: str
-    what: str
-    do: Callable[[Site], None]
-    needs: tuple[str, ...] = ()
 
 
 # Processes.
@@ -112,25 +96,21 @@ def _must_end(site: Site, one: Running, code: int) -> None:
 
 
 def _broker_kill(site: Site) -> None:
-    _without_broker(site, lambda: _of(site.broker).kill(), 0.0)
+    broker = of(site.broker)
+    broker.kill()
+    broker.start()
 
 
 def _broker_away(site: Site) -> None:
-    _without_broker(site, lambda: _of(site.broker).stop(), OUTAGE_S)
-
-
-def _without_broker(site: Site, end: Callable[[], None], seconds: float) -> None:
-    site.broker_away = True
-    end()
-    if seconds:
-        site.pause(seconds, "the broker, which is away")
-    _of(site.broker).start()
-    site.broker_away = False
+    broker = of(site.broker)
+    broker.stop()
+    site.pause(OUTAGE_S, "the broker, which is away")
+    broker.start()
 
 
 def _cut(site: Site) -> None:
     """The connections of one instance end again and again, then nothing is let in for a while."""
-    proxy = _of(site.proxy)
+    proxy = of(site.proxy)
     for _ in range(int(site.rng.integers(2, 6))):
         proxy.cut()
         site.pause(float(site.rng.uniform(0.1, 1.0)), "new connections, to be cut too")
@@ -141,7 +121,7 @@ def _cut(site: Site) -> None:
 
 def _slow(site: Site) -> None:
     """Everything takes long, then nothing comes through at all, for less or for more than the session."""
-    proxy = _of(site.proxy)
+    proxy = of(site.proxy)
     proxy.slow(float(site.rng.uniform(0.05, 0.5)))
     site.pause(float(site.rng.uniform(2, 5)), "the way to the broker, which is slow")
     proxy.hang()
@@ -154,7 +134,7 @@ def _slow(site: Site) -> None:
 
 
 def _disk_full(site: Site) -> None:
-    disk = _of(site.disk)
+    disk = of(site.disk)
     disk.fill()
     try:
         _wait_for_complaint(site)
@@ -164,7 +144,7 @@ def _disk_full(site: Site) -> None:
 
 
 def _disk_read_only(site: Site) -> None:
-    disk = _of(site.disk)
+    disk = of(site.disk)
     disk.read_only()
     try:
         _wait_for_complaint(site)
@@ -187,7 +167,7 @@ def _torn(site: Site) -> None:
     owned = sorted(site.instances[name].owned)
     site.instances.kill(name)
     for i, partition in enumerate(owned):
-        files = sorted(_of(site.checkpoints).glob(f"*/*/{partition}/*.safetensors"), reverse=True)
+        files = sorted(of(site.checkpoints).glob(f"*/*/{partition}/*.safetensors"), reverse=True)
         for path in files if i == 0 else files[:1]:
             _damage(site, path)
     site.start(name)
@@ -201,13 +181,6 @@ def _damage(site: Site, path: Path) -> None:
     path.write_bytes(damaged[int(site.rng.integers(len(damaged)))])
 
 
-def _of(found: T | None) -> T:
-    """What a fault needs of the site: faults without it are never begun."""
-    if found is None:
-        raise SlotstreamError("a fault needs what is not there", expected="faults that fit the site", do="tell us which it was")
-    return found
-
-
 FAULTS: tuple[Fault, ...] = (
     Fault("kill", "an instance is killed with -9", _kill),
     Fault("kill-two", "two instances are killed with -9, one while the other comes back", _kill_two),
@@ -217,11 +190,12 @@ FAULTS: tuple[Fault, ...] = (
     Fault("leave", "an instance hands its partitions over and comes back, while five times as many readings come in", _leave),
     Fault("stay", "an instance is stopped and keeps its partitions", lambda site: _stop(site, leave=False)),
     Fault("join", "one more instance comes and goes", _join),
-    Fault("broker-kill", "the broker is killed with -9", _broker_kill, ("broker",)),
-    Fault("broker-away", f"the broker is away for {OUTAGE_S:.0f} s", _broker_away, ("broker",)),
+    Fault("broker-kill", "the broker, or each of them at once, is killed with -9", _broker_kill, ("broker",)),
+    Fault("broker-away", f"the broker, or the whole cluster, is away for {OUTAGE_S:.0f} s", _broker_away, ("broker",)),
     Fault("cut", "connections to the broker are cut and refused", _cut, ("proxy",)),
     Fault("slow", "the way to the broker is slow, then nothing comes through", _slow, ("proxy",)),
     Fault("disk-full", "the disk of the checkpoints is full, then an instance is killed with -9", _disk_full, ("checkpoints", "disk")),
     Fault("disk-read-only", "the disk of the checkpoints is read-only", _disk_read_only, ("checkpoints", "disk")),
     Fault("torn", "an instance is killed with -9 and its checkpoints are damaged", _torn, ("checkpoints",)),
+    *CLUSTER_FAULTS,
 )
