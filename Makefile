@@ -81,8 +81,8 @@ bench-recovery: .venv/.run ## what a crash, a restart, a rebalance and a checkpo
 recipes: .venv/.run ## the recipes of docs/recipes.md, with their numbers
 	$(BIN)/python -m recipes
 
-kafka: .venv/.run ## an embedded Kafka in the foreground, for trying things
-	$(BIN)/python -m processor.sandbox.kafka
+kafka: .venv/.run ## an embedded Kafka in the foreground, for trying things; BROKERS=3 for a cluster
+	$(BIN)/python -m processor.sandbox.kafka $(if $(BROKERS),--brokers $(BROKERS))
 
 demo-model: .venv/.run ## trains the demo's model again
 	$(BIN)/python scripts/train_demo_model.py

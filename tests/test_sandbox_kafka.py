@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from processor.errors import SlotstreamError
-from processor.sandbox import kafka as sandbox
+from processor.sandbox import kafka_jars
 from processor.sandbox.kafka import EmbeddedKafka, free_port
 
 
@@ -111,7 +111,7 @@ def test_a_warm_start_needs_no_network(kafka: EmbeddedKafka, tmp_path: Path, mon
     def unreachable(*_: object, **__: object) -> None:
         raise AssertionError("jars were resolved again")
 
-    monkeypatch.setattr(sandbox, "_resolve", unreachable)
+    monkeypatch.setattr(kafka_jars, "_resolve", unreachable)
     with EmbeddedKafka(tmp_path) as broker:
         assert broker.bootstrap != kafka.bootstrap
 

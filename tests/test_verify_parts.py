@@ -26,7 +26,7 @@ from processor.tools.verify import judge
 from processor.tools.verify.faults import FAULTS
 from processor.tools.verify.instances import Instances, Running, differing, leaving
 from processor.tools.verify.judge import DifferentError, Judge
-from processor.tools.verify.proxy import Proxy
+from processor.tools.verify.proxy import Proxy, Route
 from processor.tools.verify.readings import Readings, Sent
 from processor.tools.verify.run import chosen
 from processor.tools.verify.schedule import deal, endless, kill_is_due
@@ -279,12 +279,12 @@ def server() -> Iterator[EchoServer]:
 
 @pytest.fixture
 def proxy(server: EchoServer) -> Iterator[Proxy]:
-    with Proxy(free_port(), server.port) as found:
+    with Proxy(Route(free_port(), server.port)) as found:
         yield found
 
 
 def connect(proxy: Proxy) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", proxy.port), timeout=30)
+    return socket.create_connection(("127.0.0.1", proxy.routes[0].port), timeout=30)
 
 
 def echoed(connection: socket.socket, data: bytes) -> bytes:
@@ -355,7 +355,7 @@ def test_without_a_server_behind_it_a_connection_ends(server: EchoServer, proxy:
 
 
 def test_a_taken_port_is_told(server: EchoServer) -> None:
-    with pytest.raises(OSError, match="in use"), Proxy(server.port, server.port):
+    with pytest.raises(OSError, match="in use"), Proxy(Route(server.port, server.port)):
         pass
 
 

@@ -166,6 +166,7 @@ def verify(arguments: argparse.Namespace, rest: list[str]) -> int:
         kills=arguments.kills,
         instances=arguments.instances,
         rate=arguments.rate,
+        brokers=arguments.brokers,
         model=arguments.model or Path(__file__).resolve().parents[1] / "sandbox" / "demo.keras",
         faults=tuple(arguments.faults.split(",")) if arguments.faults else (),
         config=config,

@@ -42,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     verify.add_argument("--minutes", type=above_zero, metavar="M", help="how long to break things (10)", default=10.0)
     verify.add_argument("--kills", type=int, metavar="N", help="kill -9 instances so often at least (0)", default=0)
     verify.add_argument("--instances", type=several, metavar="N", help="of the service (3)", default=3)
+    verify.add_argument("--brokers", type=int, choices=(1, 3), help="of the Kafka that is broken: one, or a cluster (1)", default=1)
     verify.add_argument("--rate", type=above_zero, metavar="R", help="readings a second (300)", default=300.0)
     verify.add_argument("--model", type=Path, metavar="FILE", help="the Keras file (the demo's)")
     verify.add_argument("--faults", metavar="A,B,C", help="only these (all)")

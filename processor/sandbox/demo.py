@@ -33,7 +33,8 @@ import processor
 from processor.errors import SlotstreamError
 from processor.sandbox import process
 from processor.sandbox.count import Count
-from processor.sandbox.kafka import VERSION, EmbeddedKafka
+from processor.sandbox.kafka import EmbeddedKafka
+from processor.sandbox.kafka_jars import VERSION
 from processor.sandbox.own_folder import OwnFolder
 from processor.sandbox.plant import FaultPlan
 from processor.sandbox.ports import free_port

@@ -11,10 +11,20 @@ def free_port() -> int:
 
     From that range a client that tries to reach a stopped broker can connect to itself, and then the broker cannot come back.
     """
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 200):
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """So many free ports, no two alike. Raises SlotstreamError."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 200 + count):
         if is_free(port):
-            return port
-    raise SlotstreamError("200 ports tried between 20000 and 32000 are all in use", expected="a free port", do="end what holds them")
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise SlotstreamError(
+        f"{len(found)} of {200 + count} ports tried between 20000 and 32000 are free", expected=f"{count}", do="end what holds them"
+    )
 
 
 def is_free(port: int) -> bool:

@@ -8,45 +8,17 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from processor.errors import SlotstreamError
-from processor.tools.verify.harm import NoHarmError
+from processor.tools.verify.cluster_faults import CLUSTER_FAULTS
+from processor.tools.verify.fault import BOOST, OUTAGE_S, Fault, end_brokers, of
 from processor.tools.verify.instances import Running, leaving
 from processor.tools.verify.site import Site
 
-T = TypeVar("T")
-
 SESSION_S = 6.0
-OUTAGE_S = 13.0  # longer than a transaction may be open
-BOOST = 5.0
 END_S = 150.0  # to start with TensorFlow and be refused, or to stop with a drain and a last checkpoint; scaled by the load
 COULD_NOT_WRITE = "a checkpoint could not be written"
 NAME_TAKEN = "the-name-already-runs-on-this-host"  # the section of the manual that the message names
-
-
-@dataclass(frozen=True)
-class Fault:
-    """what: for whoever watches. needs: the attributes of the site that must be there."""
-
-    name: str
-    what: str
-    do: Callable[[Site], None]
-    needs: tuple[str, ...] = ()
-
-    def inflict(self, site: Site) -> Counter[str]:
-        """Returns what was broken, counted. Raises SlotstreamError, also where nothing was broken."""
-        site.harm.taken()
-        try:
-            self.do(site)
-        except NoHarmError as error:
-            raise NoHarmError(f"the fault {self.name} did not happen: {error.found}") from error
-        harm = site.harm.taken()
-        if not harm:
-            raise NoHarmError(f"the fault {self.name} did not happen: it broke nothing that it could count")
-        return harm
 
 
 # Processes.
@@ -153,39 +125,23 @@ def _must_end(site: Site, one: Running, code: int) -> None:
 
 
 def _broker_kill(site: Site) -> None:
-    _without_broker(site, lambda: _of(site.broker).kill(), 0.0)
+    _without_broker(site, lambda: of(site.broker).kill(), 0.0)
 
 
 def _broker_away(site: Site) -> None:
-    _without_broker(site, lambda: _of(site.broker).stop(), OUTAGE_S)
+    _without_broker(site, lambda: of(site.broker).stop(), OUTAGE_S)
 
 
 def _without_broker(site: Site, end: Callable[[], None], seconds: float) -> None:
-    broker = _of(site.broker)
-    if (before := broker.pid) is None:
-        raise NoHarmError("the broker had ended before")
-    site.broker_away = True
-    end()
-    if _runs(before):
-        raise NoHarmError(f"the broker's process {before} still runs")
+    end_brokers(site, end)
     if seconds:
         site.pause(seconds, "the broker, which is away")
-    broker.start()
-    site.broker_away = False
-    site.harm.done("broker ended")
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    of(site.broker).start()
 
 
 def _cut(site: Site) -> None:
     """The connections of one instance end again and again, then nothing is let in for a while."""
-    proxy = _of(site.proxy)
+    proxy = of(site.proxy)
     before = Counter(proxy.harm)
     for _ in range(int(site.rng.integers(2, 6))):
         proxy.cut()
@@ -198,7 +154,7 @@ def _cut(site: Site) -> None:
 
 def _slow(site: Site) -> None:
     """Everything takes long, then nothing comes through at all, for less or for more than the session."""
-    proxy = _of(site.proxy)
+    proxy = of(site.proxy)
     before = Counter(proxy.harm)
     proxy.slow(float(site.rng.uniform(0.05, 0.5)))
     site.pause(float(site.rng.uniform(2, 5)), "the way to the broker, which is slow")
@@ -211,7 +167,7 @@ def _slow(site: Site) -> None:
 
 def _count_proxy(site: Site, before: Mapping[str, int], *must: str) -> None:
     """All that the proxy has broken since, of which these kinds must be there."""
-    since = {what: count - before.get(what, 0) for what, count in _of(site.proxy).harm.items()}
+    since = {what: count - before.get(what, 0) for what, count in of(site.proxy).harm.items()}
     for what in must:
         site.harm.done(what, since.pop(what, 0))
     for what, count in since.items():
@@ -223,7 +179,7 @@ def _count_proxy(site: Site, before: Mapping[str, int], *must: str) -> None:
 
 
 def _disk_full(site: Site) -> None:
-    disk = _of(site.disk)
+    disk = of(site.disk)
     told = _complaints(site, errno.ENOSPC)
     try:
         site.harm.done("bytes filled", disk.fill())
@@ -234,7 +190,7 @@ def _disk_full(site: Site) -> None:
 
 
 def _disk_read_only(site: Site) -> None:
-    disk = _of(site.disk)
+    disk = of(site.disk)
     told = _complaints(site, errno.EROFS)
     try:
         disk.read_only()
@@ -273,7 +229,7 @@ def _torn(site: Site) -> None:
 
 def _files(site: Site, partition: int) -> list[Path]:
     """A partition's checkpoints, the newest first."""
-    return sorted(_of(site.checkpoints).glob(f"*/*/{partition}/*.safetensors"), reverse=True)
+    return sorted(of(site.checkpoints).glob(f"*/*/{partition}/*.safetensors"), reverse=True)
 
 
 def _damage(site: Site, path: Path) -> bool:
@@ -285,13 +241,6 @@ def _damage(site: Site, path: Path) -> bool:
     damaged = [way for way in ways if way != whole]  # zeros may have stood where zeros are written
     path.write_bytes(damaged[int(site.rng.integers(len(damaged)))])
     return path.read_bytes() != whole
-
-
-def _of(found: T | None) -> T:
-    """What a fault needs of the site: faults without it are never begun."""
-    if found is None:
-        raise SlotstreamError("a fault needs what is not there", expected="faults that fit the site", do="tell us which it was")
-    return found
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -310,4 +259,5 @@ FAULTS: tuple[Fault, ...] = (
     Fault("disk-full", "the disk of the checkpoints is full, then an instance is killed with -9", _disk_full, ("checkpoints", "disk")),
     Fault("disk-read-only", "the disk of the checkpoints is read-only", _disk_read_only, ("checkpoints", "disk")),
     Fault("torn", "an instance is killed with -9 and its checkpoints are damaged", _torn, ("checkpoints",)),
+    *CLUSTER_FAULTS,
 )

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback between a client and a broker, whose connections can be cut, slowed and left hanging.
+"""A TCP proxy on loopback between clients and brokers, or between two brokers, whose connections can be cut, slowed and left hanging.
 
 Responsible for passing bytes on, both ways, and for passing them on badly when told to. Knows nothing of what they mean. Runs an
 event loop on a thread of its own; all methods are for other threads.
@@ -6,19 +6,30 @@ event loop on a thread of its own; all methods are for other threads.
 
 import asyncio
 import contextlib
+import functools
 import threading
 from collections import Counter
+from dataclasses import dataclass
 from typing import Self
 
 CHUNK_BYTES = 16_384
 POLL_S = 0.05
 
 
-class Proxy:
-    """Listens on `port`, connects to `target_port`, both on 127.0.0.1. A context manager."""
+@dataclass(frozen=True)
+class Route:
+    """What is sent to host:port goes to 127.0.0.1:target_port."""
 
-    def __init__(self, port: int, target_port: int) -> None:
-        self.port, self.target_port = port, target_port
+    port: int
+    target_port: int
+    host: str = "127.0.0.1"
+
+
+class Proxy:
+    """All its routes are cut, slowed and mended together. A context manager."""
+
+    def __init__(self, *routes: Route) -> None:
+        self.routes = routes
         self._delay_s = 0.0
         self._hanging = self._refusing = False
         self._open: list[list[asyncio.StreamWriter]] = []  # of each connection the end here and, once it is there, the broker's
@@ -67,16 +78,19 @@ class Proxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        servers = []
         try:
-            server = self._loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", self.port))
+            for route in self.routes:
+                accept = functools.partial(self._accept, route.target_port)
+                servers.append(self._loop.run_until_complete(asyncio.start_server(accept, route.host, route.port)))
         except OSError as error:
             self._failure = error
-            self._loop.close()
-            return
         finally:
             self._listening.set()
-        self._loop.run_forever()
-        server.close()
+        if self._failure is None:
+            self._loop.run_forever()
+        for server in servers:
+            server.close()
         self._cut()
         tasks = asyncio.all_tasks(self._loop)
         for task in tasks:
@@ -84,21 +98,21 @@ class Proxy:
         self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self._loop.close()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, target_port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends = [writer]
         self._open.append(ends)
         try:
             if self._refusing:
                 self.harm["connections refused"] += 1
             else:
-                there, back = await asyncio.open_connection("127.0.0.1", self.target_port)
+                there, back = await asyncio.open_connection("127.0.0.1", target_port)
                 ends.append(back)
                 ways = [asyncio.ensure_future(self._pass(*way)) for way in ((reader, back), (there, writer))]
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
                 for way in ways:
                     way.cancel()
         except (OSError, asyncio.CancelledError):
-            pass  # the broker is away, or the proxy ends, and the client sees its connection end
+            pass  # the broker is away, or the proxy ends, and the other side sees its connection end
         finally:
             self._open.remove(ends)
             _abort(ends)

@@ -24,7 +24,8 @@ from processor.errors import ConfigurationError, SlotstreamError
 from processor.logs import LIBRDKAFKA
 from processor.sandbox.demo import Interrupts
 from processor.settings import Settings
-from processor.tools.verify.faults import FAULTS, Fault
+from processor.tools.verify.fault import Fault
+from processor.tools.verify.faults import FAULTS
 from processor.tools.verify.feeder import Feeder
 from processor.tools.verify.instances import Instances, differing
 from processor.tools.verify.judge import DifferentError, Judge
@@ -47,6 +48,7 @@ class Options:
     instances: int
     rate: float
     model: Path
+    brokers: int = 1
     faults: tuple[str, ...] = ()
     config: Path | None = None
     words: tuple[str, ...] = ()
@@ -64,7 +66,7 @@ def main(options: Options) -> int:
     interrupts.install()
     logging.getLogger(LIBRDKAFKA).setLevel(logging.CRITICAL)  # brokers that are away are what this is about
     report = Report(Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 150))
-    stage = Stage(options.model, options.config, options.words, 2 * options.instances)
+    stage = Stage(options.model, options.config, options.words, 2 * options.instances, options.brokers)
     with ExitStack() as stack:
         stack.callback(stage.close)
         run = Run(options, faults, stage, report, stack)
@@ -173,7 +175,21 @@ class Run:
         self._stack.callback(watch.end)
         watch.start()
         checkpoints = stage.checkpoints if store == "directory" else None
-        site = Site(rng, instances, feeder, judge, watch, stage.broker, stage.proxy, stage.disk, checkpoints, self._tell)
+        site = Site(
+            settings,
+            stage.partitions,
+            rng,
+            instances,
+            feeder,
+            judge,
+            watch,
+            broker=stage.broker,
+            links=stage.links,
+            proxy=stage.proxy,
+            disk=stage.disk,
+            checkpoints=checkpoints,
+            tell=self._tell,
+        )
         site.wait(lambda: all(one.ready for one in instances), "every instance to be ready")
         feeder.boost = 1.0
         site.wait(lambda: feeder.acknowledged, "the first readings")
@@ -209,11 +225,13 @@ class Run:
         had = 0
         names = endless(self._options.seed, number, must, possible)
         share_max = (number + 1) / len(self._stage.stores)
+        # The kills that the user wants are of instances, or of leading brokers where no other kind is chosen.
+        kind = next((name for name in ("kill", "leader-kill") if name in possible), "")
         while True:
-            kill = "kill" in self._faults and kill_is_due(self._options.kills, self.totals.kills, min(self._share, share_max))
+            kill = bool(kind) and kill_is_due(self._options.kills, self._kills(kind), min(self._share, share_max))
             if had >= len(must) and self._share >= share_max and not (kill and last):
                 return
-            if (name := next(names, None) if had < len(must) or not kill else "kill") is None:
+            if (name := next(names, None) if had < len(must) or not kill else kind) is None:
                 site.pause(1, "the time to be over; no fault is possible here")
                 continue
             had += 1
@@ -264,6 +282,11 @@ class Run:
             site.instances.kills,
             site.instances.starts,
         )
+
+    def _kills(self, kind: str) -> int:
+        """How many there were so far."""
+        score = self.totals.scores.get(kind)
+        return self.totals.kills if kind == "kill" else score.survived if score else 0
 
     @property
     def _share(self) -> float:

@@ -8,17 +8,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from processor.errors import SlotstreamError
 from processor.sandbox import process
-from processor.sandbox.kafka import EmbeddedKafka
+from processor.sandbox.kafka_cluster import KafkaCluster
+from processor.settings import Settings
 from processor.tools.verify.disk import Disk
 from processor.tools.verify.feeder import Feeder
 from processor.tools.verify.harm import Harm, NoHarmError
 from processor.tools.verify.instances import Instances, Running
 from processor.tools.verify.judge import Judge
+from processor.tools.verify.links import Links
 from processor.tools.verify.patience import patience_s
 from processor.tools.verify.proxy import Proxy
 from processor.tools.verify.watch import Watch
@@ -31,24 +34,51 @@ WAIT_MAX_S = 300.0  # every instance started at once, or all that came in while 
 TELL_EVERY_S = 10.0
 
 
+class Broker(Protocol):
+    """One broker, or a cluster as a whole."""
+
+    @property
+    def bootstrap(self) -> str: ...
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of those that run."""
+
+    @property
+    def crashed(self) -> Path | None:
+        """The log of one that has ended without being asked to."""
+
+    def start(self) -> object: ...
+    def stop(self) -> None: ...
+    def kill(self) -> None: ...
+
+
 @dataclass
 class Site:
-    """broker: None where it is somebody else's. disk: None where there is no right to mount. checkpoints: the folder of the
-    directory store, None with the topic. tell: called every ten seconds, with what is waited for."""
+    """settings: of the phase. broker: one or a cluster, None where it is somebody else's. links: between the brokers of a cluster.
+    disk: None where there is no right to mount. checkpoints: the folder of the directory store, None with the topic. tell: called every
+    ten seconds, with what is waited for."""
 
+    settings: Settings
+    partitions: int
     rng: np.random.Generator
     instances: Instances
     feeder: Feeder
     judge: Judge
     watch: Watch
-    broker: EmbeddedKafka | None
+    broker: Broker | None
+    links: Links | None
     proxy: Proxy | None
     disk: Disk | None
     checkpoints: Path | None
     tell: Callable[[str], None]
-    broker_away: bool = False
     harm: Harm = field(default_factory=Harm)
     _told_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def cluster(self) -> KafkaCluster | None:
+        """The broker, if it is several."""
+        return self.broker if isinstance(self.broker, KafkaCluster) else None
 
     def wait(self, condition: Callable[[], object], what: str, limit_s: float = WAIT_MAX_S) -> None:
         """Until the condition holds. Raises SlotstreamError if it does not in time, and whatever turn() raises."""
@@ -88,10 +118,8 @@ class Site:
             if failure is not None:
                 raise failure
         self.instances.watch()
-        if self.broker is not None and self.broker.pid is None and not self.broker_away:
-            raise SlotstreamError(
-                process.with_log("Kafka ended by itself", self.broker.log_path), expected="a broker that runs", do="look at these lines"
-            )
+        if self.broker is not None and (log := self.broker.crashed) is not None:
+            raise SlotstreamError(process.with_log("Kafka ended by itself", log), expected="a broker that runs", do="look at these lines")
         stalled_s = self.watch.stalls.current_s
         if stalled_s > (stall_max_s := patience_s(STALL_MAX_S)) and self.watch.pending:
             raise SlotstreamError(

@@ -15,16 +15,21 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from processor.errors import SlotstreamError
+from processor.errors import ConfigurationError, SlotstreamError
 from processor.kafka.create_topics import init
 from processor.kafka.topics import describe_input
-from processor.sandbox.kafka import VERSION, EmbeddedKafka
+from processor.sandbox.kafka import EmbeddedKafka
+from processor.sandbox.kafka_cluster import KafkaCluster
+from processor.sandbox.kafka_jars import VERSION
 from processor.sandbox.own_folder import OwnFolder
-from processor.sandbox.ports import free_port
+from processor.sandbox.ports import free_port, free_ports
 from processor.settings import Settings, kafka_key, load_settings
 from processor.stream.clients import admin_client, feed_producer
+from processor.tools.verify import links
 from processor.tools.verify.disk import Disk
-from processor.tools.verify.proxy import Proxy
+from processor.tools.verify.links import Links
+from processor.tools.verify.proxy import Proxy, Route
+from processor.tools.verify.site import Broker
 
 SESSION_MS = 6000
 PRODUCE_MS = 600_000
@@ -34,10 +39,15 @@ GROUP_GONE_S = 30.0
 
 
 class Stage:
-    """model: the file that is served. config, words: the user's settings, under what a verification decides itself."""
+    """model: the file that is served. config, words: the user's settings, under what a verification decides itself. brokers: 1, or as
+    many as a cluster has. Raises ConfigurationError for a cluster where the user names a broker."""
 
-    def __init__(self, model: Path, config: Path | None, words: Sequence[str], partitions: int) -> None:
-        self._config, self._words, self._model = config, list(words), model
+    def __init__(self, model: Path, config: Path | None, words: Sequence[str], partitions: int, brokers: int = 1) -> None:
+        if brokers > 1 and _names_broker(words):
+            raise ConfigurationError(
+                f"found --brokers {brokers} and a broker of yours", expected="one of both", do="leave --brokers or bootstrap.servers out"
+            )
+        self._config, self._words, self._model, self._brokers = config, list(words), model, brokers
         self.partitions = partitions
         self._name = f"slotstream-verify-{secrets.token_hex(4)}"
         self._made: list[Settings] = []
@@ -46,7 +56,8 @@ class Stage:
         self._own_folder = OwnFolder("verify")
         self.folder = self._own_folder.path
         self.checkpoints = self.folder / "checkpoints"
-        self.broker: EmbeddedKafka | None = None
+        self.broker: Broker | None = None
+        self.links: Links | None = None
         self.proxy: Proxy | None = None
         self.disk: Disk | None = None
         self.missing: dict[str, str] = {}  # what faults may need and is not there, and why
@@ -66,13 +77,24 @@ class Stage:
         except OSError as error:
             self.missing["disk"] = f"no right to mount a small disk ({error.strerror})"
         if _names_broker(self._words):
-            self.missing |= dict.fromkeys(("broker", "proxy"), "the broker is not ours to break")
-            return
-        beside, proxied = free_port(), free_port()
-        self.broker = _broker(self.folder / "kafka", beside, proxied)
-        self._stack.callback(self.broker.stop)
-        self.broker.start()
-        self.proxy = self._stack.enter_context(Proxy(proxied, beside))
+            self.missing |= dict.fromkeys(("broker", "proxy", "cluster", "links"), "the broker is not ours to break")
+        elif self._brokers == 1:
+            self.missing |= dict.fromkeys(("cluster", "links"), "there is one broker: see --brokers")
+            beside, proxied = free_ports(2)
+            self._start(_broker(self.folder / "kafka", beside, proxied), Route(proxied, beside))
+        else:
+            cluster = KafkaCluster(self.folder / "kafka", brokers=self._brokers, separable=links.POSSIBLE, beside=True)
+            if links.POSSIBLE:
+                self.links = self._stack.enter_context(Links(cluster))
+            else:
+                self.missing["links"] = "no loopback addresses for it here (Linux has them)"
+            self._start(cluster, *(Route(ports.sent_on, ports.beside) for ports in cluster.ports.values()))
+
+    def _start(self, broker: Broker, *routes: Route) -> None:
+        self.broker = broker
+        self._stack.callback(broker.kill)  # what it holds is thrown away, and a cluster takes its time to end in good order
+        broker.start()
+        self.proxy = self._stack.enter_context(Proxy(*routes))
 
     def keep(self) -> None:
         """Something failed: folder and topics are left for whoever looks for the reason."""
@@ -112,13 +134,16 @@ class Stage:
 
     @property
     def through_proxy(self) -> list[str]:
-        return [] if self.proxy is None else [f"--kafka=bootstrap.servers=127.0.0.1:{self.proxy.port}"]
+        if self.proxy is None:
+            return []
+        return [f"--kafka=bootstrap.servers={','.join(f'{route.host}:{route.port}' for route in self.proxy.routes)}"]
 
     @property
     def place(self) -> str:
         """Which broker, for people."""
         if self.broker is not None:
-            return f"Apache Kafka {VERSION} at {self.broker.bootstrap}, in {self.folder}"
+            brokers = f"{self._brokers} brokers of " if self._brokers > 1 else ""
+            return f"{brokers}Apache Kafka {VERSION} at {self.broker.bootstrap}, in {self.folder}"
         return f"{self._load([]).kafka_config()['bootstrap.servers']}, topics {self._name}.*"
 
     def _own(self, store: str) -> list[str]:
