@@ -109,8 +109,8 @@ def test_a_service_waits_for_a_topic_that_is_gone_and_goes_on_with_another_of_it
         watched.keep(topics.output)
         broker.delete(topics.output)
         watched.waits(topics.output)
-        assert service.metric("topic_gone", '{topic="output"}') == 1
-        assert service.metric("ready") == 0
+        wait_for(lambda: service.metric("topic_gone", '{topic="output"}') == 1, "the figure")
+        wait_for(lambda: service.metric("ready") == 0, "the loop waits")
         watched.stream.feed(60)
         broker.create(topics.output, 2)
         watched.went_on(topics.output)
