@@ -46,7 +46,7 @@ def named_by_messages() -> Iterator[str]:
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
         }
         for node in ast.walk(module):
-            if isinstance(node, ast.keyword) and node.arg == "see":
+            if isinstance(node, ast.keyword) and node.arg == "see" and not isinstance(node.value, ast.Attribute):  # a finding's own
                 yield node.value.value if isinstance(node.value, ast.Constant) else constants[ast.unparse(node.value)]
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "see" and ast.literal_eval(node.value):
                 yield ast.literal_eval(node.value)
@@ -70,7 +70,7 @@ def test_each_alert_names_a_section_and_each_section_is_named() -> None:
 
 
 # What `slotstream run` is made of. What its tools say at a prompt needs no section, and a model that is refused has one by its kind.
-ROOMS = ("checkpoint", "settings", "stream", "web", "instance_lock.py", "service.py", "worker.py")
+ROOMS = ("checkpoint", "kafka", "settings", "stream", "web", "instance_lock.py", "service.py", "worker.py")
 
 
 def test_each_error_that_can_end_the_service_names_a_section() -> None:

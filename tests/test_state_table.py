@@ -35,6 +35,7 @@ from structlog.testing import capture_logs
 from processor import cli, logs
 from processor.checkpoint import restore
 from processor.checkpoint.directory import Directory, Name
+from processor.kafka import topic_watch
 from processor.kafka.topics import describe
 from processor.service import fingerprint_of, load_model
 from processor.stream import history
@@ -551,11 +552,11 @@ def ends(topics: Topics) -> dict[int, int]:
 
 
 @pytest.mark.failure("partitions added")
-def test_partitions_added_while_it_runs_end_it_and_the_next_start_ends_or_begins_cold(kafka, unique, tmp_path, model, run):
+def test_partitions_added_while_it_runs_end_it_and_the_next_start_ends_or_begins_cold(kafka, unique, tmp_path, model, run, monkeypatch):
     """With input.start: latest, which holds for the first start alone: what was sent to an added partition is not passed over."""
+    monkeypatch.setattr(topic_watch, "EVERY_S", 0.5)
     topics = Topics(kafka.bootstrap, unique("added"), partitions=2)
-    refresh = "--kafka=topic.metadata.refresh.interval.ms=300"
-    service = Service(topics, model, tmp_path, *SMALL, refresh, "--input.start=latest", "--on_partitions_added=cold")
+    service = Service(topics, model, tmp_path, *SMALL, "--input.start=latest", "--on_partitions_added=cold")
     broker, before = AdminClient({"bootstrap.servers": kafka.bootstrap}), Stream(topics, 120)
     steps = []
 
@@ -596,17 +597,30 @@ def test_partitions_added_while_it_runs_end_it_and_the_next_start_ends_or_begins
 
 
 @pytest.mark.failure("topic deleted and created again")
-def test_a_topic_deleted_and_created_again_stops_the_start_or_begins_as_a_first_start_does(kafka, unique, tmp_path, model, run):
+def test_a_topic_deleted_and_created_again_ends_it_and_the_next_start_or_begins_as_a_first_start_does(
+    kafka, unique, tmp_path, model, run, monkeypatch
+):
+    monkeypatch.setattr(topic_watch, "EVERY_S", 0.5)
     topics = Topics(kafka.bootstrap, unique("anew"), partitions=2)
     service = Service(topics, model, tmp_path, *SMALL, f"--group={unique('anew')}")
-    assert run(service, answered(service, Stream(topics, 100).feed())).code == 0
-    broker = AdminClient({"bootstrap.servers": kafka.bootstrap})
-    broker.delete_topics([topics.input])[topics.input].result(30)
+    broker, steps = AdminClient({"bootstrap.servers": kafka.bootstrap}), []
 
     def made():
         return broker.create_topics([NewTopic(topics.input, 2, 1)])[topics.input].exception(30) is None
 
-    wait_for(made, "the topic made anew")
+    def replaced(so_far: Ran) -> bool:
+        if so_far.events("ready") and not steps:
+            steps.append(Stream(topics, 100).feed())
+        elif len(steps) == 1 and len(topics.answers()) >= steps[0]:
+            broker.delete_topics([topics.input])[topics.input].result(30)
+            wait_for(made, "the topic made anew")
+            steps.append(0)
+        return False
+
+    ran = run(service, replaced)
+    assert ran.code == 3, ran.said
+    assert "is another topic of the same name" in ran.said
+    assert "set on_partitions_added to cold" in ran.said
     wait_for(lambda: len(broker.list_topics(topics.input).topics[topics.input].partitions) == 2, "the topic known")
     topics = service.topics = topics.answered_to(unique("anew"))
     service.options += [f"--output.topic={topics.output}", f"--dead_letter.topic={topics.dead_letter}", "--on_partitions_added=fail"]

@@ -97,6 +97,14 @@ def test_a_loop_that_hangs_is_bad_whatever_else_is_said(watched: Watched) -> Non
     assert reason.startswith("The loop has not turned for 61 s.")
 
 
+def test_a_topic_that_is_gone_is_bad_however_idle_it_looks(watched: Watched) -> None:
+    watched.own()
+    watched.source.trouble = "waiting for a topic that is gone from the broker: readings (input.topic)"
+    said = "Waiting for a topic that is gone from the broker: readings (input.topic)."
+    assert watched.verdict("ready") == ("bad", "Waiting", said)
+    assert watched.verdict("pace") == ("bad", "Stands still", said)
+
+
 def test_ready_counts_its_partitions(watched: Watched) -> None:
     watched.own(1)
     assert watched.verdict("ready") == ("good", "Ready", "Its one partition is restored and caught up.")

@@ -3,7 +3,9 @@
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from processor.stream.transaction import ProducerFencedError, Transaction
+from processor.records import Out
+from processor.stream.at_least_once import AtLeastOnce
+from processor.stream.transaction import AbortedError, ProducerFencedError, Transaction
 
 
 class Producer:
@@ -54,3 +56,29 @@ def test_a_broker_that_knows_nothing_of_the_transaction_costs_a_new_producer_and
     assert caught.value.timed_out, "whose the name is, the group is asked"
     transaction.renew()
     assert transaction.age_s is None
+
+
+class WithoutTopic(Producer):
+    """Does not know the topic that is written to."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(None)
+        self._code, self.asked = code, 0
+
+    def produce(self, *_: object, **__: object) -> None:
+        raise KafkaException(KafkaError(self._code))
+
+    def list_topics(self, timeout: float) -> None:
+        self.asked += 1
+
+
+@pytest.mark.parametrize("delivery", [Transaction, AtLeastOnce])
+@pytest.mark.parametrize("code", [KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART])
+def test_an_unknown_topic_is_tried_again_without_end_looked_for_and_told_of(delivery, code):
+    """A client whose metadata lags behind, and a topic that is gone, look the same from here."""
+    producer, suspected = WithoutTopic(code), []
+    transaction = delivery(lambda: producer, lambda: None, lambda: suspected.append(1))
+    with pytest.raises(AbortedError) as caught:
+        transaction.publish([Out("predictions", 0, b"key", b"value", 0)])
+    assert caught.value.passing
+    assert (producer.asked, suspected) == (1, [1])

@@ -15,6 +15,9 @@ from processor.stream.clients import HEARTBEAT_MS, SESSION_MS
 
 RETENTION_INTERVALS = 10  # a restart, its replay and an absence of some minutes should fit between two checkpoints and retention
 START_S = 10.0  # TensorFlow's import and the compilation of a model
+CHECKPOINT = "the-checkpoint-topic-does-not-fit"
+SIZES = "a-topic-takes-too-small-records"
+SESSION = "the-session-does-not-fit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,21 +166,20 @@ def _dead_letter(topics: Topics) -> Iterator[Finding]:
 
 
 def _checkpoint(topic: Topic, source: Topic) -> Iterator[Finding]:
-    expected, see = "a topic with cleanup.policy compact and as many partitions as the input", "the-checkpoint-topic-does-not-fit"
+    expected = "a topic with cleanup.policy compact and as many partitions as the input"
     if topic.cleanup != "compact":
         found = f"cleanup.policy of {topic.name} is {topic.cleanup}: rows of sensors that are silent for long would be deleted"
-        yield Finding("error", "checkpoint.topic cleanup.policy", found, _alter(topic, "cleanup.policy=compact"), expected, see)
+        yield Finding("error", "checkpoint.topic cleanup.policy", found, _alter(topic, "cleanup.policy=compact"), expected, see=CHECKPOINT)
     if topic.partitions != source.partitions:
         found = f"{topic.name} has {topic.partitions} partitions, {source.name} has {source.partitions}"
         do = "create it anew with as many (it holds nothing that the input cannot give again), or name another checkpoint.topic"
         if topic.partitions < source.partitions:
             command = f"kafka-topics.sh --bootstrap-server ... --alter --topic {topic.name} --partitions {source.partitions}"
             do = f"raise them: {command}"
-        yield Finding("error", "checkpoint.topic partitions", found, do, expected, see)
+        yield Finding("error", "checkpoint.topic partitions", found, do, expected, see=CHECKPOINT)
 
 
 def _sizes(topics: Topics, largest: RecordBytes) -> Iterator[Finding]:
-    see = "a-topic-takes-too-small-records"
     if largest.output > topics.output.bytes_max:
         yield Finding(
             "error",
@@ -185,7 +187,7 @@ def _sizes(topics: Topics, largest: RecordBytes) -> Iterator[Finding]:
             f"an output may take {largest.output:,} bytes, and {topics.output.name} takes records up to {topics.output.bytes_max:,}",
             "raise its max.message.bytes, or lower input.record_steps_max",
             expected="a topic that takes the largest output",
-            see=see,
+            see=SIZES,
         )
     if topics.checkpoint is not None and largest.row > topics.checkpoint.bytes_max:
         yield Finding(
@@ -195,7 +197,7 @@ def _sizes(topics: Topics, largest: RecordBytes) -> Iterator[Finding]:
             f"{topics.checkpoint.bytes_max:,}",
             "raise its max.message.bytes, or keep checkpoints in a folder (checkpoint.store: directory)",
             expected="a topic that takes the largest row",
-            see=see,
+            see=SIZES,
         )
 
 
@@ -204,7 +206,6 @@ def _session(settings: Settings, limits: SessionLimits | None) -> Iterator[Findi
     session_ms = int(config.get("session.timeout.ms", SESSION_MS))
     heartbeat_ms = int(config.get("heartbeat.interval.ms", HEARTBEAT_MS))
     told = f"heartbeat.interval.ms is {heartbeat_ms}, and session.timeout.ms is {session_ms}"
-    see = "the-session-does-not-fit"
     if limits is not None and not limits.min_ms <= session_ms <= limits.max_ms:
         yield Finding(
             "error",
@@ -212,7 +213,7 @@ def _session(settings: Settings, limits: SessionLimits | None) -> Iterator[Findi
             f"session.timeout.ms is {session_ms}, and the broker takes {limits.min_ms} to {limits.max_ms}",
             "correct session.timeout.ms under kafka, or the broker's group.min.session.timeout.ms and group.max.session.timeout.ms",
             expected="a session that the broker takes",
-            see=see,
+            see=SESSION,
         )
     if heartbeat_ms >= session_ms:
         yield Finding(
@@ -221,7 +222,7 @@ def _session(settings: Settings, limits: SessionLimits | None) -> Iterator[Findi
             f"{told}: the session is over before a heartbeat is due",
             f"set heartbeat.interval.ms under kafka to {session_ms // 10} or less",
             expected="several heartbeats in a session",
-            see=see,
+            see=SESSION,
         )
     elif heartbeat_ms * 3 > session_ms:
         yield Finding(

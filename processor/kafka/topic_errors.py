@@ -27,8 +27,8 @@ def another_input(settings: Settings, before: str, now: str) -> SlotstreamError:
     return PolicyStop(
         found,
         expected="the topic that the states and offsets belong to (on_partitions_added: fail)",
-        do="set on_partitions_added to cold (begins with the new topic, at input.start), or start afresh under another `group`; the "
-        "offsets and checkpoints of the old topic mean nothing in the new one",
+        do="set on_partitions_added to cold (begins with the new topic, at input.start), or start afresh under another `group`; offsets "
+        "and checkpoints of the old topic mean nothing in the new one",
         see="the-input-is-another-topic-of-the-same-name",
     )
 

@@ -182,6 +182,7 @@ class TopicWatch:
                 raise end
             if not waiting or stopping():
                 return
+            self._metrics.set("ready", 0.0)  # what the loop said in its last turn
             beat()
             time.sleep(WAIT_S)
 
@@ -235,8 +236,6 @@ class TopicWatch:
         self._judge(self._seen)
         for key in self._seen:
             self._metrics.set("topic_gone", float(key in gone), topic=key.removesuffix(".topic"))
-        if gone:
-            self._metrics.set("ready", 0.0)  # the loop, which waits, does not say so
 
     def _judge(self, seen: Mapping[str, Topic]) -> None:
         """Tells what is new since the last look, once, and what is in order again."""
