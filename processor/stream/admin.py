@@ -22,6 +22,7 @@ BROKER_TIMEOUT_S = 15.0
 ASK_S = 1.0
 REFUSED_S = 3.0
 GROUP_S = 5.0
+KNOWN_ANSWERS = 3
 # Outputs bear their input's timestamps, and what the input topic took the others must take too.
 TIMESTAMP_AFTER_MAX_MS = str(2**63 - 1)
 # Segments are closed, and so compacted, after 64 MB: a restore reads what compaction has left.
@@ -319,6 +320,8 @@ def _topic(client: AdminClient, name: str) -> Topic | None:
     try:
         configs = client.describe_configs([resource], request_timeout=BROKER_TIMEOUT_S)[resource].result(BROKER_TIMEOUT_S)
     except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:  # another broker, which has not heard of the topic yet
+            return None
         raise _refused(f"the broker does not tell the configuration of the topic {name}", error) from error
     return Topic(
         name,
@@ -344,10 +347,23 @@ def _create(
 
 
 def _wait_until_known(client: AdminClient, name: str) -> None:
-    """A topic is created before every broker tells of it: what runs next should find it."""
-    until_s = time.monotonic() + BROKER_TIMEOUT_S
-    while _topic(client, name) is None and time.monotonic() < until_s:
-        time.sleep(0.05)
+    """A topic is created before every broker tells of it: what runs next should find it, whichever broker it asks.
+
+    Any broker may answer a question, so each must have had several chances to answer that it knows no such topic.
+    """
+    known, until_s = 0, time.monotonic() + BROKER_TIMEOUT_S
+    while known < KNOWN_ANSWERS * _brokers(client) and time.monotonic() < until_s:
+        known = known + 1 if _topic(client, name) is not None else 0
+        if known == 0:
+            time.sleep(0.05)
+
+
+def _brokers(client: AdminClient) -> int:
+    """How many there are, 1 where none tells."""
+    try:
+        return max(1, len(client.list_topics(timeout=BROKER_TIMEOUT_S).brokers))
+    except KafkaException:
+        return 1
 
 
 def _refused(found: str, error: KafkaException) -> SlotstreamError:
