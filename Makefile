@@ -45,8 +45,11 @@ test-page: .venv/.page ## the status page of a real service in a real Chromium; 
 long: .venv/.test ## the tests that `make test` has no time for: more of the same
 	$(BIN)/python -m pytest -m long
 
-verify: .venv/.run ## breaks the service in every way for MINUTES=10 and compares every output; SEED=7, KILLS=50
-	@$(BIN)/slotstream verify --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS))
+# One broker for an even seed, three for an odd one, unless BROKERS says it.
+verify: .venv/.run ## breaks the service in every way for MINUTES=10 and compares every output; SEED=7, KILLS=50, BROKERS=3
+	@seed=$(or $(SEED),$$(od -An -N2 -tu2 /dev/urandom | tr -d ' ')); \
+	$(BIN)/slotstream verify --seed $$seed --brokers $(or $(BROKERS),$$((seed % 2 * 2 + 1))) --minutes $(or $(MINUTES),10) \
+	  $(if $(KILLS),--kills $(KILLS))
 
 verify-seeds: .venv/.run ## verify with N=10 seeds in a row and a table of them; FROM=7, MINUTES=2 each, LOAD=1 keeps each core busy beside it
 	@$(BIN)/python -m processor.tools.verify.seeds --count $(or $(N),10) --minutes $(or $(MINUTES),2) $(if $(FROM),--from $(FROM)) $(if $(LOAD),--load)

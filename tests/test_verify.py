@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from confluent_kafka.admin import AdminClient
 from harness import L, save_model, wait_for
 
 from processor.sandbox.kafka import EmbeddedKafka
+from processor.tools.verify.cluster_faults import CLUSTER_FAULTS
+from processor.tools.verify.fault import Fault
 from processor.tools.verify.faults import FAULTS
 
 LAST_LINE = re.compile(
@@ -96,10 +98,40 @@ def test_every_kind_of_fault_is_survived_with_checkpoints_in_a_topic_and_in_a_fo
     assert int(records) > 1000
     assert int(predictions) > 1000
     assert int(dead_letters) > 10
+    of_one = [fault for fault in FAULTS if fault not in CLUSTER_FAULTS]
+    assert_survived(of_one, text, int(faults))
+    assert re.search(r"leader-kill .* skipped .* see --brokers", text)
+    assert list(folder.iterdir()) == []
+    assert_nothing_runs(folder)
+
+
+def assert_survived(expected: Sequence[Fault], text: str, faults: int) -> None:
     skipped = re.findall(r"^. (\S+) .* skipped .* no right to mount", text, re.MULTILINE)
     assert set(skipped) <= {"disk-full", "disk-read-only"}
-    assert int(faults) >= len(FAULTS) - len(skipped)
-    assert all(f" {fault.name}: survived, " in text for fault in FAULTS if fault.name not in skipped)
+    assert faults >= len(expected) - len(skipped)
+    assert all(f" {fault.name}: survived, " in text for fault in expected if fault.name not in skipped)
+
+
+@pytest.mark.long
+@pytest.mark.failure(
+    "the leader of a partition, or the coordinator of the group or of transactions, killed with -9 (three brokers)",
+    "rolling restart of three brokers",
+    "preferred leaders moved (three brokers)",
+    "two of three brokers away for longer than the transaction timeout (10 s)",
+    "one of three brokers cut off from its peers, clients still reach it",
+)
+@pytest.mark.timeout(3000)
+def test_every_kind_of_fault_is_survived_on_a_cluster_of_three_brokers(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    with verifying(model, folder, "--brokers=3", "--seed=12", "--minutes=4", "--rate=100", "--output.residual=false") as running:
+        code = running.wait(2900)
+    text = said(folder)
+    assert code == 0, text
+    _, records, predictions, _, faults, *wrong, _ = last_line(text)[:9]
+    assert wrong == ["0", "0", "0"]
+    assert int(records) > 1000
+    assert int(predictions) > 1000
+    assert_survived(FAULTS, text, int(faults))
     assert list(folder.iterdir()) == []
     assert_nothing_runs(folder)
 

@@ -232,14 +232,15 @@ def test_faults_are_chosen_by_name_and_an_unknown_one_is_refused() -> None:
         chosen(("kill", "earthquake"))
 
 
-@pytest.mark.parametrize("words", [["--instances=1"], ["--minutes=0"], ["--faults=earthquake"], ["--seeed=1"]])
+@pytest.mark.parametrize("words", [["--instances=1"], ["--minutes=0"], ["--faults=earthquake"], ["--brokers=2"], ["--seeed=1"]])
 def test_wrong_use_ends_with_2_before_anything_is_started(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     try:
         code = cli.main(["verify", *words])
     except SystemExit as ended:
         code = int(ended.code or 0)
     assert code == 2
-    assert {"--faults": "no fault is called", "--seeed": "unknown key"}.get(words[0].partition("=")[0], "found") in capsys.readouterr().err
+    said = {"--faults": "no fault is called", "--seeed": "unknown key", "--brokers": "invalid choice"}
+    assert said.get(words[0].partition("=")[0], "found") in capsys.readouterr().err
 
 
 # -- the proxy ----------------------------------------------------------------------------------------------------------------

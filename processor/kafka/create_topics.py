@@ -9,6 +9,7 @@ from processor.kafka.topics import describe_topic, names
 from processor.settings import Settings
 from processor.stream import admin, permissions
 
+KNOWN_ANSWERS = 3
 # Outputs bear their input's timestamps, and what the input topic took the others must take too.
 TIMESTAMP_AFTER_MAX_MS = str(2**63 - 1)
 # Segments are closed, and so compacted, after 64 MB: a restore reads what compaction has left.
@@ -48,7 +49,20 @@ def _create(
 
 
 def _wait_until_known(client: AdminClient, name: str) -> None:
-    """A topic is created before every broker tells of it: what runs next should find it."""
-    until_s = time.monotonic() + admin.BROKER_TIMEOUT_S
-    while describe_topic(client, name) is None and time.monotonic() < until_s:
-        time.sleep(0.05)
+    """A topic is created before every broker tells of it: what runs next should find it, whichever broker it asks.
+
+    Any broker may answer a question, so each must have had several chances to answer that it knows no such topic.
+    """
+    known, until_s = 0, time.monotonic() + admin.BROKER_TIMEOUT_S
+    while known < KNOWN_ANSWERS * _brokers(client) and time.monotonic() < until_s:
+        known = known + 1 if describe_topic(client, name) is not None else 0
+        if known == 0:
+            time.sleep(0.05)
+
+
+def _brokers(client: AdminClient) -> int:
+    """How many there are, 1 where none tells."""
+    try:
+        return max(1, len(client.list_topics(timeout=admin.BROKER_TIMEOUT_S).brokers))
+    except KafkaException:
+        return 1

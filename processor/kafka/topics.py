@@ -121,6 +121,8 @@ def describe_topic(client: AdminClient, name: str) -> Topic | None:
     try:
         configs = client.describe_configs([resource], request_timeout=wait_s)[resource].result(wait_s)
     except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:  # another broker, which has not heard of the topic yet
+            return None
         raise admin.refused(f"the broker does not tell the configuration of the topic {name}", error) from error
     return _topic(described, configs)
 
