@@ -18,8 +18,9 @@ import pytest
 from harness import wait_for
 
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.sandbox import patience
 from processor.sandbox.kafka import free_port
-from processor.tools.verify import faults, patience, site
+from processor.tools.verify import faults, site
 from processor.tools.verify.faults import FAULTS, Fault
 from processor.tools.verify.harm import NoHarmError
 from processor.tools.verify.instances import Instances, Running

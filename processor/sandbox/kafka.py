@@ -32,12 +32,13 @@ from processor.errors import SlotstreamError
 from processor.sandbox import process
 from processor.sandbox.kafka_security import Security
 from processor.sandbox.own_folder import OwnFolder
+from processor.sandbox.patience import patience_s
 from processor.sandbox.ports import free_port, is_free
 
 VERSION = "4.3.1"
 # The broker and a logger, no more: with other loggers or Kafka's tools in the list an older kafka-clients is resolved.
 ARTIFACTS = (f"org.apache.kafka:kafka_2.13:{VERSION}", "org.slf4j:slf4j-simple:1.7.36")
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 60.0  # scaled by the load of the machine
 STOP_PATIENCE_S = 15.0
 
 # Measured on two cores: C1 alone and the serial collector halve the broker's CPU time in its first minute, and throughput is no lower.
@@ -194,19 +195,19 @@ class EmbeddedKafka:
             )
 
     def _wait_until_ready(self, broker: "subprocess.Popen[bytes]") -> None:
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        begun_s = time.monotonic()
         while not _answers(self.port):
             if broker.poll() is not None:
                 raise self._failed(f"Kafka ended with {broker.returncode} while it started")
-            if time.monotonic() > deadline:
-                raise self._failed(f"Kafka did not listen within {READY_TIMEOUT_S:.0f} s")
+            if (waited_s := time.monotonic() - begun_s) > patience_s(READY_TIMEOUT_S):
+                raise self._failed(f"Kafka did not listen within {waited_s:.0f} s")
             time.sleep(0.03)
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0, "reconnect.backoff.max.ms": 200})
         while not _has_leaders(admin):
             if broker.poll() is not None:
                 raise self._failed(f"Kafka ended with {broker.returncode} while it started")
-            if time.monotonic() > deadline:
-                raise self._failed(f"Kafka did not answer within {READY_TIMEOUT_S:.0f} s")
+            if (waited_s := time.monotonic() - begun_s) > patience_s(READY_TIMEOUT_S):
+                raise self._failed(f"Kafka did not answer within {waited_s:.0f} s")
             time.sleep(0.03)
 
     def _failed(self, found: str) -> SlotstreamError:

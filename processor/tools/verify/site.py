@@ -14,12 +14,12 @@ import numpy as np
 from processor.errors import SlotstreamError
 from processor.sandbox import process
 from processor.sandbox.kafka import EmbeddedKafka
+from processor.sandbox.patience import patience_s
 from processor.tools.verify.disk import Disk
 from processor.tools.verify.feeder import Feeder
 from processor.tools.verify.harm import Harm, NoHarmError
 from processor.tools.verify.instances import Instances, Running
 from processor.tools.verify.judge import Judge
-from processor.tools.verify.patience import patience_s
 from processor.tools.verify.proxy import Proxy
 from processor.tools.verify.watch import Watch
 
