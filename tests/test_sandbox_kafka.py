@@ -107,6 +107,21 @@ def test_the_command_runs_a_broker_until_it_is_interrupted(tmp_path: Path) -> No
         assert broker.port == port
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends a child with its parent")
+def test_the_folder_of_a_command_that_was_killed_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "processor.sandbox.kafka"]
+    folders = []
+    for end in (signal.SIGKILL, signal.SIGTERM):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}) as running:
+            assert running.stdout is not None
+            assert "Ctrl-C ends it" in running.stdout.readline()
+            folders.append(list(tmp_path.iterdir()))
+            running.send_signal(end)
+    assert [len(found) for found in folders] == [1, 1]
+    assert folders[0] != folders[1]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_warm_start_needs_no_network(kafka: EmbeddedKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise AssertionError("jars were resolved again")

@@ -26,9 +26,10 @@ from processor.sandbox.kafka_jars import VERSION
 from processor.sandbox.kafka_node import HERE, Node, ask, listens, refuse_taken_ports
 from processor.sandbox.kafka_security import Security
 from processor.sandbox.own_folder import OwnFolder
+from processor.sandbox.patience import patience_s
 from processor.sandbox.ports import free_port, is_free
 
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 60.0  # scaled by the load of the machine
 
 
 class EmbeddedKafka:
@@ -117,7 +118,7 @@ class EmbeddedKafka:
         return properties | self._more
 
     def _wait_until_ready(self) -> None:
-        until_s = time.monotonic() + READY_TIMEOUT_S
+        until_s = time.monotonic() + patience_s(READY_TIMEOUT_S)
         self._node.wait_until(lambda: listens(self.port), "listen", until_s)
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0, "reconnect.backoff.max.ms": 200})
         self._node.wait_until(lambda: _has_leaders(admin), "answer", until_s)

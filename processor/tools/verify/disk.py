@@ -10,6 +10,8 @@ import os
 import time
 from pathlib import Path
 
+from processor.sandbox.patience import patience_s
+
 SIZE_MB = 48
 BLOCK_BYTES = 65_536
 BUSY_S = 20.0
@@ -60,7 +62,7 @@ class Disk:
 
     def _remount(self, flags: int) -> None:
         """Refused while a file is open for writing, so it is tried again."""
-        until_s = time.monotonic() + BUSY_S
+        until_s = time.monotonic() + patience_s(BUSY_S)
         while True:
             try:
                 self._mount(_MS_REMOUNT | flags)

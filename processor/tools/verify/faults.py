@@ -7,7 +7,7 @@ It proves its harm and counts it on the site, so that a fault that did nothing i
 import errno
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from processor.tools.verify.cluster_faults import CLUSTER_FAULTS
@@ -143,13 +143,14 @@ def _cut(site: Site) -> None:
     """The connections of one instance end again and again, then nothing is let in for a while."""
     proxy = of(site.proxy)
     before = Counter(proxy.harm)
+    site.proof(lambda: proxy.connections, "a connection to be there, to be cut")
     for _ in range(int(site.rng.integers(2, 6))):
         proxy.cut()
         site.pause(float(site.rng.uniform(0.1, 1.0)), "new connections, to be cut too")
     proxy.refuse()
     site.pause(float(site.rng.uniform(0.5, 4.0)), "the way to the broker, which is shut")
     proxy.mend()
-    _count_proxy(site, before, "connections cut")
+    _count_since(site, before)
 
 
 def _slow(site: Site) -> None:
@@ -158,21 +159,18 @@ def _slow(site: Site) -> None:
     before = Counter(proxy.harm)
     proxy.slow(float(site.rng.uniform(0.05, 0.5)))
     site.pause(float(site.rng.uniform(2, 5)), "the way to the broker, which is slow")
+    site.proof(lambda: proxy.harm["pieces slowed"] > before["pieces slowed"], "the proxy to slow something")
     proxy.hang()
     site.pause(float(site.rng.choice((2.0, SESSION_S + 2))), "the way to the broker, where nothing comes through")
+    site.proof(lambda: proxy.harm["pieces held"] > before["pieces held"], "the proxy to hold something")
     proxy.mend()
     site.pause(float(site.rng.uniform(0, 3)), "the instance to hear what it has missed")
-    _count_proxy(site, before, "pieces slowed", "pieces held")
+    _count_since(site, before)
 
 
-def _count_proxy(site: Site, before: Mapping[str, int], *must: str) -> None:
-    """All that the proxy has broken since, of which these kinds must be there."""
-    since = {what: count - before.get(what, 0) for what, count in of(site.proxy).harm.items()}
-    for what in must:
-        site.harm.done(what, since.pop(what, 0))
-    for what, count in since.items():
-        if count:
-            site.harm.done(what, count)
+def _count_since(site: Site, before: Counter[str]) -> None:
+    for what, count in (of(site.proxy).harm - before).items():
+        site.harm.done(what, count)
 
 
 # The disk.

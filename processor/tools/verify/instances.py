@@ -17,10 +17,10 @@ from typing import Any
 
 from processor.errors import SlotstreamError
 from processor.sandbox import process
+from processor.sandbox.patience import patience_s
 from processor.tools.verify.harm import NoHarmError
-from processor.tools.verify.patience import patience_s
 
-PROBE_TIMEOUT_S = 2.0
+PROBE_TIMEOUT_S = 5.0  # one that does not answer in time is asked again
 STOP_S = 120.0  # drain_timeout, a last checkpoint and a leave
 STOPPED_S = 10.0
 STOPPED_STATES = ("T", "t", "")

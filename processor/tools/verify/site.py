@@ -15,6 +15,7 @@ import numpy as np
 from processor.errors import SlotstreamError
 from processor.sandbox import process
 from processor.sandbox.kafka_cluster import KafkaCluster
+from processor.sandbox.patience import patience_s
 from processor.settings import Settings
 from processor.tools.verify.disk import Disk
 from processor.tools.verify.feeder import Feeder
@@ -22,7 +23,6 @@ from processor.tools.verify.harm import Harm, NoHarmError
 from processor.tools.verify.instances import Instances, Running
 from processor.tools.verify.judge import Judge
 from processor.tools.verify.links import Links
-from processor.tools.verify.patience import patience_s
 from processor.tools.verify.proxy import Proxy
 from processor.tools.verify.watch import Watch
 

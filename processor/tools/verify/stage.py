@@ -22,6 +22,7 @@ from processor.sandbox.kafka import EmbeddedKafka
 from processor.sandbox.kafka_cluster import KafkaCluster
 from processor.sandbox.kafka_jars import VERSION
 from processor.sandbox.own_folder import OwnFolder
+from processor.sandbox.patience import patience_s
 from processor.sandbox.ports import free_port, free_ports
 from processor.settings import Settings, kafka_key, load_settings
 from processor.stream.clients import admin_client, feed_producer
@@ -34,6 +35,7 @@ from processor.tools.verify.site import Broker
 SESSION_MS = 6000
 PRODUCE_MS = 600_000
 CHECKPOINT_INTERVAL = "1s"
+# Both are scaled by the load of the machine.
 ASK_S = 20.0
 GROUP_GONE_S = 30.0
 
@@ -204,14 +206,14 @@ def _broker(folder: Path, beside: int, proxied: int) -> EmbeddedKafka:
 
 def _remove(settings: Settings) -> None:
     """A phase's topics and its group, whose killed members stay in it for the session. Raises SlotstreamError if one does not go."""
-    client = admin_client(settings)
+    client, ask_s = admin_client(settings), patience_s(ASK_S)
     topics = [settings.input.topic, settings.output.topic, settings.dead_letter_topic, settings.checkpoint_topic]
-    for topic, future in client.delete_topics([topic for topic in topics if topic], request_timeout=ASK_S).items():
+    for topic, future in client.delete_topics([topic for topic in topics if topic], request_timeout=ask_s).items():
         _gone(topic, future)
-    until_s = time.monotonic() + GROUP_GONE_S
+    until_s = time.monotonic() + patience_s(GROUP_GONE_S)
     while True:
         try:
-            _gone(settings.group_id, client.delete_consumer_groups([settings.group_id], request_timeout=ASK_S)[settings.group_id])
+            _gone(settings.group_id, client.delete_consumer_groups([settings.group_id], request_timeout=ask_s)[settings.group_id])
         except SlotstreamError:
             if time.monotonic() > until_s:
                 raise
@@ -222,7 +224,7 @@ def _remove(settings: Settings) -> None:
 
 def _gone(name: str, future: Any) -> None:
     try:
-        future.result(ASK_S)
+        future.result(patience_s(ASK_S))
     except KafkaException as error:
         reason = error.args[0]
         if reason.code() not in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND):

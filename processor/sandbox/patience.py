@@ -1,6 +1,6 @@
-"""How long verify waits before it calls a wait a failure, on a machine that may have other work.
+"""How long to wait before it is called a failure, on a machine that may have other work.
 
-Owns the scale of time limits alone. The limits themselves stand beside what they limit, and hold for a machine of verify's own.
+Owns the scale of time limits alone. The limits themselves stand beside what they limit, and hold for a machine with nothing else to do.
 """
 
 import os
