@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from processor.cli.given import expect_nothing, settings_of
 from processor.cli.printing import confirmed, print_lines, print_pairs, tell
+from processor.cli.streams import go_on_without_reader
 from processor.errors import ConfigurationError
 from processor.logs import SECRETS
 from processor.settings import ENV_CONFIG, load_settings
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    go_on_without_reader()
     settings = settings_of(arguments, rest)
     from processor import logs
     from processor.metrics import Metrics
@@ -45,6 +47,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def check(arguments: argparse.Namespace, rest: list[str]) -> int:
+    go_on_without_reader()
     settings = settings_of(arguments, rest)
     _quiet_clients()
     from rich.console import Console
@@ -77,15 +80,12 @@ def try_csv(arguments: argparse.Namespace, rest: list[str]) -> int:
     _quiet_clients()
     from processor.tools.try_model import try_model
 
-    try:
-        tried = try_model(settings, arguments.file, form, wanted, sys.stdout, output=arguments.output, plot=arguments.plot)
-    except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    tried = try_model(settings, arguments.file, form, wanted, sys.stdout, output=arguments.output, plot=arguments.plot)
     return 1 if tried.errors.total() == tried.readings else 0
 
 
 def feed(arguments: argparse.Namespace, rest: list[str]) -> int:
+    go_on_without_reader()
     settings = settings_of(arguments, rest)
     form, wanted = _of_csv(arguments)
     _quiet_clients()
@@ -153,6 +153,7 @@ def plant(_arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def verify(arguments: argparse.Namespace, rest: list[str]) -> int:
+    go_on_without_reader()
     config = arguments.config or (Path(os.environ[ENV_CONFIG]) if os.environ.get(ENV_CONFIG) else None)
     SECRETS.keep(load_settings(config, rest, os.environ).secrets())
     _quiet_clients()
@@ -192,6 +193,7 @@ def plan(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
+    go_on_without_reader()
     expect_nothing(rest)
     from processor.model.quiet import import_tensorflow
 
