@@ -9,6 +9,7 @@ The watchdog is fed by the loop alone. No thread here sends anything by itself: 
 import os
 import socket
 import time
+import weakref
 from collections.abc import Callable, Mapping
 
 # While the service starts, each step may take this long: TensorFlow compiles a large model for minutes, and cannot report in between.
@@ -26,6 +27,8 @@ class Systemd:
     def __init__(self, environment: Mapping[str, str] = os.environ, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
         self._socket = _connected(environment.get("NOTIFY_SOCKET", ""))
+        if self._socket is not None:
+            weakref.finalize(self, self._socket.close)
         self._watchdog_s = _watchdog_s(environment)
         self._ready = self._stopping = False
         self._status = ""

@@ -4,6 +4,7 @@ Each imports that room only when it runs, because TensorFlow alone takes seconds
 """
 
 import argparse
+import faulthandler
 import importlib
 import importlib.util
 import json
@@ -33,6 +34,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     logs.configure(settings.log.level, settings.log.format)
     recent = logs.keep_recent()
+    faulthandler.enable(file=2)  # a watchdog's SIGABRT then shows where each thread was
     from processor.service import Service
     from processor.web.pages import status_pages
     from processor.web.server import serve

@@ -1,5 +1,7 @@
 """The process's standard streams: open, able to print every name, and no traceback when they fail.
 
+What happens when one fails:
+
     standard output   its reader is gone      the command ends with 0; or goes on in silence, where its exit code is what was asked for
                       cannot be written       StandardOutputError: one line, exit code 1
     standard error    either                  what is written there is lost, and nothing else happens: a log must not end a service
