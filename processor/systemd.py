@@ -49,9 +49,10 @@ class Systemd:
         """
         lines = [] if self._stopping else [self._changed(status)]
         if joined and not self._ready and not self._stopping:
-            self._ready, self._sent_at_s = True, self._now_s()
-            lines.append("READY=1")
-        elif self._due():
+            self._sent_at_s = self._now_s()
+            self._ready = self._send(*lines, "READY=1")
+            return
+        if self._due():
             self._sent_at_s = self._now_s()
             lines.append("WATCHDOG=1" if self._ready else f"EXTEND_TIMEOUT_USEC={_usec(START_STEP_S)}")
         self._send(*lines)
@@ -76,13 +77,17 @@ class Systemd:
         self._status = status
         return f"STATUS={status}"
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> bool:
+        """Whether systemd has it."""
         message = "\n".join(line for line in lines if line)
-        if self._socket is not None and message:
-            try:
-                self._socket.send(message.encode())
-            except OSError:  # its queue is full, or nobody reads it any more: the next message is tried again
-                self._status = ""
+        if self._socket is None or not message:
+            return False
+        try:
+            self._socket.send(message.encode())
+        except OSError:  # its queue is full, or nobody reads it any more: the next message is tried again
+            self._status = ""
+            return False
+        return True
 
 
 def _connected(address: str) -> socket.socket | None:

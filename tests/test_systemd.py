@@ -175,6 +175,16 @@ def test_a_supervisor_that_is_slow_or_gone_holds_nobody_up(supervisor):
     systemd.beat("gone", joined=True)
 
 
+def test_ready_is_said_again_until_systemd_has_it(supervisor):
+    systemd = watched(supervisor, Clock())
+    for number in range(10_000):
+        systemd.starting(f"step {number}")
+    systemd.beat("ready", joined=True)
+    assert "READY=1" not in supervisor.read()
+    systemd.beat("ready", joined=True)
+    assert supervisor.read() == ["STATUS=ready", "READY=1"]
+
+
 # -- a service ----------------------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 What happens when one fails:
 
     standard output   its reader is gone      the command ends with 0; or goes on in silence, where its exit code is what was asked for
-                      cannot be written       StandardOutputError: one line, exit code 1
+                      cannot be written       SlotstreamError: one line, exit code 1
     standard error    either                  what is written there is lost, and nothing else happens: a log must not end a service
     any               closed (`>&-`)          as /dev/null, so that no file and no socket gets its descriptor
 """
@@ -19,10 +19,6 @@ from processor.errors import SlotstreamError
 
 class ReaderGone(Exception):
     """Whatever read standard output has read enough: the command may end."""
-
-
-class StandardOutputError(SlotstreamError):
-    """Standard output cannot be written."""
 
 
 class Output(io.FileIO):
@@ -84,7 +80,7 @@ def finish(code: int) -> int:
         _output_of(sys.stdout).raise_due()
     except ReaderGone:
         pass
-    except StandardOutputError as error:
+    except SlotstreamError as error:
         sys.stderr.write(f"slotstream: {error}\n")
         code = code or error.exit_code
     sys.stderr.flush()
@@ -121,8 +117,8 @@ def _is_open(descriptor: int) -> bool:
     return True
 
 
-def _cannot_be_written(error: OSError) -> StandardOutputError:
-    return StandardOutputError(
+def _cannot_be_written(error: OSError) -> SlotstreamError:
+    return SlotstreamError(
         f"standard output cannot be written ({error.strerror})",
         expected="a file, a pipe or a terminal that takes what is printed",
         do="make room, or print to another place",
