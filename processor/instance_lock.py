@@ -1,38 +1,142 @@
-"""One process a name on a host: a second one is refused before it joins and fences the first.
+"""One process a name on a host: a second one is refused before it can join and fence the first.
 
-The lock is the kernel's, so it goes with the process however that ends. Processes of one name on different hosts are told
-apart by the group's coordinator instead.
+The lock is the kernel's (flock), so it is free when its process has ended, however that was. Its file is removed at the release; a file
+that a killed process left is removed at the next start of any instance. Processes of one name on different hosts are told apart by the
+group's coordinator instead.
+
+The file lies in the first folder of RUNTIME_DIRECTORY, else in the folder for temporary files. systemd sets the former: units with a
+private /tmp see one another's locks there.
 """
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import re
 import tempfile
+import time
 from pathlib import Path
 
 from processor.errors import ConfigurationError
 
+NAME = re.compile(r"slotstream-[0-9a-f]{16}\.lock")
+# How long a lock is asked for whose holder cannot be named: it is just being taken, or its file is being removed.
+UNNAMED_S = 5.0
+RETRY_S = 0.02
+
 
 class InstanceLock:
-    """Held from the constructor until the process ends. Raises ConfigurationError if another process holds it."""
+    """Held from the constructor until release() or the end of the process. Raises ConfigurationError if another process holds it."""
 
     def __init__(self, cluster: str, name: str, folder: Path | None = None) -> None:
+        folder = folder or default_folder()
         digest = hashlib.sha256(f"{cluster} {name}".encode()).hexdigest()[:16]
-        path = (folder or Path(tempfile.gettempdir())) / f"slotstream-{digest}.lock"
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._path = folder / f"slotstream-{digest}.lock"
+        remove_stale(folder)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(self._descriptor, 32).decode(errors="replace").strip() or "?"
-            os.close(self._descriptor)
+            self._descriptor = _acquire(self._path, name)
+        except OSError as error:
             raise ConfigurationError(
-                f"{name} already runs on this host, as pid {holder}",
-                expected="one process a name",
-                do="stop that one, or set `instance` to another name",
+                f"the lock of {name} cannot be written in {folder} ({error.strerror})",
+                expected="a folder with room that this process may write to (TMPDIR, or RUNTIME_DIRECTORY)",
+                do="create it, make room, or correct its owner",
                 see="the-name-already-runs-on-this-host",
-            ) from None
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+            ) from error
 
     def release(self) -> None:
+        """Removes the file first: who opened it before finds, once it has the lock, that the file is not the one at the path."""
+        if _is_at(self._descriptor, self._path):
+            with contextlib.suppress(OSError):  # another user's, or a disk that fails: the lock is free all the same
+                self._path.unlink()
         os.close(self._descriptor)
+
+
+def default_folder() -> Path:
+    return Path(os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0] or tempfile.gettempdir())
+
+
+def remove_stale(folder: Path) -> None:
+    """Removes the lock files in the folder whose process has ended without a release. What another user left stays."""
+    with contextlib.suppress(OSError):
+        for path in [Path(entry.path) for entry in os.scandir(folder) if NAME.fullmatch(entry.name)]:
+            with contextlib.suppress(OSError):
+                _remove_if_free(path)
+
+
+def _remove_if_free(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        # A pid that lives is not disturbed: for as long as this has the lock, its holder-to-be would be refused.
+        if _lives(_holder(descriptor)):
+            return
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(descriptor, path):
+            path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(path: Path, name: str) -> int:
+    """The descriptor of the locked file at the path, with this process's pid in it."""
+    until_s = time.monotonic() + UNNAMED_S
+    while True:
+        descriptor = _open(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            if _lives(holder) or time.monotonic() > until_s:
+                raise _taken(name, holder) from None
+            time.sleep(RETRY_S)
+            continue
+        if _is_at(descriptor, path):
+            with contextlib.suppress(OSError):  # the pid is for people: without it the lock holds as well
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()}\n".encode())
+            return descriptor
+        os.close(descriptor)  # it was removed between the two calls
+
+
+def _open(path: Path) -> int:
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o644)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise
+        return os.open(path, os.O_RDONLY | flags)  # another user's, which can be locked, but not written
+
+
+def _holder(descriptor: int) -> str:
+    return os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+
+
+def _lives(pid: str) -> bool:
+    """Whether a process of this pid runs."""
+    if not pid.isdecimal() or int(pid) == 0:
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except OSError:
+        return False
+
+
+def _taken(name: str, holder: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{name} already runs on this host, as pid {holder or '?'}",
+        expected="one process a name",
+        do="stop that one, or set `instance` to another name",
+        see="the-name-already-runs-on-this-host",
+    )

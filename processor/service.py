@@ -50,6 +50,7 @@ from processor.stream.clients import librdkafka_version, output_producer, sessio
 from processor.stream.consumer import Reader
 from processor.stream.orphans import Orphans
 from processor.stream.transaction import Transaction
+from processor.systemd import Systemd
 from processor.worker import Worker
 
 if TYPE_CHECKING:
@@ -80,18 +81,36 @@ class Served:
 class Probes:
     """What /healthz, /readyz and the status page are told. Written by the loop's thread, read by the web's."""
 
-    def __init__(self) -> None:
+    def __init__(self, systemd: Systemd | None = None) -> None:
         self._worker: Worker | None = None
+        self._systemd = systemd or Systemd()
         self._turned_at_s: float | None = None  # None until the loop runs: compiling is no hang
-        self.start_step: str | None = "reading its settings"  # None when the worker is there
+        self._start_step: str | None = "reading its settings"
         self.served: Served | None = None
         self.topics: TopicWatch | None = None
 
     def beat(self) -> None:
+        """The loop turns, or waits for the broker: /healthz and systemd's watchdog rest on this alone."""
         self._turned_at_s = time.monotonic()
+        if self._worker is not None and self._systemd.listens:
+            self._systemd.beat(f"{len(self._worker.partitions)} partitions: {self.ready()[1]}", joined=self.joined)
 
     def watch(self, worker: Worker) -> None:
-        self._worker, self.start_step = worker, None
+        self._worker, self._start_step = worker, None
+
+    @property
+    def start_step(self) -> str | None:
+        """None when the worker is there."""
+        return self._start_step
+
+    @start_step.setter
+    def start_step(self, step: str) -> None:
+        self._start_step = step
+        self._systemd.starting(step)
+
+    def stopping(self, drain_timeout_s: float) -> None:
+        """The service ends, and may take that long for its last commit and checkpoint."""
+        self._systemd.stopping(drain_timeout_s)
 
     def alive(self) -> tuple[bool, str]:
         since_s = 0.0 if self._turned_at_s is None else time.monotonic() - self._turned_at_s
@@ -130,13 +149,21 @@ class Service:
         self.probes = Probes()
         self._joined = self._stopping = False
         self._worker: Worker | None = None
+        self._lock: InstanceLock | None = None
         self._parked: StateFile | None = None
 
     def run(self) -> int:
         """Runs until stopped; returns the exit code. Raises SlotstreamError for whatever ends it otherwise."""
         self._catch_signals()
         try:
-            worker, watch, lock = self._build()
+            return self._run()
+        finally:
+            self.probes.stopping(self._settings.drain_timeout)
+            self._release()
+
+    def _run(self) -> int:
+        try:
+            worker, watch = self._build()
         except NotPermitted as refused:
             raise admin.what_is_missing(self._settings, refused) from refused
         self._joined = True
@@ -162,18 +189,16 @@ class Service:
             watch.close()
             worker.abandon(leave=self._settings.leave_on_stop)
             raise
-        finally:
-            lock.release()
         _log.info("stopped")
         return 0
 
-    def _build(self) -> tuple[Worker, TopicWatch, InstanceLock]:
+    def _build(self) -> tuple[Worker, TopicWatch]:
         settings = self._settings
         self.probes.start_step = "asking the broker for its topics"
         topics = describe(settings)
         found = [*findings.of_session(settings, session_limits(settings)), *findings.of_topics(settings, topics)]
         findings.require(found)
-        lock = InstanceLock(topics.cluster, settings.transactional_id)
+        self._lock = InstanceLock(topics.cluster, settings.transactional_id)
         folder = open_folder(settings) if topics.checkpoint is None else None
         self._parked = open_parking(settings)
         # TensorFlow takes seconds to import: only now that the rest is known to be in order.
@@ -244,7 +269,7 @@ class Service:
         self.probes.watch(worker)
         self._worker = worker
         watch.start()
-        return worker, watch, lock
+        return worker, watch
 
     def _take_up(self, key: str, topics: Topics, writer: CheckpointWriter) -> None:
         """On the loop's thread: a topic was replaced by another of its name."""
@@ -310,13 +335,22 @@ class Service:
             librdkafka=librdkafka_version(),
         )
 
+    def _release(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
+
     def _catch_signals(self) -> None:
         def stop(number: int, _frame: FrameType | None) -> None:
             if self._stopping:
+                self._release()
                 os._exit(128 + number)  # asked twice: at once, as if killed; the next start finds everything
             if not self._joined:
+                self.probes.stopping(0.0)
+                self._release()
                 os._exit(0)  # nothing was consumed, and compiling a model does not listen
             self._stopping = True
+            self.probes.stopping(self._settings.drain_timeout)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)

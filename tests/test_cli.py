@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from processor import cli, logs
+from processor.cli import commands
 from processor.errors import ConfigurationError, Fenced, ModelRefused, SlotstreamError
 from processor.settings import Settings, keys
 from processor.tools.csv_file import Form
@@ -333,12 +334,12 @@ def test_model_show_of_a_file_that_cannot_be_served_ends_with_1(form: list[str],
 
 def test_demo_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     module(monkeypatch, "processor.sandbox.demo", main=lambda words: len(words))
-    monkeypatch.setattr(cli.commands.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: name)
     assert cli.main(["demo", "--seconds", "5"]) == 2
 
 
 def test_a_missing_demo_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli.commands.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: None)
     assert cli.main(["demo"]) == 2
     assert "there is no demo here" in capsys.readouterr().err
 

@@ -4,6 +4,7 @@ Each imports that room only when it runs, because TensorFlow alone takes seconds
 """
 
 import argparse
+import faulthandler
 import importlib
 import importlib.util
 import json
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from processor.cli.given import expect_nothing, settings_of
 from processor.cli.printing import confirmed, print_lines, print_pairs, tell
+from processor.cli.streams import go_on_without_reader
 from processor.errors import ConfigurationError
 from processor.logs import SECRETS
 from processor.settings import ENV_CONFIG, load_settings
@@ -27,12 +29,14 @@ LEVELS = {"ok": "ok", "warning": "warn", "error": "BAD"}
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    go_on_without_reader()
     settings = settings_of(arguments, rest)
     from processor import logs
     from processor.metrics import Metrics
 
     logs.configure(settings.log.level, settings.log.format)
     recent = logs.keep_recent()
+    faulthandler.enable(file=2)  # a watchdog's SIGABRT then shows where each thread was
     from processor.service import Service
     from processor.web.pages import status_pages
     from processor.web.server import serve
@@ -47,6 +51,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def check(arguments: argparse.Namespace, rest: list[str]) -> int:
+    go_on_without_reader()
     settings = settings_of(arguments, rest)
     _quiet_clients()
     from rich.console import Console
@@ -79,15 +84,12 @@ def try_csv(arguments: argparse.Namespace, rest: list[str]) -> int:
     _quiet_clients()
     from processor.tools.try_model import try_model
 
-    try:
-        tried = try_model(settings, arguments.file, form, wanted, sys.stdout, output=arguments.output, plot=arguments.plot)
-    except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    tried = try_model(settings, arguments.file, form, wanted, sys.stdout, output=arguments.output, plot=arguments.plot)
     return 1 if tried.errors.total() == tried.readings else 0
 
 
 def feed(arguments: argparse.Namespace, rest: list[str]) -> int:
+    go_on_without_reader()
     settings = settings_of(arguments, rest)
     form, wanted = _of_csv(arguments)
     _quiet_clients()
@@ -155,6 +157,7 @@ def plant(_arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def verify(arguments: argparse.Namespace, rest: list[str]) -> int:
+    go_on_without_reader()
     config = arguments.config or (Path(os.environ[ENV_CONFIG]) if os.environ.get(ENV_CONFIG) else None)
     SECRETS.keep(load_settings(config, rest, os.environ).secrets())
     _quiet_clients()
@@ -195,6 +198,7 @@ def plan(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
+    go_on_without_reader()
     expect_nothing(rest)
     from processor.model.quiet import import_tensorflow
 

@@ -1,7 +1,6 @@
 """Results on standard output, whatever else there is to say on standard error."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -9,12 +8,8 @@ from typing import Any
 
 def print_lines(lines: Iterator[str]) -> int:
     """Each as soon as it is there: there may be a million."""
-    try:
-        for line in lines:
-            sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
     return 0
 
 

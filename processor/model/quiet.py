@@ -5,12 +5,12 @@ table, it is noise that every user would ask about. Responsible for leaving out 
 Keras does where it is installed: a sixth of the time.
 """
 
+import contextlib
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 NOTICE = re.compile(rb"before absl::InitializeLog|oneDNN custom operations are on")
 
@@ -32,10 +32,11 @@ def import_tensorflow() -> None:
             os.dup2(standard_error, 2)
             os.close(standard_error)
             kept.seek(0)
-            os.write(2, b"".join(line for line in kept if not NOTICE.search(line)))
+            with contextlib.suppress(OSError):  # a full disk, or a reader that is gone
+                os.write(2, b"".join(line for line in kept if not NOTICE.search(line)))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _left_out(module: str) -> Iterator[None]:
     """As if it was not installed, unless it was imported already."""
     if module in sys.modules:
