@@ -51,10 +51,10 @@ def kafka_value(key: str, value: Any) -> str | SecretStr:
     if isinstance(value, SecretStr):
         return value
     if isinstance(value, Mapping) and set(value) == {"file"} and isinstance(value["file"], str):
-        value = _secret_file(value["file"])
+        secret = _secret_file(value["file"])
         if kafka_key(key) == BOOTSTRAP:
-            addresses(value.get_secret_value())
-        return value
+            addresses(secret.get_secret_value())
+        return secret
     if isinstance(value, bool):
         value = str(value).lower()
     if not isinstance(value, str | int | float) or "\0" in str(value):
@@ -108,8 +108,19 @@ class FileSecret(SecretStr):
     """A secret and the file that it came from."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r"))
+        super().__init__(_secret_in(path))
         self.path = path
+
+    def now(self) -> str:
+        """The file's content at this moment; that of the start where the file is gone, empty or being written."""
+        try:
+            return _secret_in(self.path) or self.get_secret_value()
+        except (OSError, ValueError):
+            return self.get_secret_value()
+
+
+def _secret_in(path: Path) -> str:
+    return path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
 
 
 def _secret_file(path: str) -> FileSecret:

@@ -8,15 +8,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from processor.errors import ConfigurationError, NotPermitted, SlotstreamError
-from processor.settings import Settings
+from processor.kafka.refusals import advertised, refusal
+from processor.logs import plain
+from processor.settings import Settings, addresses
 from processor.stream import group, permissions
 from processor.stream.clients import admin_client, restore_consumer
 from processor.stream.permissions import NO_COORDINATOR
-from processor.stream.refusal import refusal
+
+_log = structlog.get_logger(__name__)
 
 BROKER_TIMEOUT_S = 15.0
 ASK_S = 1.0
@@ -251,29 +255,42 @@ def _committed(consumer: Consumer, wanted: list[TopicPartition]) -> list[TopicPa
 def _connected(settings: Settings) -> tuple[AdminClient, str]:
     """A client, and the id of the cluster that has answered it.
 
-    Raises SlotstreamError if none answers, ConfigurationError as soon as it is known why a broker that is there refuses this client.
+    Raises SlotstreamError if none answers, or if it sends its clients where nothing can be reached; ConfigurationError as soon as it is
+    known why a broker that is there refuses this client.
     """
-    heard = deque[KafkaError](maxlen=20)
+    heard, config = deque[KafkaError](maxlen=20), settings.kafka_config()
     client = admin_client(settings, heard.append)
     begun_s, looked = time.monotonic(), False
     while True:
+        past_s = time.monotonic() - begun_s
+        # A login may be taken a moment later by a broker that starts up: one look, when it has had that moment, and one at the end.
+        patient = past_s <= min(REFUSED_S, BROKER_TIMEOUT_S)
         try:
-            return client, str(client.list_topics(timeout=min(ASK_S, BROKER_TIMEOUT_S)).cluster_id)
+            cluster = client.list_topics(timeout=min(ASK_S, BROKER_TIMEOUT_S))
         except KafkaException as error:
             client.poll(0)
-            past_s, reason = time.monotonic() - begun_s, error
-        # A login may be taken a moment later by a broker that starts up: one look, when it has had that moment, and one at the end.
-        if past_s > min(REFUSED_S, BROKER_TIMEOUT_S) and (not looked or past_s > BROKER_TIMEOUT_S):
-            looked = True
-            if (refused := refusal(settings, heard)) is not None:
-                raise refused from reason
-        if past_s > BROKER_TIMEOUT_S:
-            raise _no_answer(settings, reason, heard) from reason
+            last = past_s > BROKER_TIMEOUT_S
+            if not patient and (last or not looked):
+                looked = True
+                if (refused := refusal(config, heard, ignoring=() if last else {"absent", "unresolved"})) is not None:
+                    raise refused from error
+            if last:
+                raise _no_answer(settings, error, heard) from error
+        else:
+            brokers = [(broker.host, broker.port) for broker in cluster.brokers.values()]
+            problem, of_all = advertised(_bootstrap(settings), brokers, addresses(_bootstrap(settings)))
+            if problem is not None and of_all and not patient:
+                raise problem
+            if problem is None or not of_all:
+                if problem is not None:
+                    _log.warning("some brokers cannot be reached", found=problem.found, expected=problem.expected, to_do=problem.do)
+                return client, str(cluster.cluster_id)
         time.sleep(0.1)  # where all brokers are known to be down the client answers at once
 
 
 def _no_answer(settings: Settings, error: Exception, heard: Iterable[KafkaError]) -> SlotstreamError:
-    told = [one.str().partition(" (after ")[0] for one in heard if one.code() != KafkaError._ALL_BROKERS_DOWN]
+    """A broker is there, lets everybody in, and does not answer."""
+    told = [plain(one.str()) for one in heard if one.code() != KafkaError._ALL_BROKERS_DOWN]
     return SlotstreamError(
         f"no broker answers at {_bootstrap(settings)} ({told[-1] if told else error.args[0].str()})",
         expected=f"an answer within {BROKER_TIMEOUT_S:.0f} s",
