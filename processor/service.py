@@ -7,6 +7,7 @@ the model is compiled, and the group is joined last, when the first record could
 import functools
 import hashlib
 import json
+import math
 import os
 import platform
 import signal
@@ -32,14 +33,15 @@ from processor.engine import Engine, Shapes, Stepper
 from processor.errors import ConfigurationError, Fenced, NotPermitted
 from processor.figures import Figures
 from processor.instance_lock import InstanceLock
+from processor.kafka.refusals import RefusalWatch
 from processor.metrics import Metrics
 from processor.rules import Rules
 from processor.settings import Settings
 from processor.slots.parking import Parking, StateFile
-from processor.stream import admin, group
+from processor.stream import admin, group, permissions
 from processor.stream.assignment import Partition
 from processor.stream.at_least_once import AtLeastOnce
-from processor.stream.clients import librdkafka_version, output_producer
+from processor.stream.clients import librdkafka_version, output_producer, watch_of
 from processor.stream.consumer import Reader
 from processor.stream.orphans import Orphans
 from processor.stream.transaction import Transaction
@@ -54,6 +56,8 @@ SLOTS_AUTO_BYTES = 256_000_000
 SLOTS_AUTO_MAX = 65_536
 TILE_ROWS_MAX = 4096
 HUNG_S = 60.0
+PERMITTED_S = 2.0  # between two looks at a permission that is missing
+TELL_S = 60.0
 RESTORES_AT_ONCE = 8
 
 
@@ -78,6 +82,8 @@ class Probes:
         self._turned_at_s: float | None = None  # None until the loop runs: compiling is no hang
         self.start_step: str | None = "reading its settings"  # None when the worker is there
         self.served: Served | None = None
+        self.refusals: RefusalWatch | None = None
+        self.not_permitted: NotPermitted | None = None  # what the loop waits for
 
     def beat(self) -> None:
         self._turned_at_s = time.monotonic()
@@ -93,11 +99,19 @@ class Probes:
 
     def ready(self) -> tuple[bool, str]:
         worker = self._worker
+        if (trouble := self.trouble) is not None:
+            return False, trouble
         if worker is None:
             return False, "starting"
         if not worker.ready:
             return False, f"restoring {worker.restoring} partitions" if worker.restoring else "joining, or catching up with the backlog"
         return True, "ready"
+
+    @property
+    def trouble(self) -> str | None:
+        """What the service waits for that somebody has to mend; None if there is nothing."""
+        refused = self.not_permitted or (None if self.refusals is None else self.refusals.reason)
+        return None if refused is None else f"{refused.found}; to do: {refused.do}"
 
     @property
     def joined(self) -> bool:
@@ -113,7 +127,9 @@ class Service:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
         self.probes = Probes()
+        self.probes.refusals = watch_of(settings)
         self._joined = self._stopping = False
+        self._told = "", -math.inf
         self._parked: StateFile | None = None
 
     def run(self) -> int:
@@ -126,7 +142,10 @@ class Service:
         self._joined = True
         try:
             while not self._stopping:
-                worker.turn()
+                try:
+                    worker.turn()
+                except NotPermitted as refused:
+                    self._wait_until_permitted(worker, refused)
             _log.info("stopping: last commit, last checkpoint")
             worker.stop(leave=self._settings.leave_on_stop)
         except Fenced:
@@ -142,6 +161,32 @@ class Service:
             lock.release()
         _log.info("stopped")
         return 0
+
+    def _wait_until_permitted(self, worker: Worker, refused: NotPermitted) -> None:
+        """A permission that was taken away may be given back: a restart would do no more than wait for it."""
+        worker.suspend()
+        while not self._stopping:
+            missing = admin.what_is_missing(self._settings, refused)
+            self.probes.not_permitted = missing
+            self._tell_once_a_minute(missing)
+            time.sleep(PERMITTED_S)
+            self.probes.beat()
+            # What the broker does not tell is tried: the use of a transactional id, or what has been given back meanwhile.
+            if missing is refused or missing.kind == permissions.OF_TRANSACTIONS:
+                try:
+                    worker.resume()
+                except NotPermitted as again:
+                    refused = again
+                else:
+                    self.probes.not_permitted = None
+                    _log.info("joining again: no permission is missing")
+                    return
+
+    def _tell_once_a_minute(self, missing: NotPermitted) -> None:
+        found, told_at_s = self._told
+        if missing.found != found or time.monotonic() - told_at_s > TELL_S:
+            self._told = missing.found, time.monotonic()
+            _log.error("a permission is missing, waiting for it", found=missing.found, expected=missing.expected, to_do=missing.do)
 
     def _build(self) -> tuple[Worker, InstanceLock]:
         settings = self._settings

@@ -20,6 +20,7 @@ class Source:
 
     def __init__(self) -> None:
         self.start_step: str | None = None
+        self.trouble: str | None = None
         self.served: Served | None = Served("7e4e5ed5", "carried", "carried, because", 4, 2, None, 336)
         self.joined, self.is_alive, self.owned = True, True, list[Partition]()
 

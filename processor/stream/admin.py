@@ -301,8 +301,10 @@ def _no_answer(settings: Settings, error: Exception, heard: Iterable[KafkaError]
 
 def what_is_missing(settings: Settings, refused: NotPermitted) -> NotPermitted:
     """The error that names the permissions which a refused call has shown to be missing; the same one where the broker tells of none."""
-    if refused.kind == "TRANSACTIONAL_ID_AUTHORIZATION_FAILED":
-        return permissions.named(settings, [permissions.of_transactions(settings)])
+    if refused.kind == permissions.OF_TRANSACTIONS:
+        named = permissions.named(settings, [permissions.of_transactions(settings)])
+        named.kind = refused.kind
+        return named
     try:
         client, _ = _connected(settings)
         lacks = permissions.missing(client, settings, permissions.of_run(settings))

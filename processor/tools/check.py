@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterator
 
 from processor.errors import SlotstreamError
-from processor.kafka.refusals import certificates, expiry, is_expired
+from processor.kafka.refusals.certificates import certificates, expiry, is_expired
 from processor.service import check_sizes, load_model, open_folder, open_parking, shapes_of
 from processor.settings import Settings
 from processor.stream import admin

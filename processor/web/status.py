@@ -56,6 +56,9 @@ class Source(Protocol):
     def served(self) -> "Served | None": ...
 
     @property
+    def trouble(self) -> str | None: ...
+
+    @property
     def joined(self) -> bool: ...
 
     def alive(self) -> tuple[bool, str]: ...
@@ -156,6 +159,8 @@ class Status:
         alive, hung = source.alive()
         if not alive:
             return Verdict("bad", "Hung", f"{_sentence(hung)} Whoever watches /healthz will restart it.")
+        if (trouble := source.trouble) is not None:
+            return Verdict("bad", "Waiting", _sentence(trouble))
         if source.ready()[0]:
             if not rows:
                 return Verdict("good", "Ready", "It stands by: the group has no partition left for this instance.")

@@ -5,8 +5,7 @@ producer or a topic.
 """
 
 from processor.kafka.refusals.addresses import advertised
-from processor.kafka.refusals.certificates import certificates, expiry, is_expired
 from processor.kafka.refusals.explain import refusal
 from processor.kafka.refusals.refusal_watch import Answer, RefusalWatch
 
-__all__ = ["Answer", "RefusalWatch", "advertised", "certificates", "expiry", "is_expired", "refusal"]
+__all__ = ["Answer", "RefusalWatch", "advertised", "refusal"]

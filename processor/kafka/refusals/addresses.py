@@ -1,12 +1,16 @@
 """Addresses: those of bootstrap.servers where no broker is found, and those to which a broker sends its clients."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+
+from confluent_kafka import KafkaError
 
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.kafka.refusals.listener import NoListener, unreachable
 
 SEE_NO_BROKER = "no-broker-answers"
 SEE_ADVERTISED = "the-broker-advertises-an-address-that-does-not-work"
+_OF_BROKER = re.compile(r"(?:^|//)(?P<host>[^/\s]+):(?P<port>\d+)/\d+: ")  # as librdkafka names a broker; a bootstrap server has no number
 
 
 def no_broker(found: Sequence[NoListener]) -> SlotstreamError:
@@ -23,6 +27,12 @@ def no_broker(found: Sequence[NoListener]) -> SlotstreamError:
     if all(one.kind == "unresolved" for one in found):
         do = "correct the name in bootstrap.servers under kafka, or have it added to the DNS that this machine asks"
     return SlotstreamError(f"no broker answers: {words}", expected="an answer of a broker", do=do, see=SEE_NO_BROKER)
+
+
+def sent_to(heard: Iterable[KafkaError]) -> list[tuple[str, int]]:
+    """The addresses of brokers, known by their number and so from a broker, that errors of the client are about."""
+    found = [_OF_BROKER.search(error.str()) for error in heard]
+    return [(match["host"].strip("[]"), int(match["port"])) for match in found if match is not None]
 
 
 def advertised(servers: str, sent_to: Sequence[tuple[str, int]], asked: Sequence[tuple[str, int]]) -> tuple[SlotstreamError | None, bool]:

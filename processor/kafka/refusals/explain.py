@@ -23,7 +23,8 @@ def refusal(config: Mapping[str, str], heard: Sequence[KafkaError], *, ignoring:
     for host, port in servers:
         found = look(host, port)
         if isinstance(found, Listener):
-            return _of_broker(config, host, port, found, heard)
+            elsewhere, _ = addresses.advertised(config["bootstrap.servers"], addresses.sent_to(heard), servers)
+            return _of_broker(config, host, port, found, heard) or elsewhere
         missing.append(found)
     if any(found.kind in ignoring for found in missing):
         return None

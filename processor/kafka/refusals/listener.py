@@ -111,7 +111,7 @@ def _other(address: str, said: bytes) -> NoListener:
     if said.startswith(b"SSH-"):
         return NoListener("other", f"an SSH server answers at {address}")
     shown = said.decode("ascii", "replace").strip()[:SHOWN_CHARACTERS_MAX]
-    if shown.isprintable() and len(shown) > 3:
+    if said.isascii() and shown.isprintable() and len(shown) > 3:
         return NoListener("other", f"what answers at {address} is no Kafka broker (it says {shown!r})")
     return NoListener("absent", f"{address} takes connections and does not answer as a Kafka broker does")
 

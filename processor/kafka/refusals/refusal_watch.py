@@ -77,24 +77,23 @@ class RefusalWatch:
                 threading.Thread(target=self._ask_until_let_in, name="refusal", daemon=True).start()
 
     def _ask_until_let_in(self) -> None:
+        refused = False  # since this asking began: an outage alone is not followed
         try:
-            while self._ask_once():
+            while True:
+                self._renew()
+                answer = self._ask()
+                self._reason = None if answer.in_part else answer.reason
+                refused = refused or self._reason is not None
+                if answer.reason is not None:
+                    self._tell(answer.reason)
+                if (answer.let_in and self._reason is None) or not refused:
+                    if refused:
+                        _log.info("the broker gives access again")
+                    return
                 threading.Event().wait(ASK_AGAIN_S)
         finally:
             with self._lock:
                 self._asking = False
-
-    def _ask_once(self) -> bool:
-        """Whether to ask again. An outage without a reason ends the asking: the clients speak up when there is one."""
-        self._renew()
-        answer = self._ask()
-        refused = None if answer.in_part else answer.reason
-        if refused is None and self._reason is not None and answer.let_in:
-            _log.info("the broker gives access again")
-        self._reason = refused
-        if answer.reason is not None:
-            self._tell(answer.reason)
-        return refused is not None
 
     def _tell(self, reason: SlotstreamError) -> None:
         found, told_at_s = self._told
