@@ -172,7 +172,7 @@ def _route_standard_logging(level: str, stream: TextIO, last: list[Processor]) -
 
 # What librdkafka adds to an error: how long its state machine was where, and guesses that are the same whatever happened.
 _GUESSES = re.compile(
-    r" \((?:after \d+ms in state|add broker's CA|install ca-cert|brew install)[^)]*\)"
+    r" \((?:after \d+ms in state[^()]*(?:\(s\) suppressed)?|add broker's CA|install ca-cert|brew install)[^()]*\)"
     r"|: (?:requesting ApiVersion: )?might be caused by .*\(see api\.version\.request\)"
     r"|: verify that security\.protocol is .* SASL authentication"
     r"|: client SSL authentication might be required \([^)]*\)"

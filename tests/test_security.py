@@ -430,6 +430,7 @@ def test_a_login_that_is_refused_while_the_client_runs_is_told_once_until_the_fi
         assert not [line for line in heard._lines if PASSWORD in str(line)]
 
 
+@pytest.mark.failure("a name does not resolve, an advertised address does not, or a certificate has expired")
 def test_an_expired_certificate_of_the_broker_is_told_until_it_was_renewed(secure, tmp_path, monkeypatch):
     """One address: first of a listener whose certificate has expired, then of one whose certificate is valid."""
     with forwarded(secure.security.port("EXPIRED")) as (port, send_to):
@@ -440,6 +441,7 @@ def test_an_expired_certificate_of_the_broker_is_told_until_it_was_renewed(secur
             wait_for(lambda: heard.reason() is None and heard.told("the broker gives access again"), "access")
 
 
+@pytest.mark.failure("a name does not resolve, an advertised address does not, or a certificate has expired")
 def test_an_advertised_name_that_does_not_resolve_is_told_while_the_client_runs(secure, tmp_path, monkeypatch):
     with Heard(load_settings(write(tmp_path, secure.tls("NOWHERE")), [], {}), monkeypatch) as heard:
         assert "sends clients to broker.invalid:19192" in wait_for(heard.reason, "the reason").found
