@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from confluent_kafka import KafkaError
 
 from processor.errors import ConfigurationError, SlotstreamError
-from processor.kafka.refusals.certificates import SEE
 from processor.kafka.refusals.listener import Listener
 from processor.logs import plain
+
+SEE = "the-broker-does-not-let-the-client-in"
 
 
 def of_the_listener(config: Mapping[str, str], address: str, found: Listener) -> SlotstreamError | None:
