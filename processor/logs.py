@@ -32,18 +32,25 @@ class Secrets:
     """What no line may hold, whoever wrote it: libraries quote what they were given, tracebacks too."""
 
     def __init__(self) -> None:
+        self._values: tuple[str, ...] = ()
         self._pattern: re.Pattern[str] | None = None
 
     def keep(self, values: Iterable[str]) -> None:
         """These, in place of earlier ones: whole, each of their lines and words, and as JSON and Python write them."""
+        self._values = tuple(values)
         pieces = set[str]()
-        for value in values:
+        for value in self._values:
             lines = [line for line in value.splitlines() if not line.startswith("-----")]  # a key's first and last are no secret
             pieces |= {value, *(piece for line in lines for piece in (line, *line.split()))}
         pieces = {piece for piece in pieces if len(piece) >= HIDDEN_CHARACTERS_MIN}
         forms = {form for piece in pieces for form in (piece, json.dumps(piece)[1:-1], repr(piece)[1:-1])}
         longest_first = sorted(forms, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
+
+    def add(self, value: str) -> None:
+        """One more, beside those that are kept."""
+        if value not in self._values:
+            self.keep([*self._values, value])
 
     def hide(self, text: str) -> str:
         return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
@@ -163,6 +170,23 @@ def _route_standard_logging(level: str, stream: TextIO, last: list[Processor]) -
     warnings.simplefilter("default")
 
 
+# What librdkafka adds to an error: how long its state machine was where, and guesses that are the same whatever happened.
+_GUESSES = re.compile(
+    r" \((?:after \d+ms in state[^()]*(?:\(s\) suppressed)?|add broker's CA|install ca-cert|brew install)[^()]*\)"
+    r"|: (?:requesting ApiVersion: )?might be caused by .*\(see api\.version\.request\)"
+    r"|: verify that security\.protocol is .* SASL authentication"
+    r"|: client SSL authentication might be required \([^)]*\)"
+    r"|: broker certificate could not be verified, verify that .* are installed"
+    r"|: connecting to a PLAINTEXT broker listener\?"
+    r"|: increase receive\.message\.max\.bytes"
+)
+
+
+def plain(text: str) -> str:
+    """An error's text of librdkafka without its standing advice, which is about other causes more often than not."""
+    return _GUESSES.sub("", text)
+
+
 class _Repeats(logging.Filter):
     """Lets a message through once in REPEAT_S: while a broker is away each client says so many times a second."""
 
@@ -172,7 +196,8 @@ class _Repeats(logging.Filter):
         self._said_at_s: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        words = re.sub(r"\d+", "0", record.getMessage())
+        record.msg, record.args = plain(record.getMessage()), ()
+        words = re.sub(r"\d+", "0", record.msg)
         now_s = self._now_s()
         self._said_at_s = {told: at_s for told, at_s in self._said_at_s.items() if now_s - at_s < REPEAT_S}
         if words in self._said_at_s:

@@ -7,6 +7,7 @@ the model is compiled, and the group is joined last, when the first record could
 import functools
 import hashlib
 import json
+import math
 import os
 import platform
 import secrets
@@ -35,6 +36,7 @@ from processor.errors import ConfigurationError, Fenced, NotPermitted, Slotstrea
 from processor.figures import Figures
 from processor.instance_lock import InstanceLock
 from processor.kafka import findings
+from processor.kafka.refusals import RefusalWatch
 from processor.kafka.session_limits import session_limits
 from processor.kafka.topic_watch import TopicWatch
 from processor.kafka.topics import Looker, Topics, describe
@@ -43,10 +45,10 @@ from processor.metrics import Metrics
 from processor.rules import Rules
 from processor.settings import Settings
 from processor.slots.parking import Parking, StateFile
-from processor.stream import admin, group
+from processor.stream import admin, group, permissions
 from processor.stream.assignment import Partition
 from processor.stream.at_least_once import AtLeastOnce
-from processor.stream.clients import librdkafka_version, output_producer, session_ms, shows_mark
+from processor.stream.clients import librdkafka_version, output_producer, session_ms, shows_mark, watch_of
 from processor.stream.consumer import Reader
 from processor.stream.orphans import Orphans
 from processor.stream.transaction import Transaction
@@ -62,6 +64,8 @@ SLOTS_AUTO_BYTES = 256_000_000
 SLOTS_AUTO_MAX = 65_536
 TILE_ROWS_MAX = 4096
 HUNG_S = 60.0
+PERMITTED_S = 2.0  # between two looks at a permission that is missing
+TELL_S = 60.0
 RESTORES_AT_ONCE = 8
 
 
@@ -88,6 +92,8 @@ class Probes:
         self._start_step: str | None = "reading its settings"
         self.served: Served | None = None
         self.topics: TopicWatch | None = None
+        self.refusals: RefusalWatch | None = None
+        self.not_permitted: NotPermitted | None = None  # what the loop waits for
 
     def beat(self) -> None:
         """The loop turns, or waits for the broker: /healthz and systemd's watchdog rest on this alone."""
@@ -130,8 +136,11 @@ class Probes:
 
     @property
     def trouble(self) -> str | None:
-        """What the loop waits for that somebody has to mend, None if there is nothing."""
-        return None if self.topics is None else self.topics.trouble
+        """What the service waits for that somebody has to mend; None if there is nothing."""
+        if self.topics is not None and (gone := self.topics.trouble) is not None:
+            return gone
+        refused = self.not_permitted or (None if self.refusals is None else self.refusals.reason)
+        return None if refused is None else f"{refused.found}; to do: {refused.do}"
 
     @property
     def joined(self) -> bool:
@@ -147,9 +156,11 @@ class Service:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
         self.probes = Probes()
+        self.probes.refusals = watch_of(settings)
         self._joined = self._stopping = False
         self._worker: Worker | None = None
         self._lock: InstanceLock | None = None
+        self._told = "", -math.inf
         self._parked: StateFile | None = None
 
     def run(self) -> int:
@@ -169,7 +180,10 @@ class Service:
         self._joined = True
         try:
             while not self._stopping:
-                worker.turn()
+                try:
+                    worker.turn()
+                except NotPermitted as refused:
+                    self._wait_until_permitted(worker, refused)
             _log.info("stopping: last commit, last checkpoint")
             watch.close()
             worker.stop(leave=self._settings.leave_on_stop)
@@ -191,6 +205,32 @@ class Service:
             raise
         _log.info("stopped")
         return 0
+
+    def _wait_until_permitted(self, worker: Worker, refused: NotPermitted) -> None:
+        """A permission that was taken away may be given back: a restart would do no more than wait for it."""
+        worker.suspend()
+        while not self._stopping:
+            missing = admin.what_is_missing(self._settings, refused)
+            self.probes.not_permitted = missing
+            self._tell_once_a_minute(missing)
+            time.sleep(PERMITTED_S)
+            self.probes.beat()
+            # What the broker does not tell is tried: the use of a transactional id, or what has been given back meanwhile.
+            if missing is refused or missing.kind == permissions.OF_TRANSACTIONS:
+                try:
+                    worker.resume()
+                except NotPermitted as again:
+                    refused = again
+                else:
+                    self.probes.not_permitted = None
+                    _log.info("joining again: no permission is missing")
+                    return
+
+    def _tell_once_a_minute(self, missing: NotPermitted) -> None:
+        found, told_at_s = self._told
+        if missing.found != found or time.monotonic() - told_at_s > TELL_S:
+            self._told = missing.found, time.monotonic()
+            _log.error("a permission is missing, waiting for it", found=missing.found, expected=missing.expected, to_do=missing.do)
 
     def _build(self) -> tuple[Worker, TopicWatch]:
         settings = self._settings

@@ -7,6 +7,7 @@ the engine's rows, the partitions' positions, the consumer. Rebalance callbacks 
 between two batches, never within one. Why each step stands where it does: docs/architecture.md.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -82,6 +83,7 @@ class Worker:
         self._rewind_due = False
         self._abandoned = False
         self._busy = False
+        self._suspended = False
         self._membership = join(self)
 
     # -- a turn -----------------------------------------------------------------------------------------------------------
@@ -117,10 +119,11 @@ class Worker:
 
     def stop(self, *, leave: bool) -> None:
         """The last commit, the last checkpoints, and out of the group."""
-        if leave:
-            self._membership.leave(self._settings.drain_timeout + REVOKE_CHECKPOINT_S)
-        self._give_up(list(self.partitions), self._settings.drain_timeout)
-        self._reader.close()
+        if not self._suspended:
+            if leave:
+                self._membership.leave(self._settings.drain_timeout + REVOKE_CHECKPOINT_S)
+            self._give_up(list(self.partitions), self._settings.drain_timeout)
+            self._reader.close()
         self._transaction.close()
         self._writer.close()
 
@@ -136,11 +139,37 @@ class Worker:
         try:
             if abort and (self._transaction.age_s or 0.0) < TRANSACTION_TIMEOUT_S:
                 self._transaction.abort()
-            if leave:
+            if leave and not self._suspended:
                 self._membership.leave(REVOKE_CHECKPOINT_S)
                 self._reader.close()
         except (ProducerFencedError, SlotstreamError) as error:
             _log.debug("left to the broker's timeouts", reason=str(error))
+
+    def suspend(self) -> None:
+        """Undoes what is not committed and gives every partition up, without asking the broker's leave. No turn until resume().
+
+        The place in the group is kept for the session's time, then others take the partitions.
+        """
+        self._suspended = True
+        with contextlib.suppress(AbortedError, ProducerFencedError, SlotstreamError):  # then it is left to the next producer
+            if (self._transaction.age_s or 0.0) < TRANSACTION_TIMEOUT_S:
+                self._transaction.abort()
+        self._engine.abort()
+        self._writer.aborted()
+        self._bad_share.abort()
+        self._figures.aborted()
+        for number in list(self.partitions):
+            self._drop(number)
+        self._reader.close()
+        self._figures.turned(self._engine, [], self._reader.known_end, joined=False, ready=False)
+
+    def resume(self) -> None:
+        """Joins again with a new producer, if the name is still ours. Raises as turn(); then it is suspended still."""
+        self._membership.prove_name("it was suspended")
+        self._transaction.renew()
+        self._rewind_due = self._busy = False
+        self._membership.join_again()
+        self._suspended = False
 
     @property
     def _reader(self) -> Reader:

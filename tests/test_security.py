@@ -3,8 +3,12 @@
 import base64
 import contextlib
 import json
+import queue
 import re
+import select
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -16,6 +20,7 @@ import numpy as np
 import pytest
 import structlog
 import yaml
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AclBinding, AclBindingFilter, AclPermissionType, AdminClient, ResourcePatternType, ResourceType
 from harness import L, Service, Topics, answers_due, assert_same, readings, save_model, wait_for
 
@@ -25,6 +30,7 @@ from processor.cli import given
 from processor.errors import NotPermitted, SlotstreamError
 from processor.kafka.create_topics import init
 from processor.kafka.findings import Finding
+from processor.kafka.refusals import refusal_watch
 from processor.kafka.topics import describe
 from processor.metrics import Metrics
 from processor.model import tiles
@@ -45,6 +51,9 @@ LISTENERS = {
     "SCRAM_ONLY": Listener("SASL_PLAINTEXT", mechanisms=("SCRAM-SHA-256", "SCRAM-SHA-512")),
     "EXPIRED": Listener("SSL", expired=True),
     "ELSEWHERE": Listener("SSL", identities=("elsewhere.example",)),
+    "SHORT": Listener("SASL_PLAINTEXT", mechanisms=("SCRAM-SHA-512",), session_ms=1000),
+    "NOWHERE": Listener("SSL", advertised="broker.invalid:19192"),
+    "CLOSED": Listener("SSL", advertised=f"127.0.0.1:{free_port()}"),
 }
 ROOT = Path(__file__).parents[1]
 
@@ -332,6 +341,12 @@ REFUSED = {
         2,
         "asks for no login, and security.protocol is SASL_SSL",
     ),
+    "an advertised name that does not resolve": (
+        lambda s: s.tls("NOWHERE"),
+        1,
+        "answers and sends clients to broker.invalid:19192, which does not resolve (advertised.listeners)",
+    ),
+    "an advertised address where nothing listens": (lambda s: s.tls("CLOSED"), 1, "answers and sends clients to 127.0.0.1:"),
     "no TLS to a login behind TLS": (
         lambda s: {**s.login(), "security.protocol": "SASL_PLAINTEXT"},
         2,
@@ -350,28 +365,95 @@ def test_whoever_is_refused_is_told_once_why_and_what_to_do(secure, tmp_path, ca
     assert says in str(refused.value)
     assert "wrong-word" not in str(refused.value)
     assert says in next(str(found) for found in check_module.on_broker(settings) if not found.good)
+    assert not re.search(r"after \d+ms|might be|verify that|brokers are down", str(refused.value))
 
 
-def test_an_outage_that_is_a_refusal_is_told_by_its_reason_while_the_client_goes_on(secure, tmp_path):
-    """As when a password is changed at the broker under a service that runs."""
-    settings = load_settings(write(tmp_path, {**secure.login(), "sasl.password": "wrong-word"}), ["--group=left-out"], {})
-    consumer = clients.restore_consumer(settings)
-    told: list[dict[str, object]] = []
+class Heard:
+    """What a client's refusals come to, asked in quick succession, and what the log holds of them."""
 
-    def poll() -> bool:
-        consumer.poll(0.05)
-        told[:] = [entry for entry in captured if entry["event"] == "the broker refuses this client; it goes on trying"]
-        return bool(told)
+    def __init__(self, settings: Settings, monkeypatch) -> None:
+        monkeypatch.setattr(refusal_watch, "ASK_AGAIN_S", 0.2)
+        self.watch, self._consumer = clients.watch_of(settings), clients.restore_consumer(settings)
+        self._consumer.assign([TopicPartition("heard", 0)])
 
-    try:
-        with structlog.testing.capture_logs() as captured:
-            wait_for(poll, lambda: captured)
-            for _ in range(40):  # and not again at each attempt
-                consumer.poll(0.05)
-    finally:
-        consumer.close()
-    assert [entry["log_level"] for entry in told] == ["error"]
-    assert f"refuses the login of {USER}" in told[0]["found"]
+    def __enter__(self):
+        self._capturing = structlog.testing.capture_logs()
+        self._lines = self._capturing.__enter__()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._capturing.__exit__(*raised)
+        self._consumer.close()
+
+    def reason(self) -> SlotstreamError | None:
+        self._consumer.poll(0.05)
+        return self.watch.reason
+
+    def told(self, event: str) -> list[dict[str, object]]:
+        return [line for line in self._lines if line["event"] == event]
+
+
+@contextlib.contextmanager
+def forwarded(target_port: int):
+    """A port whose new connections go to another port, and a function that sets that one."""
+    target = [target_port]
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", target[0])) as there:
+                ends = [self.request, there]
+                while True:
+                    for end in select.select(ends, [], [])[0]:
+                        piece = end.recv(65_536)
+                        if not piece:
+                            return
+                        ends[1 - ends.index(end)].sendall(piece)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1], lambda port: target.__setitem__(0, port)
+        server.shutdown()
+
+
+def test_a_login_that_is_refused_while_the_client_runs_is_told_once_until_the_file_holds_a_password_that_is_taken(
+    secure, tmp_path, monkeypatch
+):
+    password = tmp_path / "password"
+    password.write_text("wrong-word\n")
+    settings = load_settings(write(tmp_path, {**secure.login(), "sasl.password": {"file": str(password)}}), ["--group=left-out"], {})
+    with Heard(settings, monkeypatch) as heard:
+        assert f"refuses the login of {USER}" in wait_for(heard.reason, "the refusal").found
+        for _ in range(40):  # and not again at each attempt
+            heard.reason()
+        assert [line["log_level"] for line in heard.told("no access to the broker, retrying")] == ["error"]
+        password.write_text(f"{PASSWORD}\n")
+        wait_for(lambda: heard.reason() is None and heard.told("the broker gives access again"), "access")
+        assert heard.told("renewed credentials were read from their files")
+        assert not [line for line in heard._lines if PASSWORD in str(line)]
+
+
+@pytest.mark.failure("a name does not resolve, an advertised address does not, or a certificate has expired")
+def test_an_expired_certificate_of_the_broker_is_told_until_it_was_renewed(secure, tmp_path, monkeypatch):
+    """One address: first of a listener whose certificate has expired, then of one whose certificate is valid."""
+    with forwarded(secure.security.port("EXPIRED")) as (port, send_to):
+        kafka = {**secure.tls(), "bootstrap.servers": f"127.0.0.1:{port}"}
+        with Heard(load_settings(write(tmp_path, kafka), [], {}), monkeypatch) as heard:
+            assert "expired on 20" in wait_for(heard.reason, "the refusal").found
+            send_to(secure.security.port("TLS"))
+            wait_for(lambda: heard.reason() is None and heard.told("the broker gives access again"), "access")
+
+
+@pytest.mark.failure("a name does not resolve, an advertised address does not, or a certificate has expired")
+def test_an_advertised_name_that_does_not_resolve_is_told_while_the_client_runs(secure, tmp_path, monkeypatch):
+    with Heard(load_settings(write(tmp_path, secure.tls("NOWHERE")), [], {}), monkeypatch) as heard:
+        assert "sends clients to broker.invalid:19192" in wait_for(heard.reason, "the reason").found
+
+
+def test_one_wrong_server_of_several_is_no_reason_to_stay_out(secure, tmp_path):
+    several = f"nowhere.invalid:9092,127.0.0.1:{free_port()},{secure.kafka.bootstrap}"
+    settings = load_settings(write(tmp_path, {"bootstrap.servers": several}), [], {})
+    assert check_module.on_broker(settings)[0].good
 
 
 # -- permissions --------------------------------------------------------------------------------------------------------------
@@ -478,47 +560,139 @@ TAKEN = {
 }
 
 
-LONGER = [pytest.param(what, marks=pytest.mark.long) for what in ("input", "checkpoints", "transactions")]
+@contextlib.contextmanager
+def running(settings: Settings, monkeypatch):
+    """The service in a thread of this process, and what it logs. Ends with exit code 0."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(service_module, "PERMITTED_S", 0.5)
+    monkeypatch.setattr(refusal_watch, "ASK_AGAIN_S", 0.5)
+    service = service_module.Service(settings, Metrics())
+    ended = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            ended.put(service.run())
+        except BaseException as error:  # noqa: BLE001 - judged below
+            ended.put(error)
+
+    with structlog.testing.capture_logs() as lines:
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            yield service, lines
+        finally:
+            service._stopping = True
+            thread.join(120)
+        assert ended.get(timeout=1) == 0
 
 
-@pytest.mark.parametrize("what", ["output", "group", *LONGER])
-def test_a_permission_that_is_taken_away_from_a_running_service_ends_it_with_its_name_and_nothing_is_lost(
-    secure, unique, model, tmp_path, monkeypatch, what
+def says(lines: list[dict[str, object]], event: str) -> list[str]:
+    return [str(line["found"]) for line in lines if line["event"] == event]
+
+
+class Feed:
+    """Readings for the service, a few at a time, and how many answers are due."""
+
+    def __init__(self, topics: Topics) -> None:
+        self._topics, self._rng, self.due = topics, np.random.default_rng(3), 0
+
+    def send(self) -> None:
+        records = readings(self._rng, 5, features=3, sensors=3, partitions=1)
+        self._topics.produce(records)
+        self.due += answers_due(records)
+
+    def send_until(self, condition) -> object:
+        def sent_and_holds() -> object:
+            self.send()
+            return condition()
+
+        return wait_for(sent_and_holds, "the condition", timeout_s=90)
+
+    def wait_answered(self) -> None:
+        wait_for(lambda: len(self._topics.answers()) >= self.due, lambda: f"{self.due} answers", timeout_s=90)
+
+
+LONGER = [
+    pytest.param(what, delivery, marks=pytest.mark.long)
+    for what, delivery in (
+        ("input", "exactly_once"),
+        ("checkpoints", "exactly_once"),
+        ("transactions", "exactly_once"),
+        ("output", "at_least_once"),
+        ("group", "at_least_once"),
+    )
+]
+
+
+@pytest.mark.failure("a permission is taken away")
+@pytest.mark.parametrize(("what", "delivery"), [("output", "exactly_once"), ("group", "exactly_once"), *LONGER])
+def test_a_permission_that_is_taken_away_is_named_and_waited_for_and_nothing_is_lost(
+    secure, unique, model, tmp_path, monkeypatch, what, delivery
 ):
     topics = Topics(secure.kafka.bootstrap, unique("taken"), partitions=1)
-    settings = settings_of(tmp_path, secure.login(), topics, model)
+    settings = settings_of(tmp_path, secure.login(), topics, model, f"--delivery={delivery}")
     need = TAKEN[what](settings)
+    named = f"{need.operation} on {need.resource}"
     secure.permit(USER, *permissions.of_run(settings))
-    rng = np.random.default_rng(3)
-    produced = 0
+    feed = Feed(topics)
+    with running(settings, monkeypatch) as (service, lines):
+        feed.send()
+        wait_for(lambda: service.probes.ready()[0], service.probes.ready, timeout_s=90)
+        secure.permit(USER, need, take=True)
+        trouble = feed.send_until(lambda: service.probes.trouble)
+        wait_for(lambda: named in (service.probes.trouble or ""), lambda: service.probes.trouble)
+        assert service.probes.ready() == (False, service.probes.trouble), trouble
+        assert permissions.grant(settings, need) in service.probes.ready()[1]
+        assert service.probes.alive()[0]
+        feed.send()
+        secure.permit(USER, need)
+        feed.wait_answered()
+        wait_for(lambda: service.probes.ready()[0], service.probes.ready, timeout_s=90)
+        assert len([found for found in says(lines, "a permission is missing, waiting for it") if named in found]) == 1
+    if delivery == "exactly_once":
+        assert_exact(settings, topics)
 
-    def produce() -> None:
-        nonlocal produced
-        records = readings(rng, 5, features=3, sensors=3, partitions=1)
-        topics.produce(records)
-        produced += answers_due(records)
 
-    def work_until_refused() -> None:
-        with working(settings, monkeypatch) as worker:
-            produce()
-            turn_until(worker, lambda: worker.ready)
-            secure.permit(USER, need, take=True)
-            until_s = time.monotonic() + 60
-            while time.monotonic() < until_s:
-                produce()
-                for _ in range(20):
-                    worker.turn()
-
-    with pytest.raises(NotPermitted) as refused:
-        work_until_refused()
-    named = admin.what_is_missing(settings, refused.value)
-    assert f"{need.operation} on {need.resource}" in named.found
-    assert permissions.grant(settings, need) in named.do
-    assert named.exit_code == 2
+def test_a_stop_while_a_permission_is_missing_ends_with_0(secure, unique, model, tmp_path, monkeypatch):
+    topics = Topics(secure.kafka.bootstrap, unique("stopped"), partitions=1)
+    settings = settings_of(tmp_path, secure.login(), topics, model)
     secure.permit(USER, *permissions.of_run(settings))
-    with working(settings, monkeypatch) as worker:
-        turn_until(worker, lambda: len(topics.answers()) >= produced)
+    feed = Feed(topics)
+    with running(settings, monkeypatch) as (service, _):
+        feed.send()
+        feed.wait_answered()
+        secure.permit(USER, TAKEN["output"](settings), take=True)
+        feed.send_until(lambda: service.probes.trouble)
+
+
+@pytest.mark.failure("a password is changed at the broker")
+def test_a_password_that_is_changed_at_the_broker_is_waited_for_and_a_new_one_is_read_from_its_file(
+    secure, unique, model, tmp_path, monkeypatch
+):
+    user, password = unique("user"), tmp_path / "password"
+    password.write_text("made-up-word-of-before")
+    secure.security.set_passwords(secure.kafka.bootstrap, {user: "made-up-word-of-before"})
+    topics = Topics(secure.kafka.bootstrap, unique("changed"), partitions=1)
+    login = {**without(secure.login("SHORT"), "ssl.ca.location"), "security.protocol": "SASL_PLAINTEXT", "sasl.username": user}
+    settings = settings_of(tmp_path, {**login, "sasl.password": {"file": str(password)}}, topics, model)
+    secure.permit(user, *permissions.of_run(settings))
+    feed = Feed(topics)
+    with running(settings, monkeypatch) as (service, lines):
+        feed.send()
+        feed.wait_answered()
+        secure.security.set_passwords(secure.kafka.bootstrap, {user: "made-up-word-of-after"})
+        trouble = feed.send_until(lambda: service.probes.trouble)
+        assert f"refuses the login of {user}" in str(trouble)
+        assert not service.probes.ready()[0]
+        password.write_text("made-up-word-of-after")
+        feed.wait_answered()
+        secure.security.set_passwords(secure.kafka.bootstrap, {user: "made-up-word-of-before"})
+        feed.send_until(lambda: service.probes.trouble)
+        secure.security.set_passwords(secure.kafka.bootstrap, {user: "made-up-word-of-after"})
+        feed.wait_answered()
+        wait_for(lambda: service.probes.ready()[0], service.probes.ready, timeout_s=90)
     assert_exact(settings, topics)
+    assert not [line for line in lines if "made-up-word" in str(line)]
 
 
 def test_init_needs_what_is_listed_and_names_the_topic_that_it_may_not_create(secure, unique, model, tmp_path):

@@ -15,6 +15,7 @@ from processor.errors import ConfigurationError
 from processor.settings import (
     KAFKA_REFUSED,
     Settings,
+    addresses,
     config_file,
     format_duration,
     kafka_key,
@@ -136,6 +137,37 @@ def test_only_log_level_keeps_its_underscore() -> None:
     loaded = load(None, "--kafka", "log_level=3", SLOTSTREAM_KAFKA__SOCKET_KEEPALIVE_ENABLE="true")
     assert loaded.kafka_config() == {"bootstrap.servers": "localhost:9092", "log_level": "3", "socket.keepalive.enable": "true"}
     assert kafka_key("log.level") == "log_level"
+
+
+ADDRESSES = {
+    "": "an address is empty",
+    "a:1,,b:2": "an address is empty",
+    ":9092": ":9092 has no host",
+    "9092": "9092 has a port and no host",
+    "host:": "host: has no port after the colon",
+    "host:99999": "99999 is no port from 1 to 65535",
+    "host:0": "0 is no port from 1 to 65535",
+    "host:abc": "abc is no port from 1 to 65535",
+    "http://host:9092": "http:// is no protocol of a Kafka listener",
+    "host:9092/path": "host:9092/path has a path",
+    "host one:9092": "host one is no host name",
+    "::1": "::1 has several colons: an IPv6 address is written in brackets, [::1]:9092",
+}
+
+
+@pytest.mark.parametrize("written", ADDRESSES)
+def test_an_address_that_no_broker_can_have_is_refused_at_once(written: str, path: Path) -> None:
+    expected = f"expected HOST:PORT, several separated by commas; {ADDRESSES[written]}"
+    assert f"bootstrap.servers: found '{written}', {expected}" in problems(None, "--kafka", f"bootstrap.servers={written}")
+    held = path.with_name("servers")
+    held.write_text(f"{written}\n")
+    assert "bootstrap.servers" in problems(f"kafka: {{bootstrap.servers: {{file: {held}}}}}", path=path)
+
+
+def test_addresses_are_read_as_the_client_reads_them() -> None:
+    assert addresses("a:1, b.c_d:2") == [("a", 1), ("b.c_d", 2)]
+    assert addresses("SASL_SSL://host:9093,host") == [("host", 9093), ("host", 9092)]
+    assert addresses("[::1]:9,[fe80::1%eth0],10.0.0.1:1") == [("::1", 9), ("fe80::1%eth0", 9092), ("10.0.0.1", 1)]
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,14 @@ def test_a_topic_that_is_gone_is_bad_however_idle_it_looks(watched: Watched) -> 
     assert watched.verdict("pace") == ("bad", "Stands still", said)
 
 
+def test_what_it_waits_for_is_told_before_its_partitions(watched: Watched) -> None:
+    watched.own()
+    watched.source.trouble = "the broker does not permit User:plant: Write on topic predictions"
+    level, word, reason = watched.verdict("ready")
+    assert (level, word) == ("bad", "Waiting")
+    assert "Write on topic predictions" in reason
+
+
 def test_ready_counts_its_partitions(watched: Watched) -> None:
     watched.own(1)
     assert watched.verdict("ready") == ("good", "Ready", "Its one partition is restored and caught up.")

@@ -20,9 +20,9 @@ class Source:
 
     def __init__(self) -> None:
         self.start_step: str | None = None
+        self.trouble: str | None = None
         self.served: Served | None = Served("7e4e5ed5", "carried", "carried, because", 4, 2, None, 336)
         self.joined, self.is_alive, self.owned = True, True, list[Partition]()
-        self.trouble: str | None = None
 
     def alive(self) -> tuple[bool, str]:
         return self.is_alive, "alive" if self.is_alive else "the loop has not turned for 61 s"

@@ -37,6 +37,8 @@ class Listener:
     expired              the broker's certificate is of yesterday
     client_certificates  required: nobody without one of the authority's comes in, and its name is the principal
     mechanisms           of a login, where the protocol has one
+    session_ms           a login is asked for again after this; 0: never
+    advertised           the address that clients are sent to, where it is not the listener's own
     """
 
     protocol: Literal["SSL", "SASL_SSL", "SASL_PLAINTEXT"]
@@ -44,6 +46,8 @@ class Listener:
     expired: bool = False
     client_certificates: Literal["none", "required"] = "none"
     mechanisms: tuple[str, ...] = MECHANISMS
+    session_ms: int = 0
+    advertised: str = ""
 
 
 class Authority:
@@ -91,10 +95,11 @@ class Security:
     def properties(self, plain: int, controller: int) -> dict[str, str]:
         """The broker's, with the plain listener and the controller's at these ports."""
         addresses = {"PLAINTEXT": f"{HERE}:{plain}", **{name: self.address(name) for name in self.listeners}}
+        sent_to = addresses | {name: one.advertised for name, one in self.listeners.items() if one.advertised}
         protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT", **{name: one.protocol for name, one in self.listeners.items()}}
         properties = {
             "listeners": _listed({**addresses, "CONTROLLER": f"{HERE}:{controller}"}, "://"),
-            "advertised.listeners": _listed(addresses, "://"),
+            "advertised.listeners": _listed(sent_to, "://"),
             "listener.security.protocol.map": _listed(protocols, ":"),
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             # Nobody is asked for a name at the plain listener and at the controller's.
@@ -111,9 +116,13 @@ class Security:
 
     def create_users(self, plain: str) -> None:
         """For SCRAM, by the plain listener at this address. Raises KafkaException."""
+        self.set_passwords(plain, self.users)
+
+    def set_passwords(self, plain: str, users: Mapping[str, str]) -> None:
+        """Creates these users for SCRAM, or gives them other passwords. Raises KafkaException."""
         client = AdminClient({"bootstrap.servers": plain})
         for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):  # not both of one user in one request
-            salted = [UserScramCredentialUpsertion(u, ScramCredentialInfo(mechanism, 4096), w.encode()) for u, w in self.users.items()]
+            salted = [UserScramCredentialUpsertion(u, ScramCredentialInfo(mechanism, 4096), w.encode()) for u, w in users.items()]
             for future in client.alter_user_scram_credentials(salted).values() if salted else ():
                 future.result(READY_S)
 
@@ -135,6 +144,8 @@ class Security:
             for mechanism in listener.mechanisms:
                 known = "".join(f' user_{user}="{word}"' for user, word in self.users.items()) if mechanism == "PLAIN" else ""
                 properties[f"{mechanism.lower()}.sasl.jaas.config"] = f"{_LOGIN[mechanism]}{known};"
+                if listener.session_ms:
+                    properties[f"{mechanism.lower()}.connections.max.reauth.ms"] = str(listener.session_ms)
         return properties
 
 

@@ -15,7 +15,7 @@ pydantic-settings holds the schema and its own sources are not used: its environ
 the first mistake without saying which source made it.
 """
 
-from processor.settings.kafka import BOOTSTRAP_DEFAULT, KAFKA_REFUSED, TRANSACTION_TIMEOUT_S, is_secret, kafka_key
+from processor.settings.kafka import BOOTSTRAP_DEFAULT, KAFKA_REFUSED, TRANSACTION_TIMEOUT_S, addresses, is_secret, kafka_key
 from processor.settings.keys import Key, keys, sections
 from processor.settings.load import CONFIG_DEFAULT, config_file, load_settings
 from processor.settings.schema import Section, Settings, dead_letter_of
@@ -34,6 +34,7 @@ __all__ = [
     "Scale",
     "Section",
     "Settings",
+    "addresses",
     "config_file",
     "dead_letter_of",
     "format_duration",

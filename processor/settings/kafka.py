@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from processor.settings.values import reason_of
 
+BOOTSTRAP = "bootstrap.servers"
 BOOTSTRAP_DEFAULT = "localhost:9092"
 TRANSACTION_TIMEOUT_S = 10.0
 
@@ -50,20 +51,76 @@ def kafka_value(key: str, value: Any) -> str | SecretStr:
     if isinstance(value, SecretStr):
         return value
     if isinstance(value, Mapping) and set(value) == {"file"} and isinstance(value["file"], str):
-        return _secret_file(value["file"])
+        secret = _secret_file(value["file"])
+        if kafka_key(key) == BOOTSTRAP:
+            addresses(secret.get_secret_value())
+        return secret
     if isinstance(value, bool):
         value = str(value).lower()
     if not isinstance(value, str | int | float) or "\0" in str(value):
         raise PydanticCustomError("expected", "expected {words}", {"words": "text, a number, true, false, or {file: PATH}"})
+    if kafka_key(key) == BOOTSTRAP:
+        addresses(str(value))
     return SecretStr(str(value)) if is_secret(key) else str(value)
+
+
+PORT_DEFAULT = 9092
+_PROTOCOLS = {"plaintext", "ssl", "sasl_plaintext", "sasl_ssl"}
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?|\[[0-9a-fA-F:.]+(%[\w.-]+)?\]")
+
+
+def addresses(servers: str) -> list[tuple[str, int]]:
+    """Host and port of each server in bootstrap.servers, an IPv6 address without its brackets. Raises PydanticCustomError."""
+    return [_address(server.strip()) for server in servers.split(",")]
+
+
+def _address(server: str) -> tuple[str, int]:
+    protocol, separator, rest = server.rpartition("://")
+    if separator and protocol.lower() not in _PROTOCOLS:
+        raise _no_address(f"{protocol}:// is no protocol of a Kafka listener")
+    host, colon, port = (rest, "", "") if rest.endswith("]") else rest.rpartition(":")
+    if not colon:
+        host, port = rest, str(PORT_DEFAULT)
+    if not rest:
+        raise _no_address("an address is empty")
+    if not host:
+        raise _no_address(f"{rest} has no host")
+    if not port:
+        raise _no_address(f"{rest} has no port after the colon")
+    if "/" in rest:
+        raise _no_address(f"{rest} has a path")
+    if ":" in host and not host.startswith("["):
+        raise _no_address(f"{rest} has several colons: an IPv6 address is written in brackets, [::1]:9092")
+    if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
+        raise _no_address(f"{port} is no port from 1 to 65535")
+    if host.isdecimal():
+        raise _no_address(f"{rest} has a port and no host")
+    if not _HOST.fullmatch(host):
+        raise _no_address(f"{host} is no host name")
+    return host.strip("[]"), int(port)
+
+
+def _no_address(fault: str) -> PydanticCustomError:
+    return PydanticCustomError("expected", "expected HOST:PORT, several separated by commas; {fault}", {"fault": fault})
 
 
 class FileSecret(SecretStr):
     """A secret and the file that it came from."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r"))
+        super().__init__(_secret_in(path))
         self.path = path
+
+    def now(self) -> str:
+        """The file's content at this moment; that of the start where the file is gone, empty or being written."""
+        try:
+            return _secret_in(self.path) or self.get_secret_value()
+        except (OSError, ValueError):
+            return self.get_secret_value()
+
+
+def _secret_in(path: Path) -> str:
+    return path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
 
 
 def _secret_file(path: str) -> FileSecret:

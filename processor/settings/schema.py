@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, V
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from processor.logs import SECRETS
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
 from processor.settings.values import (
     Scale,
@@ -319,8 +320,15 @@ class Settings(BaseSettings):
         return self.dead_letter.topic or dead_letter_of(self.input.topic)
 
     def kafka_config(self) -> dict[str, str]:
-        """The properties for librdkafka, secrets in clear: for a client's constructor, never for a log."""
-        return {key: value.get_secret_value() if isinstance(value, SecretStr) else value for key, value in self.kafka.items()}
+        """The properties for librdkafka, secrets in clear: for a client's constructor, never for a log.
+
+        A secret that has a file is read from it again: whoever renews it does so under a service that runs.
+        """
+        return {key: _in_clear(value) for key, value in self.kafka.items()}
+
+    def kafka_at_start(self) -> tuple[tuple[str, str], ...]:
+        """The properties, secrets in clear, as they were read: two of the same settings are equal whatever was renewed since."""
+        return tuple((key, value.get_secret_value() if isinstance(value, SecretStr) else value) for key, value in self.kafka.items())
 
     def secrets(self) -> list[str]:
         """Every value that nothing may print."""
@@ -349,6 +357,15 @@ class Settings(BaseSettings):
             "input.ahead_max": self.input.ahead_max,
             "input.record_steps_max": self.input.record_steps_max,
         }
+
+
+def _in_clear(value: str | SecretStr) -> str:
+    if isinstance(value, FileSecret):
+        secret = value.now()
+        if secret != value.get_secret_value():
+            SECRETS.add(secret)
+        return secret
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 def dead_letter_of(topic: str) -> str:

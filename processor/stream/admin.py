@@ -7,14 +7,18 @@ import time
 from collections import deque
 from collections.abc import Iterable
 
+import structlog
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from processor.errors import NotPermitted, SlotstreamError
-from processor.settings import Settings
+from processor.kafka.refusals import advertised, refusal
+from processor.logs import plain
+from processor.settings import Settings, addresses
 from processor.stream import permissions
 from processor.stream.clients import admin_client
-from processor.stream.refusal import refusal
+
+_log = structlog.get_logger(__name__)
 
 BROKER_TIMEOUT_S = 15.0
 ASK_S = 1.0
@@ -24,29 +28,42 @@ REFUSED_S = 3.0
 def connected(settings: Settings) -> tuple[AdminClient, str]:
     """A client, and the id of the cluster that has answered it.
 
-    Raises SlotstreamError if none answers, ConfigurationError as soon as it is known why a broker that is there refuses this client.
+    Raises SlotstreamError if none answers, or if it sends its clients where nothing can be reached; ConfigurationError as soon as it is
+    known why a broker that is there refuses this client.
     """
-    heard = deque[KafkaError](maxlen=20)
+    heard, config = deque[KafkaError](maxlen=20), settings.kafka_config()
     client = admin_client(settings, heard.append)
     begun_s, looked = time.monotonic(), False
     while True:
+        past_s = time.monotonic() - begun_s
+        # A login may be taken a moment later by a broker that starts up: one look, when it has had that moment, and one at the end.
+        patient = past_s <= min(REFUSED_S, BROKER_TIMEOUT_S)
         try:
-            return client, str(client.list_topics(timeout=min(ASK_S, BROKER_TIMEOUT_S)).cluster_id)
+            cluster = client.list_topics(timeout=min(ASK_S, BROKER_TIMEOUT_S))
         except KafkaException as error:
             client.poll(0)
-            past_s, reason = time.monotonic() - begun_s, error
-        # A login may be taken a moment later by a broker that starts up: one look, when it has had that moment, and one at the end.
-        if past_s > min(REFUSED_S, BROKER_TIMEOUT_S) and (not looked or past_s > BROKER_TIMEOUT_S):
-            looked = True
-            if (why := refusal(settings, heard)) is not None:
-                raise why from reason
-        if past_s > BROKER_TIMEOUT_S:
-            raise _no_answer(settings, reason, heard) from reason
+            last = past_s > BROKER_TIMEOUT_S
+            if not patient and (last or not looked):
+                looked = True
+                if (refused := refusal(config, heard, ignoring=() if last else {"absent", "unresolved"})) is not None:
+                    raise refused from error
+            if last:
+                raise _no_answer(settings, error, heard) from error
+        else:
+            brokers = [(broker.host, broker.port) for broker in cluster.brokers.values()]
+            problem, of_all = advertised(bootstrap(settings), brokers, addresses(bootstrap(settings)))
+            if problem is not None and of_all and not patient:
+                raise problem
+            if problem is None or not of_all:
+                if problem is not None:
+                    _log.warning("some brokers cannot be reached", found=problem.found, expected=problem.expected, to_do=problem.do)
+                return client, str(cluster.cluster_id)
         time.sleep(0.1)  # where all brokers are known to be down the client answers at once
 
 
 def _no_answer(settings: Settings, error: Exception, heard: Iterable[KafkaError]) -> SlotstreamError:
-    told = [one.str().partition(" (after ")[0] for one in heard if one.code() != KafkaError._ALL_BROKERS_DOWN]
+    """A broker is there, lets everybody in, and does not answer."""
+    told = [plain(one.str()) for one in heard if one.code() != KafkaError._ALL_BROKERS_DOWN]
     return SlotstreamError(
         f"no broker answers at {bootstrap(settings)} ({told[-1] if told else error.args[0].str()})",
         expected=f"an answer within {BROKER_TIMEOUT_S:.0f} s",
@@ -57,8 +74,10 @@ def _no_answer(settings: Settings, error: Exception, heard: Iterable[KafkaError]
 
 def what_is_missing(settings: Settings, refused: NotPermitted) -> NotPermitted:
     """The error that names the permissions which a refused call has shown to be missing; the same one where the broker tells of none."""
-    if refused.kind == "TRANSACTIONAL_ID_AUTHORIZATION_FAILED":
-        return permissions.named(settings, [permissions.of_transactions(settings)])
+    if refused.kind == permissions.OF_TRANSACTIONS:
+        named = permissions.named(settings, [permissions.of_transactions(settings)])
+        named.kind = refused.kind
+        return named
     try:
         client, _ = connected(settings)
         lacks = permissions.missing(client, settings, permissions.of_run(settings))

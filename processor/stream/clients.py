@@ -3,7 +3,9 @@
 Fixed are the properties that exactly-once rests on; settings.KAFKA_REFUSED tells users why they cannot set them.
 """
 
+import functools
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +13,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, libv
 from confluent_kafka.admin import AdminClient
 
 from processor.errors import ConfigurationError
+from processor.kafka.refusals import Answer, RefusalWatch, advertised, refusal
 from processor.logs import LIBRDKAFKA
-from processor.settings import TRANSACTION_TIMEOUT_S, Settings
-from processor.stream.refusal import Watch
+from processor.settings import TRANSACTION_TIMEOUT_S, Settings, addresses
 
 # The largest message.max.bytes and batch.size that librdkafka takes.
 BYTES_MAX = 1_000_000_000
@@ -33,8 +35,51 @@ UNKNOWN_TOPIC = {
 }
 
 
+ASK_S = 5.0
+HEARD_MAX = 20
+
+
+# Subclasses, so that a weak reference to a client can be held.
+class _Consumer(Consumer):  # type: ignore[misc]
+    pass
+
+
+class _Producer(Producer):  # type: ignore[misc]
+    pass
+
+
 def librdkafka_version() -> str:
     return str(libversion()[0])
+
+
+_watches: dict[tuple[tuple[str, str], ...], RefusalWatch] = {}
+
+
+def watch_of(settings: Settings) -> RefusalWatch:
+    """The one of every client that is made with these properties under `kafka`."""
+    key = settings.kafka_at_start()
+    if key not in _watches:
+        _watches[key] = RefusalWatch(functools.partial(ask, settings), functools.partial(_credentials, settings))
+    return _watches[key]
+
+
+def ask(settings: Settings) -> Answer:
+    """Whether a broker lets a client in that is made now, and where it sends its clients. Takes up to some 15 s."""
+    heard = deque[KafkaError](maxlen=HEARD_MAX)
+    client, config = admin_client(settings, heard.append), settings.kafka_config()
+    try:
+        brokers = client.list_topics(timeout=ASK_S).brokers.values()
+    except KafkaException:
+        client.poll(0)
+        return Answer(False, refusal(config, heard, ignoring={"absent"}))
+    servers = config["bootstrap.servers"]
+    reason, of_all = advertised(servers, [(broker.host, broker.port) for broker in brokers], addresses(servers))
+    return Answer(True, reason, in_part=not of_all)
+
+
+def _credentials(settings: Settings) -> tuple[str, str] | None:
+    config = settings.kafka_config()
+    return (config["sasl.username"], config["sasl.password"]) if {"sasl.username", "sasl.password"} <= config.keys() else None
 
 
 def admin_client(settings: Settings, heard: Callable[[KafkaError], None] | None = None) -> AdminClient:
@@ -64,7 +109,7 @@ def member_consumer(settings: Settings, mark: str) -> Consumer:
         "group.protocol": "classic",
         "partition.assignment.strategy": "cooperative-sticky",
     }
-    return _made(Consumer, _merged(settings, defaults, fixed))
+    return _made(_Consumer, _merged(settings, defaults, fixed))
 
 
 def shows_mark(settings: Settings) -> bool:
@@ -78,7 +123,7 @@ def session_ms(settings: Settings) -> int:
 
 def restore_consumer(settings: Settings) -> Consumer:
     """A consumer of the same group that never joins: reads committed offsets and the input again."""
-    return _made(Consumer, _merged(settings, {"fetch.queue.backoff.ms": 5}, _group(settings)))
+    return _made(_Consumer, _merged(settings, {"fetch.queue.backoff.ms": 5}, _group(settings)))
 
 
 def bulk_consumer(settings: Settings) -> Consumer:
@@ -90,7 +135,7 @@ def bulk_consumer(settings: Settings) -> Consumer:
         "fetch.message.max.bytes": 16_000_000,
         "fetch.wait.max.ms": 10,
     }
-    return _made(Consumer, _merged(settings, defaults, _group(settings)))
+    return _made(_Consumer, _merged(settings, defaults, _group(settings)))
 
 
 def output_producer(settings: Settings, *, record_bytes_max: int, batch_bytes_max: int) -> Producer:
@@ -108,7 +153,7 @@ def output_producer(settings: Settings, *, record_bytes_max: int, batch_bytes_ma
         **(transactional if settings.delivery == "exactly_once" else {"enable.idempotence": True}),
         **_written(settings, record_bytes_max, batch_bytes_max),
     }
-    return _made(Producer, _merged(settings, defaults, fixed))
+    return _made(_Producer, _merged(settings, defaults, fixed))
 
 
 def feed_producer(settings: Settings, *, record_bytes_max: int) -> Producer:
@@ -116,13 +161,13 @@ def feed_producer(settings: Settings, *, record_bytes_max: int) -> Producer:
     # A broker that is away for longer than this is told instead of waited for: the command says where to go on.
     defaults = {"linger.ms": 20, "message.timeout.ms": 60_000}
     fixed = {"enable.idempotence": True, **_written(settings, record_bytes_max, record_bytes_max)}
-    return _made(Producer, _merged(settings, defaults, fixed))
+    return _made(_Producer, _merged(settings, defaults, fixed))
 
 
 def check_producer(settings: Settings) -> Producer:
     """A transactional producer that fences nobody."""
     fixed = {"transactional.id": f"{settings.transactional_id}.check", "transaction.timeout.ms": round(TRANSACTION_TIMEOUT_S * 1000)}
-    return _made(Producer, _merged(settings, {}, fixed))
+    return _made(_Producer, _merged(settings, {}, fixed))
 
 
 def _written(settings: Settings, record_bytes_max: int, batch_bytes_max: int) -> dict[str, Any]:
@@ -157,7 +202,7 @@ def _merged(settings: Settings, defaults: dict[str, Any], fixed: dict[str, Any])
         **settings.kafka_config(),
         "logger": logging.getLogger(LIBRDKAFKA),
         # Without one a fatal error is raised inside whatever call happens to be running; the next call tells it properly.
-        "error_cb": Watch(settings),
+        "error_cb": watch_of(settings),
         **fixed,
     }
 
@@ -166,6 +211,8 @@ def _made(kind: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> Any:
     """Raises ConfigurationError for properties that librdkafka does not take."""
     try:
         client = kind(config)
+        if isinstance(config["error_cb"], RefusalWatch):
+            config["error_cb"].watch(client)
         if "OAUTHBEARER" in (config.get("sasl.mechanism"), config.get("sasl.mechanisms")):
             # Its first token is made in a poll, and the first calls of some clients never poll.
             client.poll(0)

@@ -75,7 +75,7 @@ class Reader:
     @property
     def member_id(self) -> str | None:
         """What the client goes by in the group now; None before it has joined, and once it has lost its session."""
-        return self._consumer.memberid() or None
+        return None if self._closed else self._consumer.memberid() or None
 
     @property
     def joined(self) -> bool:
@@ -159,9 +159,10 @@ class Reader:
         return self._leaving and not self._held
 
     def close(self) -> None:
-        """The listener hears no more: what it still holds it gives up by itself."""
-        self._closed = True
-        self._consumer.close()
+        """The listener hears no more: what it still holds it gives up by itself. Does nothing the second time."""
+        if not self._closed:
+            self._closed = True
+            self._consumer.close()
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign([])  # the assignment is accepted; what of it is fetched, start() decides

@@ -14,9 +14,9 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, ResourceType
 
 from processor.errors import NotPermitted
+from processor.kafka.refusals.certificates import certificates
 from processor.settings import Settings
 from processor.stream import group
-from processor.stream.refusal import certificates
 
 ASK_S, TRY_S = 15.0, 5.0
 AUTHORIZATION = {
@@ -26,6 +26,7 @@ AUTHORIZATION = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
 }
 NO_COORDINATOR = {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
+OF_TRANSACTIONS = "TRANSACTIONAL_ID_AUTHORIZATION_FAILED"
 _PASSING = NO_COORDINATOR | {KafkaError._TIMED_OUT, KafkaError._TRANSPORT}
 _OPERATIONS = {
     "Read": AclOperation.READ,

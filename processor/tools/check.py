@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 from processor.errors import SlotstreamError
 from processor.kafka import findings
 from processor.kafka.findings import Finding, RecordBytes
+from processor.kafka.refusals.certificates import certificates, expiry, is_expired
 from processor.kafka.session_limits import session_limits
 from processor.kafka.topics import Topic, Topics, describe_topic, names
 from processor.service import load_model, open_folder, open_parking, record_bytes_of, shapes_of
@@ -20,7 +21,6 @@ from processor.settings import Settings
 from processor.stream import admin, permissions
 from processor.stream.clients import restore_consumer
 from processor.stream.permissions import NO_COORDINATOR
-from processor.stream.refusal import certificates, expiry, is_expired
 from processor.stream.transaction import try_transaction
 
 
