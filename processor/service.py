@@ -224,6 +224,11 @@ class Service:
         producer = functools.partial(output_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
         present = Present(fingerprint, topics.input.id, topics.input.partitions)
+
+        def restore(partition: int) -> Restore:
+            watch.ask()
+            return Restore(settings, store, present, partition, gate)
+
         worker = Worker(
             settings,
             topics=topics,
@@ -233,7 +238,7 @@ class Service:
             codec=codec,
             transaction=delivery(producer, beat, watch.suspect),
             start_reader=lambda listener: Reader(settings, listener, watch.suspect),
-            restore=lambda partition: Restore(settings, store, present, partition, gate),
+            restore=restore,
             writer=writer,
             member_of=lambda: admin.member_of(settings, self.probes.beat),
             orphans=Orphans(lambda: group.unowned(settings, topics.input.partitions)),
