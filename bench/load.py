@@ -9,8 +9,8 @@ import numpy as np
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from processor.kafka.create_topics import init
 from processor.settings import load_settings
-from processor.stream import admin
 
 FEATURES = 10
 PARTITIONS = 8
@@ -42,7 +42,7 @@ def options(bootstrap: str, folder: Path, model: Path, topic: str) -> list[str]:
         f"--model.path={model}",
         f"--checkpoint.path={folder / 'checkpoints'}",
     ]
-    admin.init(load_settings(None, chosen, {}), PARTITIONS, 1)
+    init(load_settings(None, chosen, {}), PARTITIONS, 1)
     return chosen
 
 

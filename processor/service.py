@@ -292,6 +292,11 @@ class Service:
         producer = functools.partial(output_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
         present = Present(fingerprint, topics.input.id, topics.input.partitions)
+
+        def restore(partition: int) -> Restore:
+            watch.ask()
+            return Restore(settings, store, present, partition, gate)
+
         worker = Worker(
             settings,
             topics=topics,
@@ -301,7 +306,7 @@ class Service:
             codec=codec,
             transaction=delivery(producer, beat, watch.suspect),
             join=functools.partial(self._join, topics, beat, watch.suspect),
-            restore=lambda partition: Restore(settings, store, present, partition, gate),
+            restore=restore,
             writer=writer,
             figures=Figures(self._metrics),
             beat=beat,

@@ -171,11 +171,13 @@ def working(settings: Settings, monkeypatch):
     """The service's loop in this process, which has TensorFlow already. Turn it by hand."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     service = service_module.Service(settings, Metrics())
-    worker, lock = service._build()
+    worker, watch, lock = service._build()
     try:
         yield worker
+        watch.close()
         worker.stop(leave=True)
     except BaseException:
+        watch.close()
         worker.abandon(leave=True)
         raise
     finally:

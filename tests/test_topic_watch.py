@@ -249,6 +249,22 @@ def test_a_stop_is_not_held_up_and_a_closed_watch_neither_waits_nor_raises():
     assert watched.check() == 0
 
 
+def test_before_a_restore_the_loop_waits_for_one_more_answer_of_the_broker():
+    watched = Watched()
+    watched.watch.ask()
+    watched.broker.away = True
+    watched.look()
+    assert watched.check() == 1
+    watched.broker.away = False
+    watched.look()
+    assert (watched.check(), watched.watch.trouble) == (0, None)
+    watched.watch.ask()
+    watched.broker.topics["input.topic"] = topic("input.topic", id="another")
+    watched.look()
+    with pytest.raises(PolicyStop, match="another topic of the same name"):
+        watched.check()
+
+
 def test_findings_are_told_once_and_told_when_they_are_over():
     watched = Watched()
     watched.broker.topics["input.topic"] = topic("input.topic", retention_ms=60_000)

@@ -28,7 +28,7 @@ EVERY_S = 30.0
 AGAIN_S = 2.0
 SOON_S = 5.0  # between two looks that the client asked for: a broker that is away makes it ask all the time
 GRACE_S = 60.0
-WAIT_S = 0.1
+WAIT_S = 0.02
 
 
 class Looker(Protocol):
@@ -140,7 +140,8 @@ class TopicWatch:
         self._lock = threading.Lock()
         self._presence = Presence(settings, topics)
         self._wake, self._closed = threading.Event(), threading.Event()
-        self._asked_s = self._looked_s = now_s()
+        self._urgent = threading.Event()  # the loop waits for an answer
+        self._looked_s = now_s()
         self._looking = threading.Lock()
         self._failure: BaseException | None = None
         self._tell()
@@ -158,6 +159,14 @@ class TopicWatch:
         if self._now_s() - self._looked_s >= SOON_S:
             self._wake.set()
 
+    def ask(self) -> None:
+        """The loop goes on only when the broker has said once more which topics there are.
+
+        Before a partition is restored: what follows from its offset and checkpoints would be wrong in another topic of the name.
+        """
+        self._urgent.set()
+        self._wake.set()
+
     @property
     def trouble(self) -> str | None:
         """Why the loop waits, None if it does not."""
@@ -172,7 +181,7 @@ class TopicWatch:
         """
         while not self._closed.is_set():
             with self._lock:
-                end, waiting = self._presence.end or self._failure, bool(self._presence.gone)
+                end, gone = self._presence.end or self._failure, bool(self._presence.gone)
                 replaced, self._presence.replaced = self._presence.replaced, {}
                 for key, topic in replaced.items():
                     self._topics.put(key, topic)
@@ -180,9 +189,10 @@ class TopicWatch:
                 self._took_up(key, topic)
             if end is not None:
                 raise end
-            if not waiting or stopping():
+            if not (gone or self._urgent.is_set()) or stopping():
                 return
-            self._metrics.set("ready", 0.0)  # what the loop said in its last turn
+            if gone:
+                self._metrics.set("ready", 0.0)  # whatever the loop said in its last turn
             beat()
             time.sleep(WAIT_S)
 
@@ -211,7 +221,7 @@ class TopicWatch:
     def _run(self) -> None:
         while not self._closed.is_set():
             with self._lock:
-                suspects = self._presence.suspects
+                suspects = self._presence.suspects or self._urgent.is_set()
             self._wake.wait(AGAIN_S if suspects else EVERY_S)
             if self._closed.is_set():
                 return
@@ -224,6 +234,7 @@ class TopicWatch:
 
     def look(self, *, configs: bool) -> None:
         """Looks once, and draws the conclusions."""
+        urgent = self._urgent.is_set()  # asked for meanwhile is asked for again
         with self._looking:
             look = self._looker(configs=configs)
         self._looked_s = self._now_s()
@@ -232,6 +243,8 @@ class TopicWatch:
         with self._lock:
             self._presence.saw(look, self._looked_s)
             gone = self._presence.gone
+        if urgent:
+            self._urgent.clear()
         self._seen |= {key: topic for key, topic in look.topics.items() if topic is not None}
         self._judge(self._seen)
         for key in self._seen:

@@ -139,14 +139,14 @@ class Looker:
 
     def __call__(self, *, configs: bool) -> Look | None:
         """configs: ask for the topics' settings too; those of a topic with another id are always asked for. None without an answer."""
-        client = admin_client(self._settings, lambda _: None)  # the loop's own clients say what is wrong with a connection
         try:
+            client = admin_client(self._settings, lambda _: None)  # the loop's own clients say what is wrong with a connection
             found = self._described(client)
             # A broker that knows none of them may know others.
             credible = any(found.values()) or bool(client.list_topics(timeout=LOOK_S).topics)
             asked = {key: self._known[key] for key, described in found.items() if described}
             told = self._configs(client, [t.name for key, t in asked.items() if configs or t.id != str(found[key].topic_id)])
-        except (KafkaException, TimeoutError):
+        except (KafkaException, TimeoutError, ConfigurationError):  # the last: a certificate's file that is just being replaced
             return None
         topics = dict[str, Topic | None]()
         for key, described in found.items():

@@ -119,7 +119,6 @@ class Reader:
                 if message.partition() in self._started:
                     polled.ends[message.partition()] = message.offset()
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-                self._suspect()  # a topic that was created again does not reach up to the old one's offsets
                 if message.partition() in self._started:
                     polled.lost.add(message.partition())
             else:
