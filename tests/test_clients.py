@@ -1,8 +1,13 @@
 """How Kafka's clients are configured: defaults under the user's properties, under what exactly-once rests on."""
 
 import logging
+import socket
+import struct
+import threading
+from collections.abc import Iterator
 
 import pytest
+from harness import wait_for
 
 from processor.settings import KAFKA_REFUSED, Settings
 from processor.stream import clients
@@ -142,3 +147,70 @@ def test_librdkafka_takes_the_configurations(monkeypatch, bytes_max):
     producer(quiet, bytes_max, bytes_max)
     clients.feed_producer(quiet, record_bytes_max=bytes_max)
     MAKE["admin"](quiet)
+
+
+class Alone:
+    """A broker that answers for topic t, and while `empty` that there is none, as one that comes back before it is let in again."""
+
+    def __init__(self) -> None:
+        self.empty = False
+        self.answers: list[bool] = []  # to questions for metadata: whether they were empty
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _accept(self) -> None:
+        try:
+            while True:
+                threading.Thread(target=self._serve, args=(self._socket.accept()[0],), daemon=True).start()
+        except OSError:
+            return
+
+    def _serve(self, client: socket.socket) -> None:
+        with client:
+            while len(size := client.recv(4, socket.MSG_WAITALL)) == 4:
+                request = client.recv(struct.unpack(">i", size)[0], socket.MSG_WAITALL)
+                api, version, correlation = struct.unpack(">hhi", request[:8])
+                answer = struct.pack(">i", correlation) + (self._versions(version) if api == 18 else self._metadata())
+                client.sendall(struct.pack(">i", len(answer)) + answer)
+
+    def _versions(self, version: int) -> bytes:
+        """Those of Produce, Fetch, Metadata, and of this request; another one than the oldest form of it is not understood."""
+        known = [(0, 0, 7), (1, 0, 4), (3, 0, 2), (18, 0, 0)]
+        return struct.pack(">hi", 35 if version else 0, len(known)) + b"".join(struct.pack(">hhh", *api) for api in known)
+
+    def _metadata(self) -> bytes:
+        empty = self.empty
+        self.answers.append(empty)
+        here = struct.pack(">i", 1) + _string("127.0.0.1") + struct.pack(">ih", self.port, -1)
+        brokers = struct.pack(">i", 0) if empty else struct.pack(">i", 1) + here
+        leader = -1 if empty else 1
+        partition = struct.pack(">hiiiiii", 5 if empty else 0, 0, leader, 1, 1, 1, 1)
+        topic = struct.pack(">h", 0) + _string("t") + b"\0" + struct.pack(">i", 1) + partition
+        return brokers + _string("cluster") + struct.pack(">i", leader) + struct.pack(">i", 1) + topic
+
+
+def _string(text: str) -> bytes:
+    return struct.pack(">h", len(text)) + text.encode()
+
+
+@pytest.fixture
+def alone() -> Iterator[Alone]:
+    broker = Alone()
+    yield broker
+    broker.close()
+
+
+def test_a_client_that_was_told_of_no_broker_asks_again(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # real clients
+    told = settings(bootstrap_servers=f"127.0.0.1:{alone.port}", topic_metadata_refresh_interval_ms="200")
+    client = clients.admin_client(told)
+    assert list(client.list_topics("t", timeout=60).brokers) == [1]
+    alone.empty = True
+    wait_for(lambda: client.poll(0.1) or any(alone.answers), "an answer without brokers", 60)
+    alone.empty = False
+    before = len(alone.answers)
+    wait_for(lambda: client.poll(0.1) or False in alone.answers[before:], "the next question", 60)

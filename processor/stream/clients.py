@@ -196,8 +196,9 @@ def _merged(settings: Settings, defaults: dict[str, Any], fixed: dict[str, Any])
     return {
         "client.id": "slotstream",
         "log.connection.close": False,
-        # Rebuilding the broker list when all are down leaves calls waiting for a broker that is not in it any more (librdkafka 2.16).
-        "metadata.recovery.strategy": "none",
+        # A broker that is the first to be back answers for a moment that there are none, and the client drops those that are not named:
+        # with `none` it would have nobody left to ask, for good (librdkafka 2.16).
+        "metadata.recovery.strategy": "rebootstrap",
         **defaults,
         **settings.kafka_config(),
         "logger": logging.getLogger(LIBRDKAFKA),
