@@ -20,7 +20,7 @@ from processor.settings.keys import Key, keys, sections
 from processor.settings.load import CONFIG_DEFAULT, config_file, load_settings
 from processor.settings.schema import Section, Settings, dead_letter_of
 from processor.settings.sources import ENV_CONFIG, ENV_PREFIX
-from processor.settings.values import Allowed, Scale, format_duration, parse_duration
+from processor.settings.values import Allowed, Scale, field_path, format_duration, parse_duration
 
 __all__ = [
     "BOOTSTRAP_DEFAULT",
@@ -36,6 +36,7 @@ __all__ = [
     "Settings",
     "config_file",
     "dead_letter_of",
+    "field_path",
     "format_duration",
     "is_secret",
     "kafka_key",

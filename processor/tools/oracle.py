@@ -25,6 +25,7 @@ from processor.settings import Settings
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 KEY_BYTES_MAX = 1024
 NESTING_MAX = 100
+TEN_YEARS_MS = 3652.5 * 24 * 3600 * 1000
 REFERENCE = next(shape for shape in LADDER if shape.rows == REFERENCE_ROWS)
 
 
@@ -94,7 +95,8 @@ class Reference:
             self._forgotten.add(sensor_id)
             return None
         before, after = self._sequence(record)
-        readings, event_ms = self._parse(record)
+        unit_given = self._unit_given(record)
+        readings, event_ms = self._parse(record, unit_given=unit_given)
         time_ms = self._time_ms[record.partition] = max(event_ms, self._time_ms.get(record.partition, event_ms))
         self._first_ms.setdefault(record.partition, event_ms)
         sensor = None if before else self._go_on(self._sensors.get(sensor_id), event_ms, time_ms)
@@ -208,14 +210,27 @@ class Reference:
                 before, after = before or value != b"end", after or value != b"start"
         return before, after
 
-    def _parse(self, record: InputRecord) -> tuple[NDArray[np.float32], int]:
+    def _unit_given(self, record: InputRecord) -> bool:
+        texts = [text for name, text in record.headers if name == "timestamp_unit"]
+        if any(text != b"ms" for text in texts):
+            raise _BadError("bad_schema")
+        return bool(texts)
+
+    def _parse(self, record: InputRecord, *, unit_given: bool) -> tuple[NDArray[np.float32], int]:
         """The record's readings, scaled, float32 [steps, F], and its time."""
-        steps, timestamp = (self._float32 if self._settings.input.format == "float32" else self._json)(record.value or b"")
-        event_ms = self._event_ms(timestamp, record.record_ms)
-        if len(steps) > self._settings.input.record_steps_max:
+        value, floats = record.value or b"", self._settings.input.format == "float32"
+        asked = self._steps_asked(record) if floats else None
+        steps, timestamp = self._float32(value) if floats else self._json(value)
+        event_ms = self._event_ms(timestamp, record.record_ms, unit_given=unit_given)
+        if (len(steps) if asked is None else asked) > self._settings.input.record_steps_max:
             raise _BadError("too_large")
+        if asked is not None and len(steps) != asked:
+            raise _BadError("wrong_feature_count")
         if any(len(step) != self._model.features for step in steps):
             raise _BadError("wrong_feature_count")
+        numbers = [abs(n) for step in steps for n in step]
+        if floats and 2 * sum(0 < n < 2.0**-126 or 1e30 < n < math.inf for n in numbers) > len(numbers):
+            raise _BadError("bad_encoding")
         scale = self._settings.input.scale
         if scale is not None:
             steps = [[(n - _column(scale.offset, i)) / _column(scale.divisor, i) for i, n in enumerate(step)] for step in steps]
@@ -224,6 +239,16 @@ class Reference:
         if not np.isfinite(readings).all():
             raise _BadError("not_finite")
         return readings, event_ms
+
+    def _steps_asked(self, record: InputRecord) -> int:
+        """How many steps the last header `steps` says that a float32 record has."""
+        asked = 1
+        for name, text in record.headers:
+            if name == "steps":
+                if text is None or len(text) > 9 or not text.isdigit() or int(text) == 0:
+                    raise _BadError("bad_schema")
+                asked = int(text)
+        return asked
 
     def _float32(self, value: bytes) -> tuple[list[list[float]], None]:
         if not value or len(value) % 4:
@@ -258,16 +283,22 @@ class Reference:
         step = []
         for name in self._settings.input.features or ():
             at = found
-            for part in name.split("."):
+            whole = '"' not in name and isinstance(found, dict) and name in found
+            for part in [name] if whole else _keys(name):
                 if not isinstance(at, dict) or part not in at:
                     raise _BadError("bad_schema")
                 at = at[part]
             step.append(at)
         return [step]
 
-    def _event_ms(self, timestamp: Any, record_ms: int) -> int:
+    def _event_ms(self, timestamp: Any, record_ms: int, *, unit_given: bool) -> int:
         if timestamp is None:
             return record_ms
+        if isinstance(timestamp, str):
+            digits = timestamp.lstrip("+-") if timestamp[:2] not in ("++", "--", "+-", "-+") else ""
+            whole, point, rest = digits.partition(".")
+            if all(part.isascii() and part.isdecimal() for part in ([whole, rest] if point else [whole])):
+                timestamp = math.inf if len(timestamp) > 40 else float(timestamp) if point else int(timestamp)
         if isinstance(timestamp, str):
             try:
                 when = datetime.datetime.fromisoformat(timestamp)
@@ -279,9 +310,24 @@ class Reference:
             event_ms = math.floor(timestamp)
         else:
             raise _BadError("bad_timestamp")
+        if not unit_given and abs(event_ms - record_ms) > TEN_YEARS_MS:
+            raise _BadError("bad_timestamp")
         if event_ms > record_ms + round(self._settings.input.ahead_max * 1000):
             raise _BadError("bad_timestamp")
         return event_ms
+
+
+def _keys(name: str) -> list[str]:
+    """The keys of a feature's name, between dots that stand outside quotes."""
+    keys, quoted = [""], False
+    for character in name:
+        if character == '"':
+            quoted = not quoted
+        elif character == "." and not quoted:
+            keys.append("")
+        else:
+            keys[-1] += character
+    return keys
 
 
 def _values(found: Any) -> list[Any]:

@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 
 from processor.errors import ConfigurationError
+from processor.settings import field_path
 from processor.tools.csv_file import CsvFile, Row
 from processor.tools.timestamps import decide
 
@@ -85,8 +86,11 @@ class Readings:
     def _features(self, columns: str | None, features: Sequence[str] | None) -> list[int]:
         if columns is not None:
             return _places(self.file, columns, "--columns")
-        if features is not None and all(self.file.columns.count(name) == 1 for name in features):
-            return [self.file.columns.index(name) for name in features]
+        if features is not None:
+            # Quotes keep a name's dots from descending; a column is named without them.
+            named = [name if name in self.file.columns else ".".join(field_path(name)) for name in features]
+            if all(self.file.columns.count(name) == 1 for name in named):
+                return [self.file.columns.index(name) for name in named]
         taken = {self._key, *self._time, *self.file.nameless}
         return [i for i in range(len(self.file.columns)) if i not in taken]
 
@@ -170,7 +174,7 @@ def value_of(reading: Reading, format: str, features: Sequence[str] | None) -> b
         record["values"] = numbers
     else:
         for name, number in zip(features, numbers, strict=False):  # a row without values has none of the fields
-            *outer, last = name.split(".")
+            *outer, last = field_path(name)
             inner = record
             for part in outer:
                 inner = inner.setdefault(part, {})
