@@ -19,13 +19,13 @@ from processor.checkpoint.restore import Decision, Done, Present, Restore, parti
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.writer import CheckpointWriter, Written
 from processor.codec.codec import Codec
-from processor.codec.dead_letters import BadShare, dead_letter
+from processor.codec.dead_letters import BadShare, Refusals, dead_letter
 from processor.codec.decode import Decoded, Message
 from processor.engine import Engine
 from processor.errors import Fenced, RepeatedAbort, SlotstreamError
 from processor.figures import Figures
 from processor.records import Applied, Out, Rejected
-from processor.rules import Clock, keep_time
+from processor.rules import Clock, Jumps, keep_time
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
 from processor.stream.admin import Topics
 from processor.stream.assignment import Mark, Partition, State
@@ -80,7 +80,10 @@ class Worker:
         self._restores: dict[int, Restore] = {}
         self._decisions: dict[int, Decision] = {}
         self._prunable: list[Written] = []
+        expire_s = settings.state.expire_after
+        self._expire_ms = None if expire_s is None else round(expire_s * 1000)
         self._bad_share = BadShare(settings.dead_letter.max_ratio, topics.dead_letter.name)
+        self._refusals, self._jumps = Refusals(), Jumps()
         self._aborts: tuple[str, int] = ("", 0)
         self._rewind_due = False
         self._abandoned = False
@@ -186,6 +189,7 @@ class Worker:
         with self._figures.timed("decode"):
             decoded = self._codec.decode(messages)
         clocks = self._keep_time(decoded)
+        self._jumps.tell(decoded.batch.jumps, self._forgotten_at)
         with self._figures.timed("apply"):
             applied = self._engine.apply(decoded.batch)
         with self._figures.timed("encode"):
@@ -193,7 +197,8 @@ class Worker:
         rejected = self._with_left_out(decoded, applied)
         self._move(messages, clocks)
         self._figures.applied(decoded.batch, applied, decoded.resets, rejected)
-        self._bad_share.add(len(messages), [(i, reason.error) for i, reason in rejected])
+        self._refusals.tell([messages[i].key() for i, _ in rejected], [reason for _, reason in rejected])
+        self._bad_share.add(messages, rejected)
         try:
             with self._figures.timed("publish"):
                 self._transaction.publish(self._outputs(decoded, values))
@@ -205,13 +210,19 @@ class Worker:
 
     def _keep_time(self, decoded: Decoded) -> dict[int, Clock]:
         """Tells the batch each partition's time; returns where it stands after it."""
-        return keep_time(decoded.batch, {number: _clock(partition, partition.applied) for number, partition in self.partitions.items()})
+        clocks = {number: _clock(partition, partition.applied) for number, partition in self.partitions.items()}
+        return keep_time(decoded.batch, clocks, self._expire_ms)
+
+    def _forgotten_at(self, partition: int, time_ms: int) -> int:
+        """How many sensors partition time leaves behind when it comes to this."""
+        return self._engine.table.older(partition, time_ms - (self._expire_ms or 0))
 
     def _move(self, messages: list[Message], clocks: dict[int, Clock]) -> None:
         last = {message.partition(): message.offset() for message in messages}
         for number, offset in last.items():
-            partition, clock = self.partitions[number], clocks.get(number, Clock())
-            partition.applied = partition.applied.passed(offset + 1, clock.time_ms, clock.first_ms)
+            partition, clock = self.partitions[number], clocks.get(number)
+            passed = partition.applied.passed(offset + 1)
+            partition.applied = passed if clock is None else Mark(offset + 1, clock.time_ms, clock.first_ms, clock.claim)
 
     def _with_left_out(self, decoded: Decoded, applied: Applied) -> list[tuple[int, Rejected]]:
         """The codec's dead letters, and those of records that the engine left out, by message."""
@@ -516,7 +527,7 @@ class Worker:
     def _restored(self, partition: Partition, done: Done) -> None:
         del self._restores[partition.number]
         decision = self._decisions.pop(partition.number)
-        partition.applied = partition.applied.passed(decision.position, None)
+        partition.applied = partition.applied.passed(decision.position)
         partition.committed = partition.applied
         partition.replay = None
         partition.end_seen = done.end
@@ -603,4 +614,5 @@ class Worker:
 
 
 def _clock(partition: Partition, mark: Mark) -> Clock:
-    return Clock(mark.time_ms, mark.first_ms, gap=partition.beginning is not None and partition.beginning.gap)
+    gap = partition.beginning is not None and partition.beginning.gap
+    return Clock(mark.time_ms, mark.first_ms, gap=gap, claim=mark.claim)

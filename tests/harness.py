@@ -411,7 +411,7 @@ def rewritten(value, settings):
         return value
     if settings.input.format == "float32":
         with np.errstate(over="ignore"):
-            return first.astype("<f4").tobytes()
+            return first[0].astype("<f4").tobytes()  # of several steps the first: those need a header
     if settings.input.features and first.shape[1] == 3:
         a, c, d = first[0].tolist()
         return json.dumps({"timestamp": found.get("timestamp"), "a": a, "b": {"d": d, "c": c}}).encode()

@@ -131,6 +131,11 @@ class Table:
         self.forget([(partition, key) for key, gone in zip(index, old.tolist(), strict=True) if gone])
         return int(old.sum())
 
+    def older(self, partition: int, event_ms: int) -> int:
+        """How many of a partition's sensors were last heard before this time."""
+        index = self._index.get(partition, {})
+        return int((self._times(np.fromiter(index.values(), np.int64, len(index)))[0] < event_ms).sum())
+
     def copy(self, partition: int, since: int | None = None) -> tuple[list[bytes], Rows]:
         """A partition's sensors, and a copy of their rows in the same order: all, or those that applied a record at `since` or later."""
         index = self._index.get(partition, {})

@@ -9,9 +9,11 @@ client believes (position(), committed()) is never asked.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
+
+from processor.records import Claim
 
 
 class State(Enum):
@@ -83,15 +85,21 @@ class Beginning:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """position: the offset of the next record to apply. time_ms: partition time, None before the first reading; first_ms: that one's."""
+    """A position and the partition's time there.
+
+    position  the offset of the next record to apply
+    time_ms   partition time, None before it had one; first_ms: the first that it had
+    claim     a sensor's time that partition time has not followed yet
+    """
 
     position: int
     time_ms: int | None
     first_ms: int | None = None
+    claim: Claim | None = None
 
-    def passed(self, position: int, time_ms: int | None, first_ms: int | None = None) -> "Mark":
-        times = [t for t in (self.time_ms, time_ms) if t is not None]
-        return Mark(position, max(times, default=None), first_ms if self.first_ms is None else self.first_ms)
+    def passed(self, position: int) -> "Mark":
+        """Further on, over nothing that has a time."""
+        return replace(self, position=position)
 
 
 @dataclass(slots=True)
@@ -129,7 +137,7 @@ class Partition:
 
     def end_at(self, position: int) -> None:
         """The log ended at this offset: nothing but control records lies between what was applied and it."""
-        self.applied = self.applied.passed(max(self.applied.position, position), None)
+        self.applied = self.applied.passed(max(self.applied.position, position))
 
     def commit(self) -> None:
         self.committed = self.applied

@@ -50,6 +50,18 @@ class _Sensor:
     incomplete: bool = False
 
 
+@dataclass(slots=True)
+class _Ahead:
+    """The one sensor of a partition whose time lies too far ahead to count.
+
+    alone_since_ms: its own time when another sensor was last heard, or where its times jumped.
+    """
+
+    key: bytes
+    at_ms: int
+    alone_since_ms: int
+
+
 class _BadError(Exception):
     pass
 
@@ -64,8 +76,9 @@ class Reference:
         self._model, self._settings, self._model_id = model, settings, model_id
         self._run = reference_rung(model)
         self._sensors: dict[tuple[int, bytes], _Sensor] = {}
-        self._time_ms: dict[int, int] = {}  # the greatest timestamp of each partition so far
+        self._time_ms: dict[int, int] = {}  # each partition's time, and the first that it had
         self._first_ms: dict[int, int] = {}
+        self._ahead: dict[int, _Ahead] = {}
         self._gap_partitions = gap_partitions
         self._forgotten: set[tuple[int, bytes]] = set()  # by a null value or `end`: these lack nothing
         self._x = np.zeros((REFERENCE.steps_max, REFERENCE.rows, model.features), np.float32)
@@ -97,10 +110,10 @@ class Reference:
         before, after = self._sequence(record)
         unit_given = self._unit_given(record)
         readings, event_ms = self._parse(record, unit_given=unit_given)
-        time_ms = self._time_ms[record.partition] = max(event_ms, self._time_ms.get(record.partition, event_ms))
-        self._first_ms.setdefault(record.partition, event_ms)
+        self._pass_time(*sensor_id, event_ms)
+        time_ms = max(event_ms, self._time_ms.get(record.partition, event_ms))  # for itself its own time counts
         sensor = None if before else self._go_on(self._sensors.get(sensor_id), event_ms, time_ms)
-        incomplete = sensor.incomplete if sensor else not before and self._may_lack(sensor_id, time_ms)
+        incomplete = sensor.incomplete if sensor else not before and self._may_lack(sensor_id)
         state, steps, previous = (sensor.state, sensor.steps, sensor.previous) if sensor else (self._zeros(), 0, None)
         latest_ms = max(event_ms, sensor.latest_ms) if sensor else event_ms
         window = self._model.window if self._model.mode == "windowed" else None
@@ -161,12 +174,48 @@ class Reference:
             return None
         return None if steps is not None and sensor.steps >= steps else sensor
 
-    def _may_lack(self, sensor_id: tuple[int, bytes], time_ms: int) -> bool:
+    def _pass_time(self, partition: int, key: bytes, event_ms: int) -> None:
+        """Partition time goes to the record's, but with an expiry no further ahead than two sensors have been."""
+        expire_s = self._settings.state.expire_after
+        reach_ms = math.inf if expire_s is None else round(expire_s * 1000)
+        other = self._ahead.get(partition)
+        if expire_s is None or (partition in self._time_ms and event_ms - self._time_ms[partition] <= reach_ms):
+            self._go_to(partition, event_ms)
+            if other is not None:
+                other.alone_since_ms = other.at_ms
+                if other.key == key or other.at_ms - self._time_ms[partition] <= reach_ms:
+                    del self._ahead[partition]
+        elif other is None:
+            self._ahead[partition] = _Ahead(key, event_ms, event_ms)
+        elif other.key == key:
+            if abs(event_ms - other.at_ms) > reach_ms or event_ms < other.alone_since_ms:
+                other.alone_since_ms = event_ms
+            other.at_ms = event_ms
+            if event_ms - other.alone_since_ms > reach_ms:
+                self._go_to(partition, event_ms)
+                del self._ahead[partition]
+        else:
+            # Both are ahead: time goes to the nearer one, and on to the other if that is within reach from there.
+            (near_ms, _), (far_ms, far) = sorted([(other.at_ms, other.key), (event_ms, key)])
+            self._go_to(partition, near_ms)
+            self._ahead[partition] = _Ahead(far, far_ms, far_ms)
+            if far_ms - near_ms <= reach_ms:
+                self._go_to(partition, far_ms)
+                del self._ahead[partition]
+
+    def _go_to(self, partition: int, time_ms: int) -> None:
+        self._time_ms[partition] = max(time_ms, self._time_ms.get(partition, time_ms))
+        self._first_ms.setdefault(partition, self._time_ms[partition])
+
+    def _may_lack(self, sensor_id: tuple[int, bytes]) -> bool:
         """Whether a sensor that begins here without a word may have had readings that were lost, and that would still count."""
         if sensor_id[0] not in self._gap_partitions or sensor_id in self._sensors or sensor_id in self._forgotten:
             return False
         expire_s = self._settings.state.expire_after
-        return expire_s is None or time_ms - self._first_ms[sensor_id[0]] <= round(expire_s * 1000)
+        partition = sensor_id[0]
+        if expire_s is None or partition not in self._time_ms:
+            return True
+        return self._time_ms[partition] - self._first_ms[partition] <= round(expire_s * 1000)
 
     def _forecast(self) -> list[int]:
         """The features that the outputs forecast."""
