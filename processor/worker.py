@@ -27,6 +27,8 @@ from processor.figures import Figures
 from processor.records import Applied, Out, Rejected
 from processor.rules import Clock, Jumps, keep_time
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
+from processor.split_sensors import KEYS_MAX as SPLIT_KEYS_MAX
+from processor.split_sensors import SplitSensors
 from processor.stream.admin import Topics
 from processor.stream.assignment import Mark, Partition, State
 from processor.stream.at_least_once import AtLeastOnce
@@ -70,12 +72,13 @@ class Worker:
         member_of: Callable[[], str | None],
         orphans: Orphans,
         figures: Figures,
+        split: SplitSensors,
         beat: Callable[[], None],
     ) -> None:
         self._settings, self._topics, self._present, self._made_by = settings, topics, present, made_by
         self._engine, self._codec, self._transaction, self._writer = engine, codec, transaction, writer
         self._restore, self._member_of, self._orphans = restore, member_of, orphans
-        self._figures, self._beat = figures, beat
+        self._figures, self._split, self._beat = figures, split, beat
         self.partitions: dict[int, Partition] = {}
         self._restores: dict[int, Restore] = {}
         self._decisions: dict[int, Decision] = {}
@@ -571,10 +574,11 @@ class Worker:
                 return
 
     def _expire_one(self, now_s: float) -> None:
-        """At a commit boundary: drops what has expired of one partition that is due, in a replay too."""
+        """At a commit boundary: drops what has expired of one partition that is due, in a replay too; and looks for split sensors."""
         for partition in self.partitions.values():
             if now_s >= partition.expiry_due_s:
                 self._expire(partition)
+                self._split.found(self._engine.table.split(partition.number, SPLIT_KEYS_MAX))
                 partition.expiry_due_s = now_s + EXPIRY_S
                 return
 

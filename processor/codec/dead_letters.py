@@ -12,6 +12,7 @@ import numpy as np
 import structlog
 
 from processor.codec.decode import Message
+from processor.codec.encode import shown
 from processor.errors import DeadLetterLimit
 from processor.records import Out, Rejected
 
@@ -74,25 +75,16 @@ class Refusals:
                 error=error,
                 partition=reason.partition,
                 offset=reason.offset,
-                key=key_shown(key),
+                key=None if key is None else shown(key)[:KEY_SHOWN],
                 detail=reason.detail,
                 since_the_last_line=self._since.pop(error),
             )
 
 
-def key_shown(key: bytes | None) -> str | None:
-    """A key for people: its text, or its bytes in hex."""
-    if key is None:
-        return None
-    try:
-        return key.decode()[:KEY_SHOWN]
-    except UnicodeDecodeError:
-        return f"0x{key.hex()}"[:KEY_SHOWN]
-
-
 def example(key: bytes | None, reason: Rejected) -> str:
     """Which record it is and what is wrong with it, in a line."""
-    return f"partition {reason.partition}, offset {reason.offset}, key {key_shown(key)}: {reason.detail}"
+    sensor = "no key" if key is None else f"key {shown(key)[:KEY_SHOWN]}"
+    return f"partition {reason.partition}, offset {reason.offset}, {sensor}: {reason.detail}"
 
 
 class BadShare:

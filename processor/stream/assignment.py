@@ -8,12 +8,17 @@ client believes (position(), committed()) is never asked.
     rebuilt)      is committed)           fetched and applied)
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 from processor.records import Claim
+
+# A broker takes 4,096 bytes of metadata with an offset.
+DECIDING_MAX, HASHED_SHOWN = 100, 60
 
 
 class State(Enum):
@@ -40,6 +45,8 @@ class Beginning:
 
     gap       readings before the origin were lost: a sensor that begins without a reset may lack some of its own
     added_to  partitions were added to so many: those from this number on begin at their log's start
+    deciding  what the fingerprint stands for, in words by name, to tell what has changed; None where nobody kept it. It identifies
+              nothing: two that differ in it alone are equal
     """
 
     origin: int
@@ -49,6 +56,7 @@ class Beginning:
     partitions: int
     gap: bool = False
     added_to: int | None = None
+    deciding: Mapping[str, str] | None = field(default=None, compare=False)
 
     def to_metadata(self) -> str:
         told: dict[str, Any] = {
@@ -62,6 +70,8 @@ class Beginning:
             told["gap"] = True
         if self.added_to is not None:
             told["added_to"] = self.added_to
+        if self.deciding is not None:
+            told["deciding"] = {name: text if len(text) <= DECIDING_MAX else _hashed(text) for name, text in self.deciding.items()}
         return json.dumps(told, separators=(",", ":"))
 
     @classmethod
@@ -78,9 +88,27 @@ class Beginning:
                 int(found["partitions"]),
                 gap=found.get("gap") is True,
                 added_to=None if added_to is None else int(added_to),
+                deciding=_deciding(found.get("deciding")),
             )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return None
+
+
+def _deciding(found: Any) -> dict[str, str] | None:
+    is_text = isinstance(found, dict) and all(isinstance(text, str) for text in found.values())
+    return found if is_text else None
+
+
+def _hashed(text: str) -> str:
+    """What stands for a long text: its beginning, and a hash that tells it from others."""
+    return f"{text[:HASHED_SHOWN]}... ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What decides and differs, with both values."""
+    told = {name: text if len(text) <= DECIDING_MAX else _hashed(text) for name, text in now.items()}
+    names = [name for name in dict.fromkeys([*before, *told]) if before.get(name) != told.get(name)]
+    return [f"{name} was {before.get(name, 'not there')} and is {told.get(name, 'not there')}" for name in names]
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ IN_TIME_S = 2.0  # so much work waiting is no lag: a commit is due ten times a s
 SAME_S = 1.0  # asked more often than this, the answer is the one before
 LATE_INTERVALS = 3
 OVERDUE_INTERVALS = 10
+REFUSED_RATIO, REFUSED_BAD_RATIO = 0.01, 0.25  # of the records: worth a look, and a wrong sender or setting
 BUSY_RATIO = 0.9
 TROUBLE_S = 30.0  # the client repeats what lasts every 10 s (logs.REPEAT_S)
 THRASH_RATIO = 0.1
@@ -105,7 +106,7 @@ class Status:
             "refresh_s": EVERY_S,
             "verdicts": {
                 "ready": asdict(self._ready(rows, restore, flow)),
-                "pace": asdict(_pace(rows, flow, self._client_failed_s())),
+                "pace": asdict(_refusing(samples) or _pace(rows, flow, self._client_failed_s())),
                 "time": asdict(_spent(time_spent)),
                 "state": asdict(_safe(state)),
             },
@@ -336,6 +337,20 @@ def _restoring(restore: dict[str, Any], owned: int) -> str:
         return f"{told}: looking for the newest checkpoint."
     left = f", about {duration(restore['left_s'])} left" if restore["left_s"] is not None else ""
     return f"{told}: {restore['records_left']:,} records to replay{left}."
+
+
+def _refusing(samples: list[Sample]) -> Verdict | None:
+    """None while next to all records since the oldest sample had predictions."""
+    first, last = samples[0], samples[-1]
+    refused = {error: count - first.dead_letters.get(error, 0.0) for error, count in last.dead_letters.items()}
+    bad = sum(refused.values())
+    records = bad + last.predictions - first.predictions
+    if not bad or bad <= REFUSED_RATIO * records:
+        return None
+    most = max(refused, key=lambda error: refused[error])
+    told = f"{bad:,.0f} of {_count(records, 'record')} of the last {duration(last.at_s - first.at_s)} became dead letters"
+    level: Literal["warn", "bad"] = "bad" if bad > REFUSED_BAD_RATIO * records else "warn"
+    return Verdict(level, "Refusing records", f"{told}, most often for {most}: the log names an example.")
 
 
 def _pace(rows: list[dict[str, Any]], flow: dict[str, Any], client_failed_s: float | None) -> Verdict:
