@@ -269,7 +269,7 @@ def load_model(settings: Settings) -> "ServableModel":
     from processor.model.load import load
 
     wanted = settings.model
-    return load(wanted.path, mode=wanted.mode, window=wanted.window, output=wanted.output)
+    return load(wanted.path.absolute(), mode=wanted.mode, window=wanted.window, output=wanted.output)
 
 
 def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:

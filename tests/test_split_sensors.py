@@ -88,7 +88,7 @@ def test_what_would_become_of_the_newest_records_is_told_by_reason():
     fields, good = b'{"temperature": 1, "current": 2}', b'{"values": [1, 2]}'
     (every,) = judged([message(i, fields) for i in range(20)], codec, 0.5)
     assert not every.good
-    assert every.found.startswith("20 of the newest 20 would become dead letters (bad_schema), such as partition 0, offset 19, key pump-19: ")
+    assert every.found.startswith("20 of the newest 20 would become dead letters (bad_schema), such as partition 0, offset 19, key pump-19")
     assert "input.features" in every.found
     (one,) = judged([message(i, fields if i == 3 else good) for i in range(20)], codec, 0.5)
     assert one.good
@@ -114,7 +114,7 @@ def test_split_sensors_are_told_once_and_counted():
         split.found({b"a": [0, 2], b"\xff": [1, 3]})
         split.found({b"a": [0, 2], b"c": [0, 1]})
     assert [(line["sensors"], line["such_as"]) for line in log] == [(2, "a in 0 and 2, 0xff in 1 and 3")]
-    assert b"slotstream_sensors_split 3.0" in metrics.exposition()
+    assert b"slotstream_sensors_split 3.0" in metrics.render()
 
 
 def test_how_many_are_forgotten_when_time_comes_to_this():

@@ -1,7 +1,8 @@
 """The settings of the service: what can be set, where it is read from, and what is refused.
 
     values.py    what a value may be: durations, names, numbers, lists
-    kafka.py     the properties of librdkafka, and which of them are secret
+    kafka.py     the properties of librdkafka, which of them are refused, and which are secret
+    librdkafka.py  their names, by client
     schema.py    every setting with its default and meaning
     keys.py      the settings as a list, for --help and docs/configuration.md
     sources.py   the YAML file, the environment, the command line

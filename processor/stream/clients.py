@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from processor.errors import ConfigurationError
 from processor.logs import LIBRDKAFKA
-from processor.settings import TRANSACTION_TIMEOUT_S, Settings
+from processor.settings import TRANSACTION_TIMEOUT_S, Settings, librdkafka
 from processor.stream.refusal import Watch
 
 # The largest message.max.bytes and batch.size that librdkafka takes.
@@ -122,7 +122,6 @@ def _group(settings: Settings) -> dict[str, Any]:
 
 
 def _merged(settings: Settings, defaults: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
-    # librdkafka warns of each property that is another kind of client's; they come from one section on purpose.
     return {
         "client.id": "slotstream",
         "log.connection.close": False,
@@ -138,7 +137,13 @@ def _merged(settings: Settings, defaults: dict[str, Any], fixed: dict[str, Any])
 
 
 def _made(kind: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> Any:
-    """Raises ConfigurationError for properties that librdkafka does not take."""
+    """Raises ConfigurationError for properties that librdkafka does not take.
+
+    The properties come from one section on purpose; librdkafka would warn of those that are another kind of client's.
+    """
+    of_kind = {Consumer: librdkafka.PRODUCER, Producer: librdkafka.CONSUMER}
+    others = of_kind.get(kind, librdkafka.PRODUCER | librdkafka.CONSUMER)  # an AdminClient neither reads nor writes
+    config = {name: value for name, value in config.items() if name not in others}
     try:
         client = kind(config)
         if "OAUTHBEARER" in (config.get("sasl.mechanism"), config.get("sasl.mechanisms")):
