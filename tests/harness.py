@@ -61,7 +61,7 @@ class Topics:
             NewTopic(self.dead_letter, partitions, 1, config=config),
             NewTopic(self.checkpoint, partitions, 1, config={"cleanup.policy": "compact"}),
         )
-        self.producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 2})
+        self.producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 2, "partitioner": "murmur2_random"})
 
     def answered_to(self, name: str) -> "Topics":
         """The same input, with outputs of its own."""
