@@ -30,7 +30,8 @@ def check(settings: Settings) -> list[Finding]:
     on_broker = admin.check(settings)
     findings += on_broker
     if on_broker[0].good and settings.delivery == "exactly_once":
-        findings.append(_tried("transactions", "the broker takes them", lambda: try_transaction(settings)))
+        has_checkpoints = any(finding.good and finding.what == "checkpoint.topic" for finding in on_broker)
+        findings.append(_tried("transactions", "the broker takes them", lambda: try_transaction(settings, with_record=has_checkpoints)))
     if on_broker[0].good:
         findings += _records(settings, model)
     return findings
