@@ -90,6 +90,12 @@ CATALOGUE: tuple[Spec, ...] = (
     Spec("sensors_parked", "gauge", "sensors", "sensors whose row is kept outside the slots"),
     Spec("evictions_total", "counter", "sensors", "times a sensor was parked to free its slot for another"),
     Spec("sensors_expired_total", "counter", "sensors", "sensors whose row was dropped because they have expired (state.expire_after)"),
+    Spec(
+        "sensors_split",
+        "gauge",
+        "sensors",
+        "sensors found in several partitions since the start, in samples: each has a state in each of them",
+    ),
     Spec("tile_fill_ratio", "histogram", "ratio", "share of a turn's computed rows that held a reading", buckets=_RATIO_BUCKETS),
     Spec("checkpoint_seconds", "histogram", "seconds", "time to write one partition's checkpoint", buckets=_LONG_BUCKETS_S),
     Spec(

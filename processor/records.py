@@ -5,6 +5,7 @@ whole batch at once. Holds data only; bytes are the codec's, states the engine's
 """
 
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,47 @@ RULES = ("after_gap", "after_steps", "expired")
 NO_GAP = -1
 
 
+class Claim(NamedTuple):
+    """A sensor's time that partition time has not followed: it lies further ahead than sensors are remembered.
+
+    key       the sensor
+    ms        its latest record's time
+    since_ms  its time when another sensor was last heard, or when the claim began
+    """
+
+    key: bytes
+    ms: int
+    since_ms: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"key": self.key.hex(), "ms": self.ms, "since_ms": self.since_ms}
+
+    @classmethod
+    def from_json(cls, found: Any) -> "Claim | None":
+        """Raises ValueError, TypeError or KeyError for what to_json() did not make. None stays None."""
+        if found is None:
+            return None
+        times = found["ms"], found["since_ms"]
+        if not all(type(time) is int and abs(time) < 2**63 for time in times):
+            raise ValueError(f"the claim's times are {times}")
+        return cls(bytes.fromhex(found["key"]), *times)
+
+
+class Jump(NamedTuple):
+    """A record with which partition time jumped from one time to another (Unix ms), or with which only its sensor's did (claimed).
+
+    other: the sensor that was there before, where time jumped because two agree.
+    """
+
+    partition: int
+    offset: int
+    key: bytes
+    from_ms: int
+    to_ms: int
+    claimed: bool
+    other: bytes | None = None
+
+
 @dataclass(slots=True)
 class Batch:
     """n decoded records, by partition in offset order. A record without readings (a null value) only resets its sensor.
@@ -35,9 +77,11 @@ class Batch:
     steps                     readings a record, int64 [n]; 0 for a null record
     reset_before, reset_after bool [n]
     x                         all readings in record order, float32 [steps.sum(), F]
-    time_ms                   partition time as of each record, its own included, int64 [n]; empty until rules.keep_time()
+    time_ms                   partition time as of each record, int64 [n]; empty until rules.keep_time(). The record's own time counts
+                              in it only where it moved it
     since_gap_ms              in a partition whose earlier readings were lost, how far its time has come since, int64 [n]; NO_GAP in others;
                               empty where no partition is such
+    jumps                     where partition time jumped further than sensors are remembered, or a sensor's time did alone
     """
 
     partition: list[int]
@@ -51,6 +95,7 @@ class Batch:
     x: NDArray[np.float32]
     time_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     since_gap_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    jumps: list[Jump] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.key)

@@ -4,22 +4,27 @@ A function of the record, of what the sensor's row says, and of partition time, 
 a replay decides as the first run did, however the log was cut into batches. Knows nothing of states and steps nothing.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
-from processor.records import NO_GAP, RULES, Batch
+from processor.records import NO_GAP, RULES, Batch, Claim, Jump
 from processor.slots.rows import Indices, Rows
 
+_log = structlog.get_logger(__name__)
+
+TELL_EVERY_S = 60.0
 AFTER_GAP, AFTER_STEPS, EXPIRED = (1 + i for i in range(len(RULES)))
 NEVER = int(np.iinfo(np.int64).min)  # partition time before the first reading
 
 
 class Clock(NamedTuple):
-    """A partition's time: the greatest so far and that of the first reading, both None before it.
+    """A partition's time, the first that it had, and a sensor's time that it has not followed yet.
 
     gap: readings before the first were lost, so that a sensor without a row may have had one.
     """
@@ -27,6 +32,41 @@ class Clock(NamedTuple):
     time_ms: int | None = None
     first_ms: int | None = None
     gap: bool = False
+    claim: Claim | None = None
+
+    def heard(self, key: bytes, event_ms: int, expire_ms: int | None) -> "Clock":
+        """After a record with readings. Without an expiry its time is the greatest so far.
+
+        With one, no sensor alone carries time further than that, since all others would be forgotten by its clock. Its time is
+        kept as a claim; another sensor that is as far ahead confirms it, as far as both agree. A claim is dropped when its sensor
+        is back in time, or time has come up to it. A sensor that nobody else interrupts, while its own time goes on for as long
+        as sensors are remembered, confirms itself: the others would have been forgotten by then.
+        """
+        if expire_ms is None:
+            return self._moved(event_ms)
+        claim, ahead = self.claim, self.time_ms is None or event_ms > self.time_ms + expire_ms
+        if not ahead:
+            moved = self._moved(event_ms)
+            if claim is None or claim.key == key or claim.ms <= (moved.time_ms or 0) + expire_ms:
+                return moved._replace(claim=None)
+            return moved._replace(claim=claim._replace(since_ms=claim.ms))
+        if claim is None:
+            return self._replace(claim=Claim(key, event_ms, event_ms))
+        if claim.key == key:
+            steady = claim.ms - expire_ms <= event_ms <= claim.ms + expire_ms
+            since_ms = min(claim.since_ms, event_ms) if steady else event_ms
+            if event_ms - since_ms > expire_ms:
+                return self._moved(event_ms)._replace(claim=None)
+            return self._replace(claim=Claim(key, event_ms, since_ms))
+        low, high = sorted([(claim.ms, claim.key), (event_ms, key)])
+        moved = self._moved(low[0])
+        if high[0] <= low[0] + expire_ms:
+            return moved._moved(high[0])._replace(claim=None)
+        return moved._replace(claim=Claim(high[1], high[0], high[0]))
+
+    def _moved(self, event_ms: int) -> "Clock":
+        time_ms = event_ms if self.time_ms is None else max(self.time_ms, event_ms)
+        return self._replace(time_ms=time_ms, first_ms=time_ms if self.first_ms is None else self.first_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +75,8 @@ class Rules:
     gap_ms      a record that is more than this later than the sensor's latest one begins a sequence; None: never
     steps       the record after so many steps begins a sequence; None: never
     late        a record before the sensor's latest one is left out
-    expire_ms   a sensor whose latest record lies more than this before partition time begins anew; None: never
+    expire_ms   a sensor whose latest record lies more than this before partition time, or before its own next one, begins anew;
+                None: never
     each_record every record begins a sequence: no sensor has anything to lose
     """
 
@@ -81,7 +122,7 @@ class Rules:
         # One after another: each verdict hangs on the one before it.
         steps, event_ms = batch.steps[record].tolist(), batch.event_ms[record].tolist()
         before, after = batch.reset_before[record].tolist(), batch.reset_after[record].tolist()
-        time_ms = batch.time_ms[record].tolist() if self.expire_ms is not None else event_ms
+        time_ms = np.maximum(batch.time_ms[record], batch.event_ms[record]).tolist() if self.expire_ms is not None else event_ms
         ends = [*first[1:].tolist(), len(record)]
         known, total, latest_ms = exists.tolist(), rows.steps.tolist(), rows.event_ms.tolist()
         for start, end, goes_on, so_far, latest in zip(first.tolist(), ends, known, total, latest_ms, strict=True):
@@ -107,22 +148,24 @@ class Rules:
         return late, reset_by
 
 
-def keep_time(batch: Batch, clocks: Mapping[int, Clock]) -> dict[int, Clock]:
+def keep_time(batch: Batch, clocks: Mapping[int, Clock], expire_ms: int | None = None) -> dict[int, Clock]:
     """Enters partition time as of each record into the batch, from where each partition's clock stood; returns where they stand then.
 
-    It rises by every record with readings, whatever becomes of it later.
+    Every record with readings counts, whatever becomes of it later. expire_ms: as in Rules.
     """
     batch.time_ms = np.where(batch.steps > 0, batch.event_ms, NEVER)
     numbers, stand = np.array(batch.partition, np.int64), dict[int, Clock]()
     for number in np.unique(numbers).tolist():
         at, clock = np.flatnonzero(numbers == number), clocks[number]
         time_ms = np.maximum(np.maximum.accumulate(batch.time_ms[at]), NEVER if clock.time_ms is None else clock.time_ms)
-        batch.time_ms[at] = time_ms
-        if time_ms[-1] == NEVER:
+        if expire_ms is not None and not _steady(batch.time_ms[at], time_ms, clock, expire_ms):
+            time_ms, stand[number] = _told_one_by_one(batch, at, clock, expire_ms)
+        elif time_ms[-1] == NEVER:
             stand[number] = clock
-            continue
-        first_ms = int(time_ms[time_ms != NEVER][0]) if clock.first_ms is None else clock.first_ms
-        stand[number] = clock._replace(time_ms=int(time_ms[-1]), first_ms=first_ms)
+        else:
+            first_ms = int(time_ms[time_ms != NEVER][0]) if clock.first_ms is None else clock.first_ms
+            stand[number] = clock._replace(time_ms=int(time_ms[-1]), first_ms=first_ms)
+        batch.time_ms[at] = time_ms
     if any(clock.gap for clock in stand.values()):
         batch.since_gap_ms = np.full(len(batch), NO_GAP, np.int64)
         for number, clock in stand.items():
@@ -130,3 +173,67 @@ def keep_time(batch: Batch, clocks: Mapping[int, Clock]) -> dict[int, Clock]:
                 at = np.flatnonzero(numbers == number)
                 batch.since_gap_ms[at] = np.where(batch.time_ms[at] == NEVER, 0, batch.time_ms[at] - (clock.first_ms or 0))
     return stand
+
+
+def _steady(event_ms: NDArray[np.int64], time_ms: NDArray[np.int64], clock: Clock, expire_ms: int) -> bool:
+    """Whether no sensor's time is or was too far ahead: then the greatest time so far is all that counts.
+
+    event_ms: of a partition's records, NEVER for those without readings. time_ms: the greatest up to each of them.
+    """
+    if clock.time_ms is None or clock.claim is not None:
+        return False
+    before = np.concatenate([[clock.time_ms], time_ms[:-1]])
+    return bool((event_ms <= before + expire_ms).all())
+
+
+def _told_one_by_one(batch: Batch, at: Indices, clock: Clock, expire_ms: int) -> tuple[NDArray[np.int64], Clock]:
+    times = []
+    for i, event_ms, steps in zip(at.tolist(), batch.event_ms[at].tolist(), batch.steps[at].tolist(), strict=True):
+        if steps:
+            before, clock = clock, clock.heard(batch.key[i], event_ms, expire_ms)
+            jump = _jump(before, clock, expire_ms)
+            if jump is not None:
+                batch.jumps.append(Jump(batch.partition[i], int(batch.offset[i]), batch.key[i], *jump))
+        times.append(NEVER if clock.time_ms is None else clock.time_ms)
+    return np.array(times, np.int64), clock
+
+
+def _jump(before: Clock, after: Clock, expire_ms: int) -> tuple[int, int, bool, bytes | None] | None:
+    """from, to, claimed and other of a Jump; None where there was none."""
+    if before.time_ms is None or after.time_ms is None:
+        return None
+    if after.time_ms - before.time_ms > expire_ms:
+        return before.time_ms, after.time_ms, False, before.claim.key if before.claim else None
+    if after.claim is not None and (before.claim is None or before.claim.key != after.claim.key):
+        return after.time_ms, after.claim.ms, True, None
+    return None
+
+
+class Jumps:
+    """Says in the log where partition time jumped, and where it waits: of a sensor that waits at most one line a minute."""
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._told_s: dict[int, float] = {}
+
+    def tell(self, jumps: Sequence[Jump], forgotten_at: Callable[[int, int], int]) -> None:
+        """forgotten_at: how many sensors of a partition are forgotten when its time comes to this, Unix ms."""
+        for jump in jumps:
+            told = {"partition": jump.partition, "offset": jump.offset, "sensor": jump.key.decode(errors="backslashreplace")}
+            hours = round((jump.to_ms - jump.from_ms) / 3_600_000, 1)
+            if not jump.claimed:
+                _log.warning(
+                    "partition time jumped further than sensors are remembered: those not heard since are forgotten",
+                    **told,
+                    confirmed=None if jump.other in (None, jump.key) else (jump.other or b"").decode(errors="backslashreplace"),
+                    hours=hours,
+                    forgotten=forgotten_at(jump.partition, jump.to_ms),
+                )
+            elif self._now_s() - self._told_s.get(jump.partition, -TELL_EVERY_S) >= TELL_EVERY_S:
+                self._told_s[jump.partition] = self._now_s()
+                _log.warning(
+                    "a sensor's clock is further ahead than sensors are remembered: nobody is forgotten until a second sensor confirms it",
+                    **told,
+                    hours=hours,
+                    to_do="correct the sensor's clock, if it is wrong",
+                )

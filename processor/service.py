@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -43,8 +43,9 @@ from processor.kafka.topics import Looker, Topics, describe
 from processor.loop.membership import CONFIRM_S, Membership, Name
 from processor.metrics import Metrics
 from processor.rules import Rules
-from processor.settings import Settings
+from processor.settings import Settings, format_duration, keys
 from processor.slots.parking import Parking, StateFile
+from processor.split_sensors import SplitSensors
 from processor.stream import admin, group, permissions
 from processor.stream.assignment import Partition
 from processor.stream.at_least_once import AtLeastOnce
@@ -67,6 +68,8 @@ HUNG_S = 60.0
 PERMITTED_S = 2.0  # between two looks at a permission that is missing
 TELL_S = 60.0
 RESTORES_AT_ONCE = 8
+# Another number where a version reads records, or lets time pass, otherwise than the one before.
+RECORD_RULES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +294,9 @@ class Service:
         delivery = Transaction if settings.delivery == "exactly_once" else AtLeastOnce
         producer = functools.partial(output_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
-        present = Present(fingerprint, topics.input.id, topics.input.partitions)
+        present = Present(fingerprint, topics.input.id, topics.input.partitions, deciding_of(settings, model))
+        split = SplitSensors(self._metrics)
+        split.look_into(settings, topics.input.partitions)
 
         def restore(partition: int) -> Restore:
             watch.ask()
@@ -309,6 +314,7 @@ class Service:
             restore=restore,
             writer=writer,
             figures=Figures(self._metrics),
+            split=split,
             beat=beat,
         )
         self.probes.watch(worker)
@@ -409,7 +415,7 @@ def load_model(settings: Settings) -> "ServableModel":
     from processor.model.load import load
 
     wanted = settings.model
-    return load(wanted.path, mode=wanted.mode, window=wanted.window, output=wanted.output)
+    return load(wanted.path.absolute(), mode=wanted.mode, window=wanted.window, output=wanted.output)
 
 
 def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
@@ -533,9 +539,24 @@ def slots_of(settings: Settings, shapes: Shapes) -> int:
 
 
 def fingerprint_of(settings: Settings, model: "ServableModel") -> str:
-    """Hex. Of the model and the settings that decide, the mode as it was chosen rather than as it was asked for."""
-    deciding = {**settings.deciding(), "model.mode": model.mode, "model.window": model.window}
-    return hashlib.sha256(f"{model.digest} {json.dumps(deciding, sort_keys=True)}".encode()).hexdigest()
+    """Hex. Of the model and what else decides."""
+    return hashlib.sha256(f"{model.digest} {json.dumps(_deciding(settings, model), sort_keys=True)}".encode()).hexdigest()
+
+
+def deciding_of(settings: Settings, model: "ServableModel") -> dict[str, str]:
+    """What the fingerprint is made of, each in words, by name: to say what has changed."""
+    durations = {key.name for key in keys() if key.allowed.startswith("a duration")}
+    told = {
+        name: format_duration(value) if name in durations and value is not None else json.dumps(value, ensure_ascii=False)
+        for name, value in _deciding(settings, model).items()
+    }
+    return {"the model file": model.digest[:8], **told}
+
+
+def _deciding(settings: Settings, model: "ServableModel") -> dict[str, Any]:
+    """The mode as it was chosen rather than as it was asked for."""
+    chosen = {"model.mode": model.mode, "model.window": model.window}
+    return {**settings.deciding(), **chosen, "the version's rules for records and time": RECORD_RULES}
 
 
 def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Codec:

@@ -19,7 +19,7 @@ from processor.checkpoint.restore import Decision, Done, Present, Restore
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.writer import CheckpointWriter, Written
 from processor.codec.codec import Codec
-from processor.codec.dead_letters import BadShare, dead_letter
+from processor.codec.dead_letters import BadShare, Refusals, dead_letter
 from processor.codec.decode import Decoded, Message
 from processor.engine import Engine
 from processor.errors import RepeatedAbort, SlotstreamError
@@ -28,8 +28,10 @@ from processor.kafka.topic_errors import partitions_added
 from processor.kafka.topics import Topics
 from processor.loop.membership import Membership
 from processor.records import Applied, Out, Rejected
-from processor.rules import Clock, keep_time
+from processor.rules import Clock, Jumps, keep_time
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
+from processor.split_sensors import KEYS_MAX as SPLIT_KEYS_MAX
+from processor.split_sensors import SplitSensors
 from processor.stream.assignment import Mark, Partition, State
 from processor.stream.at_least_once import AtLeastOnce
 from processor.stream.consumer import MemberFencedError, Polled, Reader
@@ -69,16 +71,20 @@ class Worker:
         restore: Callable[[int], Restore],
         writer: CheckpointWriter,
         figures: Figures,
+        split: SplitSensors,
         beat: Callable[[], None],
     ) -> None:
         self._settings, self._topics, self._present, self._made_by = settings, topics, present, made_by
         self._engine, self._codec, self._transaction, self._writer = engine, codec, transaction, writer
-        self._restore, self._figures, self._beat = restore, figures, beat
+        self._restore, self._figures, self._split, self._beat = restore, figures, split, beat
         self.partitions: dict[int, Partition] = {}
         self._restores: dict[int, Restore] = {}
         self._decisions: dict[int, Decision] = {}
         self._prunable: list[Written] = []
+        expire_s = settings.state.expire_after
+        self._expire_ms = None if expire_s is None else round(expire_s * 1000)
         self._bad_share = BadShare(settings.dead_letter.max_ratio, topics.dead_letter.name)
+        self._refusals, self._jumps = Refusals(), Jumps()
         self._aborts: tuple[str, int] = ("", 0)
         self._rewind_due = False
         self._abandoned = False
@@ -204,6 +210,7 @@ class Worker:
         with self._figures.timed("decode"):
             decoded = self._codec.decode(messages)
         clocks = self._keep_time(decoded)
+        self._jumps.tell(decoded.batch.jumps, self._forgotten_at)
         with self._figures.timed("apply"):
             applied = self._engine.apply(decoded.batch)
         with self._figures.timed("encode"):
@@ -211,7 +218,8 @@ class Worker:
         rejected = self._with_left_out(decoded, applied)
         self._move(messages, clocks)
         self._figures.applied(decoded.batch, applied, decoded.resets, rejected)
-        self._bad_share.add(len(messages), [(i, reason.error) for i, reason in rejected])
+        self._refusals.tell([messages[i].key() for i, _ in rejected], [reason for _, reason in rejected])
+        self._bad_share.add(messages, rejected)
         try:
             with self._figures.timed("publish"):
                 self._transaction.publish(self._outputs(decoded, values))
@@ -223,13 +231,19 @@ class Worker:
 
     def _keep_time(self, decoded: Decoded) -> dict[int, Clock]:
         """Tells the batch each partition's time; returns where it stands after it."""
-        return keep_time(decoded.batch, {number: _clock(partition, partition.applied) for number, partition in self.partitions.items()})
+        clocks = {number: _clock(partition, partition.applied) for number, partition in self.partitions.items()}
+        return keep_time(decoded.batch, clocks, self._expire_ms)
+
+    def _forgotten_at(self, partition: int, time_ms: int) -> int:
+        """How many sensors partition time leaves behind when it comes to this."""
+        return self._engine.table.older(partition, time_ms - (self._expire_ms or 0))
 
     def _move(self, messages: list[Message], clocks: dict[int, Clock]) -> None:
         last = {message.partition(): message.offset() for message in messages}
         for number, offset in last.items():
-            partition, clock = self.partitions[number], clocks.get(number, Clock())
-            partition.applied = partition.applied.passed(offset + 1, clock.time_ms, clock.first_ms)
+            partition, clock = self.partitions[number], clocks.get(number)
+            passed = partition.applied.passed(offset + 1)
+            partition.applied = passed if clock is None else Mark(offset + 1, clock.time_ms, clock.first_ms, clock.claim)
 
     def _with_left_out(self, decoded: Decoded, applied: Applied) -> list[tuple[int, Rejected]]:
         """The codec's dead letters, and those of records that the engine left out, by message."""
@@ -520,7 +534,7 @@ class Worker:
     def _restored(self, partition: Partition, done: Done) -> None:
         del self._restores[partition.number]
         decision = self._decisions.pop(partition.number)
-        partition.applied = partition.applied.passed(decision.position, None)
+        partition.applied = partition.applied.passed(decision.position)
         partition.committed = partition.applied
         partition.replay = None
         partition.end_seen = done.end
@@ -569,10 +583,11 @@ class Worker:
             partition.checkpoint_position, partition.checkpoint_due_s = None, 0.0
 
     def _expire_one(self, now_s: float) -> None:
-        """At a commit boundary: drops what has expired of one partition that is due, in a replay too."""
+        """At a commit boundary: drops what has expired of one partition that is due, in a replay too; and looks for split sensors."""
         for partition in self.partitions.values():
             if now_s >= partition.expiry_due_s:
                 self._expire(partition)
+                self._split.found(self._engine.table.split(partition.number, SPLIT_KEYS_MAX))
                 partition.expiry_due_s = now_s + EXPIRY_S
                 return
 
@@ -612,4 +627,5 @@ class Worker:
 
 
 def _clock(partition: Partition, mark: Mark) -> Clock:
-    return Clock(mark.time_ms, mark.first_ms, gap=partition.beginning is not None and partition.beginning.gap)
+    gap = partition.beginning is not None and partition.beginning.gap
+    return Clock(mark.time_ms, mark.first_ms, gap=gap, claim=mark.claim)

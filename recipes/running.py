@@ -121,7 +121,8 @@ class Service:
 
     def feed(self, records: Iterable[Record | tuple[str, ArrayLike]]) -> None:
         """(sensor, values), and whatever else Record has."""
-        producer = Producer({"bootstrap.servers": self._bootstrap})
+        # The partition that Java's clients and `slotstream feed` would choose for a key; librdkafka's default is another.
+        producer = Producer({"bootstrap.servers": self._bootstrap, "partitioner": "murmur2_random"})
         for record in starmap(Record, records):
             producer.produce(self._input, key=record.sensor, value=_value(record), headers=_headers(record))
         if producer.flush(30):

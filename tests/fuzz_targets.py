@@ -27,8 +27,9 @@ from processor.checkpoint.snapshot import Snapshot, to_tensors
 from processor.checkpoint.topic import MARKER, ROW, TopicStore, TopicWriter, row_type
 from processor.codec.codec import Codec
 from processor.codec.dead_letters import OVERHEAD_BYTES, dead_letter
-from processor.codec.decode import DETAIL_MAX, Decoded
+from processor.codec.decode import Decoded
 from processor.codec.encode import shown
+from processor.codec.reject import DETAIL_MAX
 from processor.errors import ConfigurationError
 from processor.kafka.topics import Topic
 from processor.records import ERRORS, Applied
@@ -96,6 +97,8 @@ class Values(Target):
                 value = mutator.mutated(value, values)
             values.append(value)
             record = Record(None if mutator.chance(0.01) else value, o=i + 7)
+            if self._float32:
+                self._steps(record, mutator)
             if mutator.chance(0.2):
                 self._around(record, mutator)
             records.append(record)
@@ -107,7 +110,12 @@ class Values(Target):
         numbers = [mutator.random.gauss(0, 100) for _ in range(F * (1 + mutator.below(STEPS_MAX + 1)))]
         if mutator.chance(0.2):
             numbers[mutator.below(len(numbers))] = mutator.one([math.nan, math.inf, -math.inf, 3.4028234663852886e38, 1e-45, -0.0])
-        return struct.pack(f"<{len(numbers)}f", *numbers)
+        return struct.pack(f"{mutator.one('<<<<<>')}{len(numbers)}{mutator.one('ffffffd')}", *numbers)
+
+    def _steps(self, record: Record, mutator: Mutator) -> None:
+        """The header that a float32 record of several steps needs."""
+        if record.v and mutator.chance(0.9):
+            record.h = [("steps", b"%d" % max(1, len(record.v) // (4 * F)))]
 
     def _around(self, record: Record, mutator: Mutator) -> None:
         """Key, headers and the record's own time."""
@@ -115,7 +123,8 @@ class Values(Target):
             record.k = mutator.one([None, b"", b"\xff\0", b"k" * 1024, b"k" * 1025, b"\xed\xa0\x80", mutator.random.randbytes(9)])
         if mutator.chance(0.5):
             texts = [b"start", b"end", b"single", b"Start", b"", None, b"\xff", mutator.random.randbytes(3)]
-            names = ["sequence", "sequence", "trace", "", "Sequence", "é"]
+            texts += [b"ms", b"ms", b"s", b"1", b"2", b"4", b"5", b"0", b"-1", b"02", b"1" * 10, b"\xb2"]
+            names = ["sequence", "sequence", "trace", "", "Sequence", "é", "steps", "steps", "timestamp_unit"]
             record.h = [(mutator.one(names), mutator.one(texts)) for _ in range(mutator.below(4))]
         if mutator.chance(0.5):
             record.kind = mutator.one([0, 1, 2])
@@ -437,7 +446,8 @@ class Tables(Target):
             for reading in Readings(file, wanted, None):
                 for (format_, names), codec in self._codecs.items():
                     value = value_of(reading, format_, names)
-                    decoded = codec.decode([Record(value, (reading.sensor or "x").encode(), record_ms=self._ahead_ms)])
+                    unit = [("timestamp_unit", b"ms")]
+                    decoded = codec.decode([Record(value, (reading.sensor or "x").encode(), unit, record_ms=self._ahead_ms)])
                     if reading.problem is None and len(reading.values) == F:
                         # Finite, and past float32: what is too large for a reading is the codec's to say.
                         errors = [reason.error for _, reason in decoded.rejected]
@@ -455,6 +465,7 @@ def all_targets(folder: Path, *, oracle_share: float) -> Iterator[Target]:
     names = f"--input.features=[{', '.join(NAMES)}]"
     yield Values("json", 0.4, oracle_share=oracle_share)
     yield Values("fields", 0.24, names, oracle_share=oracle_share)
+    yield Values("dotted keys", 0.05, """--input.features=[temperature, '"motor.hot"', motor.current]""", oracle_share=oracle_share)
     yield Values("scaled", 0.05, "--input.scale={mean: 1e30, std: 1e-9}", "--reset.each_record=true", oracle_share=oracle_share)
     yield Values("float32", 0.15, "--input.format=float32", oracle_share=oracle_share)
     yield Log()

@@ -61,7 +61,7 @@ class Topics:
             NewTopic(self.dead_letter, partitions, 1, config=config),
             NewTopic(self.checkpoint, partitions, 1, config={"cleanup.policy": "compact"}),
         )
-        self.producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 2})
+        self.producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 2, "partitioner": "murmur2_random"})
 
     def answered_to(self, name: str) -> "Topics":
         """The same input, with outputs of its own."""
@@ -411,7 +411,7 @@ def rewritten(value, settings):
         return value
     if settings.input.format == "float32":
         with np.errstate(over="ignore"):
-            return first.astype("<f4").tobytes()
+            return first[0].astype("<f4").tobytes()  # of several steps the first: those need a header
     if settings.input.features and first.shape[1] == 3:
         a, c, d = first[0].tolist()
         return json.dumps({"timestamp": found.get("timestamp"), "a": a, "b": {"d": d, "c": c}}).encode()

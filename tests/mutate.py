@@ -42,6 +42,9 @@ TIMESTAMPS = [
     b'"2023-11-14T24:00"', b'"2023-11-14T22:13:60Z"', b'"2023-11-14T22:13:20,5"', b'"2023-11-14T22:13:20+00:00:00.000001"',
     b'"2023-11-14T22:13:20+24:00"', b'"2023-11-14\\u0054 22:13"', b'"\xd9\xa2023-11-14"', b'"2023-11-14\xe2\x80\xa822:13"',
     b'"2023-11-14T22:13:20z"', b'"2023-11-14T"', b'"-001-01-01"', b'"12023-01-01"', b'"1700000000000"',
+    b"1700000000", b'"1700000000.5"', b"1700000000000000", b"1700000000000000000", b'"+1700000000000"', b'"-1"', b'"1796011990000"',
+    b'"1700000000000."', b'".5"', b'"++1"', b'"%b"' % (b"9" * 40), b'"%b"' % (b"9" * 41), b'"\xd9\xa1\xd9\xa7"', b'"1e12"',
+    b"%d" % (RECORD_MS - 315_576_000_000), b"%d" % (RECORD_MS - 315_576_000_001), b"%d.5" % (RECORD_MS - 315_576_000_001),
 ]  # fmt: skip
 TOKENS = [
     b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\xef\xbb\xbf", b"\0", b"\xff", b"\xc3", b" ", b"\n", b"\r", b"\x0b", b"\xc2\xa0",
@@ -102,7 +105,8 @@ class Mutator:
     def _fields(self, names: Sequence[str]) -> list[tuple[bytes, bytes]]:
         tree: dict[str, dict[str, bytes] | bytes] = {}
         for name in names:
-            outer, _, inner = name.partition(".")
+            as_written = '"' in name or self.chance(0.1)
+            outer, _, inner = (name.strip('"'), "", "") if as_written else name.partition(".")
             value = self._number(bad=0.05)
             if not inner:
                 tree[outer] = value

@@ -2,11 +2,13 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from processor.records import Claim
 from processor.stream.assignment import Beginning, Mark, Partition, State
 
 deterministic = settings(max_examples=200, deadline=None, derandomize=True)
@@ -55,32 +57,14 @@ def test_a_partition_begins_restoring():
 times = st.none() | st.integers(-(2**53), 2**53)
 
 
-@pytest.mark.parametrize(
-    ("before", "then", "after"), [(None, None, None), (5, None, 5), (None, 5, 5), (5, 7, 7), (7, 5, 7), (-5, -7, -5), (0, None, 0)]
-)
-def test_partition_time_rises_and_never_falls(before, then, after):
-    assert Mark(10, before).passed(11, then) == Mark(11, after)
-
-
-@deterministic
-@given(passed=st.lists(st.tuples(st.integers(0, 99), times), max_size=8), start=times)
-def test_passing_records_leaves_the_last_position_and_the_greatest_time(passed, start):
-    mark = Mark(0, start)
-    for position, time_ms in passed:
-        mark = mark.passed(position, time_ms)
-    known = [t for t in (start, *(t for _, t in passed)) if t is not None]
-    assert mark == Mark(passed[-1][0] if passed else 0, max(known, default=None))
-
-
-def test_the_first_time_that_is_told_stays():
-    mark = Mark(10, None).passed(11, None, None).passed(12, 7, 7)
-    assert mark == Mark(12, 7, 7)
-    assert mark.passed(13, 9, 8) == Mark(13, 9, 7)
+def test_passing_over_what_has_no_time_leaves_the_times():
+    claim = Claim(b"pump", 9, 8)
+    assert Mark(10, 7, 5, claim).passed(12) == Mark(12, 7, 5, claim)
 
 
 def test_passing_leaves_the_mark_before_as_it_was():
     before = Mark(1, 2)
-    before.passed(9, 9)
+    before.passed(9)
     assert before == Mark(1, 2)
 
 
@@ -109,14 +93,14 @@ def test_a_partition_that_is_not_ours_to_move_has_nothing_to_commit(state):
 
 def test_an_abort_goes_back_to_what_was_committed():
     aborted = partition(position=5)
-    aborted.applied = aborted.applied.passed(9, 100)
+    aborted.applied = replace(aborted.applied.passed(9), time_ms=100)
     aborted.abort()
     assert aborted.applied == Mark(5, None)
 
 
 def test_a_commit_makes_what_was_applied_final():
     committed = partition(position=5)
-    committed.applied = committed.applied.passed(9, 100)
+    committed.applied = replace(committed.applied.passed(9), time_ms=100)
     committed.commit()
     committed.abort()
     assert committed.applied == committed.committed == Mark(9, 100)

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from confluent_kafka import Consumer, KafkaException
 from harness import wait_for
 
-from processor.settings import KAFKA_REFUSED, Settings
+from processor.errors import ConfigurationError
+from processor.settings import KAFKA_REFUSED, Settings, librdkafka, load_settings
 from processor.stream import clients
 
 GROUP = {
@@ -46,7 +48,7 @@ class Past(Settings):
 def _nothing_is_connected(monkeypatch) -> None:
     """A client is what it would be made of."""
     for kind in ("Consumer", "Producer", "AdminClient"):
-        monkeypatch.setattr(clients, kind, dict)
+        monkeypatch.setattr(clients, kind, type(kind, (dict,), {}))
 
 
 MAKE = {
@@ -214,3 +216,35 @@ def test_a_client_that_was_told_of_no_broker_asks_again(alone: Alone, monkeypatc
     alone.empty = False
     before = len(alone.answers)
     wait_for(lambda: client.poll(0.1) or False in alone.answers[before:], "the next question", 60)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_each_client_gets_its_own_properties_alone(kind):
+    config = MAKE[kind](settings(compression_type="lz4", session_timeout_ms=45_000, fetch_min_bytes=7, socket_keepalive_enable=True))
+    given = {"compression.type", "session.timeout.ms", "fetch.min.bytes", "socket.keepalive.enable"} & set(config)
+    writes, reads = {"compression.type"}, {"session.timeout.ms", "fetch.min.bytes"}
+    expected = writes if kind in ("producer", "feed") else reads if kind in ("member", "restore") else set()
+    assert given == {*expected, "socket.keepalive.enable"}
+
+
+def test_the_table_of_properties_is_that_of_the_client_in_use():
+    assert clients.librdkafka_version().startswith("2.16."), "another librdkafka: look at processor/settings/librdkafka.py"
+    for name in librdkafka.CONSUMER | librdkafka.PRODUCER | librdkafka.EVERY:
+        try:
+            Consumer({"group.id": "g", name: "\x01"}, logger=logging.getLogger("quiet"))
+        except KafkaException as error:
+            assert "No such configuration" not in str(error), name  # noqa: PT017 (any other answer is right)
+        except (TypeError, ValueError):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("bootstrap.server", "bootstrap.servers"), ("compresion.type", "compression.type"), ("sasl.user", "sasl.username")]
+)
+def test_a_property_that_librdkafka_does_not_have_is_refused_by_the_nearest_name(wrong, meant):
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(None, [f"--kafka={wrong}=x", "--batch.linger=5", "--kafka=group.id=g"], {})
+    said = str(caught.value)
+    assert f"{wrong}: found 'x', librdkafka has no such property, the nearest is {meant}" in said
+    assert "3 problems" in said
+    load_settings(None, ["--kafka=some.plugins.own=x"], {})

@@ -5,7 +5,10 @@ import datetime
 import io
 import json
 import math
+import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -399,6 +402,56 @@ def test_repeated_and_backward_timestamps_are_passed_on(write):
 
 
 # A reading as a record.
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("1.234,56", "thousands are set apart"),
+        ("1 234.5", "thousands are set apart"),
+        ("45%", "a percent sign"),
+        ("45,5 %", "a percent sign"),
+        ("21.5 °C", "something stands behind the number"),
+        ("21kPa", "something stands behind the number"),
+        ("2024-01-31", "expected a number$"),
+        ("broken", "expected a number$"),
+    ],
+)
+def test_what_looks_like_a_number_and_is_none_is_told_why(text, why, write):
+    found = read(write(f"pump;x\na;1,5\na;{text}\n"))
+    assert re.search(why, found[1].problem.removesuffix(")"))
+
+
+def test_a_column_of_such_numbers_is_refused_with_the_reason(write):
+    with CsvFile(write("pump,x\na,45%\na,46%\n")) as file, pytest.raises(ConfigurationError, match="holds no numbers: '45%' .a percent"):
+        Readings(file, Wanted(key="pump"), None).expect_numbers()
+
+
+def test_a_value_that_stands_for_a_missing_one_is_no_reading(write):
+    table = "pump,x,y\na,1,-200\na,-200.0,2\na,-9999,2\na,1,2\na,?,2\n"
+    found = read(write(table), missing=("-200", "-9999", "?"))
+    assert [r.values for r in found] == [[1.0, None], [None, 2.0], [None, 2.0], [1.0, 2.0], [None, 2.0]]
+    assert found[0].problem == "y is '-200', which stands for no number (--missing)"
+    assert [r.problem is None for r in found] == [False, False, False, True, False]
+    assert read(write(table))[0].problem is None
+
+
+def test_rows_that_begin_with_their_own_number_without_a_name_are_told_so(write):
+    with pytest.raises(ConfigurationError, match="begins with its own number.*row.names"):
+        CsvFile(write("pump,x\n1,a,1\n2,a,2\n3,a,3\n"))
+
+
+def test_a_column_that_counts_the_rows_is_named_where_there_is_one_too_many(write):
+    with CsvFile(write("nr,pump,x\n0,a,1\n1,a,2\n2,a,3\n")) as file, pytest.raises(ConfigurationError, match="; nr counts the rows"):
+        Readings(file, Wanted(key="pump"), None).expect(1, "the model takes")
+
+
+def test_a_hyphen_is_standard_input(write):
+    path = write("pump,x\na,1\na,2\n")
+    program = "from pathlib import Path; from processor.tools.csv_file import CsvFile; print([r.cells for r in CsvFile(Path('-')).rows()])"
+    with path.open("rb") as stdin:
+        found = subprocess.run([sys.executable, "-c", program], stdin=stdin, capture_output=True, text=True, check=True)
+    assert found.stdout == "[['a', '1'], ['a', '2']]\n"
 
 
 def reading(values, timestamp=None):

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from processor.codec.dead_letters import OVERHEAD_BYTES, dead_letter
+from processor.codec.dead_letters import OVERHEAD_BYTES, BadShare, Refusals, dead_letter
+from processor.errors import DeadLetterLimit
 from processor.records import Out, Rejected
 
 REJECTED = Rejected(3, 88123, "bad_schema", "values is no list")
@@ -144,3 +146,40 @@ def test_no_letter_is_larger_than_the_topic_takes_and_all_say_why_and_whence(val
     whole = Out(out.topic, 3, key, value, out.record_ms, [(name, text or b"") for name, text in headers or []] + OWN)
     if size(whole) + OVERHEAD_BYTES + 10 * len(whole.headers) <= limit:
         assert out == whole
+
+
+# -- what is told of them -----------------------------------------------------------------------------------------------------
+
+
+def refused(error: str, offset: int, detail: str = "it is no number") -> Rejected:
+    return Rejected(3, offset, error, detail)
+
+
+def test_the_first_record_of_each_reason_is_told_at_once_and_then_one_line_a_minute():
+    now_s = 0.0
+    refusals = Refusals(lambda: now_s)
+    with capture_logs() as log:
+        refusals.tell([b"pump-7", None, b"\xff"], [refused("bad_schema", 1), refused("no_key", 2), refused("bad_schema", 3)])
+        assert [(line["error"], line["offset"], line["key"], line["since_the_last_line"]) for line in log] == [
+            ("bad_schema", 1, "pump-7", 1),
+            ("no_key", 2, None, 1),
+        ]
+        assert log[0]["detail"] == "it is no number"
+        now_s = 59.9
+        refusals.tell([b"pump-7"] * 500, [refused("bad_schema", i) for i in range(4, 504)])
+        assert len(log) == 2
+        now_s = 60.0
+        refusals.tell([b"pump-8"] * 2, [refused("bad_schema", 600), refused("bad_schema", 601)])
+        assert [(line["offset"], line["since_the_last_line"]) for line in log[2:]] == [(600, 502)]
+
+
+def test_at_the_limit_the_latest_record_of_each_reason_is_told():
+    share = BadShare(0.5, "readings.dead-letter")
+    bad = [(i, refused("bad_schema" if i % 3 else "no_key", i)) for i in range(90)]
+    with pytest.raises(DeadLetterLimit) as caught:
+        share.add([Record(k=b"pump-%d" % i) for i in range(150)], bad)
+    said = str(caught.value)
+    assert "90 of the last 150 records are bad" in said
+    assert "bad_schema (60 times), the latest: partition 3, offset 89, key pump-89: it is no number" in said
+    assert "no_key (30 times), the latest: partition 3, offset 87" in said
+    assert "not in readings.dead-letter" in said, "the dead letters were not committed"

@@ -76,8 +76,7 @@ class Plain:
     def __init__(self, rules=None, gap=()):
         self.state = {}
         self.latest_ms = {}
-        self.time_ms = {}
-        self.first_ms = {}
+        self.clocks = {}  # how time passes is tests/test_stream_time.py's
         self.rules = rules or Rules()
         self.gap = gap
         self.flagged, self.forgotten = {}, set()
@@ -90,7 +89,8 @@ class Plain:
             self.forgotten.add(sensor)
             return None
         nothing = (np.zeros(F, np.float32), 0, None)
-        time_ms = self.time_ms[partition] = max(event_ms, self.time_ms.get(partition, event_ms))
+        clock = self.clocks[partition] = self.clocks.get(partition, Clock()).heard(key, event_ms, rules.expire_ms)
+        time_ms = event_ms if clock.time_ms is None else max(event_ms, clock.time_ms)
         if not before and sensor in self.state:
             latest_ms = self.latest_ms[sensor]
             if rules.expire_ms is not None and latest_ms + rules.expire_ms < time_ms:
@@ -101,10 +101,9 @@ class Plain:
                 reset_by = 1
             elif rules.steps is not None and self.state[sensor][1] >= rules.steps:
                 reset_by = 2
-        self.first_ms.setdefault(partition, event_ms)
         anew = before or reset_by or sensor not in self.state
         unknown = not before and sensor not in self.state and sensor not in self.forgotten
-        would_have_expired = rules.expire_ms is not None and time_ms - self.first_ms[partition] > rules.expire_ms
+        would_have_expired = rules.expire_ms is not None and (clock.time_ms or 0) - (clock.first_ms or 0) > rules.expire_ms
         flagged = (unknown and partition in self.gap and not would_have_expired) if anew else self.flagged[sensor]
         state, steps, previous = nothing if anew else self.state[sensor]
         latest_ms = event_ms if anew else max(event_ms, self.latest_ms[sensor])
@@ -152,16 +151,16 @@ def started(gap=()):
     return {p: Clock(gap=p in gap) for p in (0, 1)}
 
 
-def timed_batch(records, clocks):
+def timed_batch(records, clocks, expire_ms=None):
     """The batch with partition time, which goes on from the clocks, and moves them."""
     batch = batch_of(records)
-    clocks.update(keep_time(batch, clocks))
+    clocks.update(keep_time(batch, clocks, expire_ms))
     return batch
 
 
 def check(engine, plain, records, clocks=None, *, dropped=False):
     """Applies records to both and compares everything that is published. dropped: an expired sensor may be gone already."""
-    batch = timed_batch(records, clocks or started())
+    batch = timed_batch(records, clocks or started(), plain.rules.expire_ms)
     applied = engine.apply(batch)
     first = 0
     for i, r in enumerate(records):
@@ -250,15 +249,15 @@ def test_a_copy_of_a_partition_goes_on_where_it_was_taken(records, cuts, data, b
     after = data.draw(st.integers(0, len(numbered)))
     whole, clocks = Engine(Recurrence(), residual_shapes(), by, slots=64), started(gap)
     for r in numbered[:after]:
-        whole.apply(timed_batch([r], clocks))
+        whole.apply(timed_batch([r], clocks, by.expire_ms))
     other, others = Engine(Recurrence(), residual_shapes(), by, slots=slots), dict(clocks)
     other.table.load(0, *whole.table.copy(0))
     rest = numbered[after:]
     for r in rest:
-        whole.apply(timed_batch([r], clocks))
+        whole.apply(timed_batch([r], clocks, by.expire_ms))
     points = [0, *sorted(c for c in cuts if c < len(rest)), len(rest)]
     for a, b in itertools.pairwise(points):
-        other.apply(timed_batch(rest[a:b], others), replay=True)
+        other.apply(timed_batch(rest[a:b], others, by.expire_ms), replay=True)
     assert other.undo.empty
     assert others == clocks
     assert rows_of(other) == rows_of(whole)
@@ -296,9 +295,11 @@ def test_dropping_what_has_expired_at_any_commit_does_not_show(turns, by, expire
         for p in (0, 1) if end == "drop" else ():
             before = engine.table.sensors(p)
             assert engine.expire(p, offset, clocks[p]) == before - engine.table.sensors(p)
-            left = {k for (of, k) in plain.state if of == p and plain.latest_ms[of, k] + expire_ms >= plain.time_ms[of]}
+            clock = plain.clocks.get(p, Clock())
+            time_ms, first_ms = clock.time_ms or 0, clock.first_ms or 0
+            left = {k for (of, k) in plain.state if of == p and plain.latest_ms[of, k] + expire_ms >= time_ms}
             assert set(engine.table.copy(p)[0]) >= left
-            if p not in gap or (p in plain.first_ms and plain.time_ms[p] - plain.first_ms[p] > expire_ms):
+            if p not in gap or time_ms - first_ms > expire_ms:
                 assert set(engine.table.copy(p)[0]) == left
 
 
@@ -309,7 +310,7 @@ def test_after_a_gap_every_sensor_is_flagged_until_its_reset_and_no_other_partit
     for records, abort in turns:
         numbered = [(p, k, offset + i, v, b, a, at) for i, ((p, k, v, b, a), at) in enumerate(records)]
         if abort:
-            engine.apply(timed_batch(numbered, dict(clocks)))
+            engine.apply(timed_batch(numbered, dict(clocks), by.expire_ms))
             engine.abort()
         check(engine, plain, numbered, clocks)
         offset += len(numbered)
@@ -327,12 +328,12 @@ def test_dropping_in_a_replay_leaves_rows_that_are_newer_than_its_position(recor
     whole, other = (Engine(Recurrence(), residual_shapes(), by, slots=n) for n in (64, slots))
     clocks, others = started(), started()
     for i, r in enumerate(numbered):
-        whole.apply(timed_batch([r], clocks))
+        whole.apply(timed_batch([r], clocks, by.expire_ms))
         others = dict(clocks) if i < start else others
     whole.commit()
     other.table.load(0, *whole.table.copy(0))
     for i, r in enumerate(numbered[start:], start):
-        other.apply(timed_batch([r], others), replay=True)
+        other.apply(timed_batch([r], others, by.expire_ms), replay=True)
         other.expire(0, i + 1, others[0])
     whole.expire(0, len(numbered), clocks[0])
     expected, got = rows_of(whole), rows_of(other)
@@ -345,13 +346,13 @@ def test_a_row_that_is_newer_than_a_replays_position_is_not_dropped_although_it_
     fed = [(b"b", 0), (b"a", 100), (b"a", 100), (b"a", 100), (b"a", 10)]
     records = [(0, key, i, one, False, False, at) for i, (key, at) in enumerate(fed)]
     (whole, other), clocks = (Engine(Recurrence(), residual_shapes(), by, slots=4) for _ in range(2)), started()
-    whole.apply(timed_batch(records, clocks))
+    whole.apply(timed_batch(records, clocks, by.expire_ms))
     whole.commit()
     other.table.load(0, *whole.table.copy(0))
     others = {0: Clock(100, 0), 1: Clock()}
     for i in (2, 3, 4):
         assert other.expire(0, i, others[0]) == (1 if i == 2 else 0), "b has expired; the last record of a is as old"
-        other.apply(timed_batch(records[i : i + 1], others), replay=True)
+        other.apply(timed_batch(records[i : i + 1], others, by.expire_ms), replay=True)
     assert rows_of(other)[b"a"] == rows_of(whole)[b"a"]
     assert rows_of(other)[b"a"][1] == 1
 
@@ -370,12 +371,13 @@ def test_a_sensor_that_is_forgotten_after_a_gap_leaves_a_row_that_says_so_where_
 
 def test_nothing_is_dropped_within_a_transaction():
     engine, clocks = Engine(Recurrence(), residual_shapes(), Rules(expire_ms=5), slots=4), started()
-    engine.apply(timed_batch([(0, b"a", 0, [(1.0, 2.0)], False, False, 0), (0, b"b", 1, [(1.0, 2.0)], False, False, 10)], clocks))
+    records = [(0, b"a", 0, [(1.0, 2.0)], False, False, 0), (0, b"b", 1, [(1.0, 2.0)], False, False, 10)]
+    engine.apply(timed_batch([*records, (0, b"c", 2, [(1.0, 2.0)], False, False, 12)], clocks, 5))
     with pytest.raises(ValueError, match="at a commit boundary"):
-        engine.expire(0, 2, clocks[0])
+        engine.expire(0, 3, clocks[0])
     engine.commit()
-    assert engine.expire(0, 2, clocks[0]) == 1
-    assert engine.table.copy(0)[0] == [b"b"]
+    assert engine.expire(0, 3, clocks[0]) == 1
+    assert engine.table.copy(0)[0] == [b"b", b"c"]
 
 
 def test_partition_time_rises_by_readings_whatever_becomes_of_them_and_not_by_null_values():
@@ -391,12 +393,12 @@ def test_partition_time_rises_by_readings_whatever_becomes_of_them_and_not_by_nu
         (0, b"b", 5, one, False, False, 3),
         (0, b"a", 6, one, False, False, 20),
     ]
-    applied = engine.apply(timed_batch(records, clocks))
+    applied = engine.apply(timed_batch(records, clocks, 10))
     assert applied.finite.tolist() == [True] * 4 + [False] + [True] * 2
     assert applied.late.tolist() == [False] * 5 + [True, False]
     assert applied.steps[[2, 3, 6]].tolist() == [2, 1, 1]
     assert applied.reset_by[6] == EXPIRED
-    assert clocks[0] == Clock(21, 0)
+    assert clocks[0] == Clock(21, 10)
 
 
 def test_replay_passes_over_what_a_row_has_applied():

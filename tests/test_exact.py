@@ -93,10 +93,10 @@ def built(tmp_path, layers, options, settings):
     return model, settings, codec
 
 
-def answers(engine, codec, records, clocks):
+def answers(engine, codec, records, clocks, expire_ms=None):
     """What a batch of records is answered with, by partition and offset. clocks: partition time, which it moves."""
     decoded = codec.decode([Message(r) for r in records])
-    clocks.update(keep_time(decoded.batch, clocks))
+    clocks.update(keep_time(decoded.batch, clocks, expire_ms))
     applied = engine.apply(decoded.batch)
     found = {(r.partition, r.offset): r.error for _, r in decoded.rejected}
     for i, value in enumerate(codec.encode(decoded.batch, applied)):
@@ -132,7 +132,7 @@ def test_any_cuts_slots_and_aborts_give_the_references_bits(name, tmp_path):
         committed = (0, {}, dict(clocks))
         while at < len(records):
             batch = records[at : at + int(rng.choice([1, 2, 17, 90]))]
-            got = {**got, **answers(engine, codec, batch, clocks)}
+            got = {**got, **answers(engine, codec, batch, clocks, rules_of(settings).expire_ms)}
             at += len(batch)
             end = rng.random()
             if end < 0.3:

@@ -27,11 +27,17 @@ def settings(*options: str) -> Settings:
     return load_settings(None, ["--input.record_steps_max=4", *options], {})
 
 
-def both(value: bytes, given: Settings, features: int = F) -> Any:
+def both(value: bytes, given: Settings, features: int = F, headers: Any = ()) -> Any:
     """What the codec makes of a value, which the oracle must say too."""
-    found = verdict(Record(value), codec_of(given, echo_model(features), "3f2a9c01"))
-    assert Judge(given, features).verdict(value) == found
+    found = verdict(Record(value, h=list(headers)), codec_of(given, echo_model(features), "3f2a9c01"))
+    assert Judge(given, features).verdict(value, headers) == found
     return found
+
+
+def detail(value: bytes, given: Settings, features: int = F, headers: Any = ()) -> str:
+    """What the dead letter says to the sender."""
+    ((_, rejected),) = codec_of(given, echo_model(features), "m").decode([Record(value, h=list(headers))]).rejected
+    return rejected.detail
 
 
 # -- fields ---------------------------------------------------------------------------------------------
@@ -68,7 +74,7 @@ def test_a_field_may_have_any_name():
         (b'{"values":[1,2,3]}', "bad_schema"),
         (b'{"temperature":1,"motor":{"current":2}}', "bad_schema"),
         (b'{"temperature":1,"motor":5}', "bad_schema"),
-        (b'{"temperature":1,"motor.current":2,"motor.vibration":3}', "bad_schema"),
+        (b'{"temperature":1,"motor.current":2,"motor":{"current":2}}', "bad_schema"),
         (named(temperature=None), "bad_schema"),
         (named(current="2.5"), "bad_schema"),
         (named(current=True), "bad_schema"),
@@ -84,6 +90,48 @@ def test_a_field_may_have_any_name():
 )
 def test_a_field_that_is_no_number_makes_a_dead_letter(value, error):
     assert both(value, settings(f"--input.features={NAMES}")) == error
+
+
+# -- keys with dots -----------------------------------------------------------------------------------------
+
+
+def test_a_key_with_dots_is_taken_as_it_is_written_before_its_dots_descend():
+    given = settings(f"--input.features={NAMES}")
+    found = [1], [RECORD_MS], [[1.0, 2.0, 3.0]]
+    assert both(b'{"temperature":1,"motor.current":2,"motor.vibration":3}', given) == found
+    assert both(b'{"temperature":1,"motor":{"current":2},"motor.vibration":3}', given) == found, "one of each"
+    assert both(b'{"temperature":1,"motor.current":2,"motor":{"current":9,"vibration":3}}', given) == found, "the key wins"
+    assert both(b'{"temperature":1,"motor.current":null,"motor":{"current":9,"vibration":3}}', given) == "bad_schema"
+    assert both(b'{"PR03.TT229": 71.5}', settings("--input.features=PR03.TT229"), 1) == ([1], [RECORD_MS], [[71.5]])
+
+
+def test_in_quotes_dots_do_not_descend():
+    given = settings("""--input.features=['"PR03.TT229".value', '"a.b"."c.d"', motor.current]""")
+    assert both(b'{"PR03.TT229":{"value":1},"a.b":{"c.d":2},"motor":{"current":3}}', given) == ([1], [RECORD_MS], [[1.0, 2.0, 3.0]])
+    assert both(b'{"PR03.TT229":{"value":1},"a.b":{"c.d":2},"motor.current":3}', given) == ([1], [RECORD_MS], [[1.0, 2.0, 3.0]])
+    assert both(b'{"PR03":{"TT229":{"value":1}},"a.b":{"c.d":2},"motor":{"current":3}}', given) == "bad_schema"
+    written = json.dumps({'"PR03.TT229".value': 1, "a.b": {"c.d": 2}, "motor": {"current": 3}}).encode()
+    assert both(written, given) == "bad_schema", "a name in quotes is never a key as it is written"
+
+
+def test_a_missing_key_with_dots_is_explained():
+    found = detail(b'{"PR03.TT22": 71.5}', settings("--input.features=PR03.TT229"), 1)
+    assert "neither a key PR03.TT229 nor, since dots descend, a number TT229 in PR03 (the record has PR03.TT22)" in found
+    assert "no number value in PR03.TT229" in detail(b'{"a": 1}', settings('--input.features="PR03.TT229".value'), 1)
+
+
+def test_a_record_of_fields_is_told_of_the_setting_that_names_them():
+    found = detail(b'{"temperature": 1, "current": 2}', settings(), 2)
+    assert "no list `values` (the record has temperature, current)" in found
+    assert "input.features" in found
+
+
+@deterministic
+@given(st.dictionaries(st.sampled_from(["motor", "motor.current", "timestamp"]), st.recursive(
+    st.one_of(st.none(), st.integers(-9, 9), st.floats(-9, 9)), lambda inner: st.dictionaries(st.just("current"), inner), max_leaves=3
+)))
+def test_the_oracle_says_the_same_of_any_keys_with_dots(found):
+    both(json.dumps(found).encode(), settings("--input.features=[motor.current]"), 1)
 
 
 json_values = st.recursive(
@@ -106,29 +154,77 @@ def packed(*numbers: float) -> bytes:
     return struct.pack(f"<{len(numbers)}f", *numbers)
 
 
-def test_a_float32_record_is_its_steps_one_after_another_at_the_records_own_time():
+def steps(text: bytes | None) -> Any:
+    return (("steps", text),)
+
+
+def test_a_float32_record_is_one_step_or_as_many_as_its_header_says_at_the_records_own_time():
     assert both(packed(1, 2, 3), settings("--input.format=float32")) == ([1], [RECORD_MS], [[1.0, 2.0, 3.0]])
-    found = [2], [RECORD_MS], [[1.0, 2.0, 3.0], [-1.5, 0.0, 1e-40]]
-    x = verdict(Record(packed(1, 2, 3, -1.5, 0, 1e-40)), codec_of(settings("--input.format=float32"), echo_model(F), "m"))
-    assert x[:2] == found[:2]
-    np.testing.assert_array_equal(np.float32(x[2]), np.float32(found[2]))
+    given, found = settings("--input.format=float32"), [[1.0, 2.0, 3.0], [-1.5, 0.0, 1e-40]]
+    x = both(packed(1, 2, 3, -1.5, 0, 1e-40), given, headers=steps(b"2"))
+    assert x[:2] == ([2], [RECORD_MS])
+    np.testing.assert_array_equal(np.float32(x[2]), np.float32(found))
+    assert both(packed(1, 2, 3), given, headers=steps(b"1")) == ([1], [RECORD_MS], [[1.0, 2.0, 3.0]])
+    assert both(packed(*range(12)), given, headers=steps(b"04"))[0] == [4]
 
 
 @pytest.mark.parametrize(
-    ("value", "error"),
+    ("value", "headers", "error"),
     [
-        (b"", "bad_encoding"),
-        (b"\0" * 11, "bad_encoding"),
-        (packed(1, 2), "wrong_feature_count"),
-        (packed(1, 2, 3, 4), "wrong_feature_count"),
-        (packed(*range(15)), "too_large"),
-        (packed(*range(13)), "too_large"),
-        (packed(1, math.nan, 3), "not_finite"),
-        (packed(1, 2, 3, 4, 5, -math.inf), "not_finite"),
+        (b"", (), "bad_encoding"),
+        (b"\0" * 11, (), "bad_encoding"),
+        (packed(1, 2), (), "wrong_feature_count"),
+        (packed(1, 2, 3, 4), (), "wrong_feature_count"),
+        (packed(*range(6)), (), "wrong_feature_count"),
+        (struct.pack("<3d", 1, 2, 3), (), "wrong_feature_count"),
+        (struct.pack("<6d", *range(6)), steps(b"2"), "wrong_feature_count"),
+        (packed(*range(6)), steps(b"1"), "wrong_feature_count"),
+        (packed(1, 2, 3), steps(b"2"), "wrong_feature_count"),
+        (packed(*range(15)), steps(b"5"), "too_large"),
+        (packed(1, 2, 3), steps(b"999999999"), "too_large"),
+        (packed(1, 2, 3), steps(b"0"), "bad_schema"),
+        (packed(1, 2, 3), steps(b"-1"), "bad_schema"),
+        (packed(1, 2, 3), steps(None), "bad_schema"),
+        (packed(1, 2, 3), steps(b"1" * 10), "bad_schema"),
+        (packed(1, 2, 3), steps(b"\xb2"), "bad_schema"),
+        (packed(1, math.nan, 3), (), "not_finite"),
+        (packed(math.nan, math.inf, -math.inf), (), "not_finite"),
+        (packed(1, 2, 3, 4, 5, -math.inf), steps(b"2"), "not_finite"),
+        (struct.pack(">3f", 71.5, 20.25, 3), (), "bad_encoding"),
+        (struct.pack("<3i", 71, 20, 3), (), "bad_encoding"),
+        (packed(1e31, -2e35, 3), (), "bad_encoding"),
+        (packed(1e31, -2e35, math.nan), (), "bad_encoding"),
     ],
 )
-def test_bytes_that_are_no_steps_make_a_dead_letter(value, error):
-    assert both(value, settings("--input.format=float32")) == error
+def test_bytes_that_are_no_steps_make_a_dead_letter(value, headers, error):
+    assert both(value, settings("--input.format=float32"), headers=headers) == error
+
+
+def test_a_number_that_no_sensor_sends_is_taken_where_most_are_readings():
+    assert both(packed(1e31, 1, 2), settings("--input.format=float32"))[0] == [1]
+    assert both(packed(1e-40, 0, 2), settings("--input.format=float32"))[0] == [1]
+
+
+def test_bytes_of_another_type_are_named():
+    given = settings("--input.format=float32")
+    assert "They may be 3 float64: send float32. If they are 2 steps, say so in the header steps" in detail(packed(*range(6)), given)
+    assert "float64" in detail(struct.pack("<3i", 71, 20, 3), given)
+    assert "float64" in detail(struct.pack("<6d", *range(6)), given, headers=steps(b"2"))
+
+
+def test_records_of_another_type_leave_their_neighbours_alone():
+    codec = codec_of(settings("--input.format=float32"), echo_model(F), "m")
+    values = [packed(1, 2, 3), struct.pack("<3i", 1, 2, 3), packed(4, 5, 6), packed(1, math.nan, 3), None, packed(7, 8, 9)]
+    decoded = codec.decode([Record(value, o=i) for i, value in enumerate(values)])
+    assert decoded.source == [0, 2, 4, 5]
+    assert [(i, r.error) for i, r in decoded.rejected] == [(1, "bad_encoding"), (3, "not_finite")]
+    assert decoded.batch.x.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+
+
+@deterministic
+@given(st.binary(max_size=64), st.sampled_from([(), *(steps(b"%d" % n) for n in range(1, 6))]))
+def test_the_oracle_says_the_same_of_any_bytes_and_steps(value, headers):
+    both(value, settings("--input.format=float32"), headers=headers)
 
 
 @deterministic

@@ -117,7 +117,18 @@ BAD_VALUES = {
     "timestamp past 2^53": (b'{"values":[1,2],"timestamp":-9007199254740993}', "bad_timestamp"),
     "timestamp of no calendar": (b'{"values":[1,2],"timestamp":"2023-02-30"}', "bad_timestamp"),
     "timestamp empty": (b'{"values":[1,2],"timestamp":""}', "bad_timestamp"),
-    "timestamp as text": (b'{"values":[1,2],"timestamp":"1700000000000"}', "bad_timestamp"),
+    "timestamp of a year, a month and a day in digits": (b'{"values":[1,2],"timestamp":"20231114"}', "bad_timestamp"),
+    "timestamp of digits that are no number": (b'{"values":[1,2],"timestamp":"1700000000000x"}', "bad_timestamp"),
+    "timestamp of two signs": (b'{"values":[1,2],"timestamp":"+-1700000000000"}', "bad_timestamp"),
+    "timestamp of a point alone": (b'{"values":[1,2],"timestamp":"1700000000000."}', "bad_timestamp"),
+    "timestamp of 4,000 digits as text": (b'{"values":[1,2],"timestamp":"%s"}' % (b"9" * 4000), "bad_timestamp"),
+    "timestamp of digits of another script": (b'{"values":[1,2],"timestamp":"1\xd9\xa1700000000000"}', "bad_timestamp"),
+    "timestamp in s": (b'{"values":[1,2],"timestamp":1700000000}', "bad_timestamp"),
+    "timestamp in s as text": (b'{"values":[1,2],"timestamp":"1700000000.25"}', "bad_timestamp"),
+    "timestamp in us": (b'{"values":[1,2],"timestamp":1700000000000000}', "bad_timestamp"),
+    "timestamp in ns": (b'{"values":[1,2],"timestamp":1700000000000000000}', "bad_timestamp"),
+    "timestamp of a clock that began in 1970": (b'{"values":[1,2],"timestamp":"1970-01-01T00:10:00Z"}', "bad_timestamp"),
+    "timestamp more than ten years back": (ahead(-10 * 365.25 * 86400 - 0.001), "bad_timestamp"),
 }
 
 GOOD_VALUES = {
@@ -228,6 +239,11 @@ def test_a_name_that_comes_twice_counts_as_it_comes_last():
         (b"-1", -1),
         (b"-0.5", -1),
         (b"-9007199254740992", -(2**53)),
+        (b'"1600000000123"', 1_600_000_000_123),
+        (b'"1600000000123.9"', 1_600_000_000_123),
+        (b'"+1600000000123"', 1_600_000_000_123),
+        (b'"-0.5"', -1),
+        (b'"20200913"', 20_200_913),
         (b'"2020-09-13T12:26:40"', 1_600_000_000_000),
         (b'"2020-09-13T12:26:40Z"', 1_600_000_000_000),
         (b'"2020-09-13 12:26:40.5+00:00"', 1_600_000_000_500),
@@ -239,7 +255,8 @@ def test_a_name_that_comes_twice_counts_as_it_comes_last():
     ],
 )
 def test_a_timestamp_is_unix_milliseconds_or_iso_8601_rounded_down(timestamp, event_ms):
-    assert of(b'{"values":[1,2],"timestamp":%b}' % timestamp) == accepted([1, 2], event_ms=event_ms)
+    value = b'{"values":[1,2],"timestamp":%b}' % timestamp
+    assert of(value, h=[("timestamp_unit", b"ms")]) == accepted([1, 2], event_ms=event_ms)
 
 
 def test_a_timestamp_without_a_zone_is_utc_wherever_the_service_runs(monkeypatch):
@@ -282,8 +299,29 @@ def test_an_iso_timestamp_too_far_ahead_is_refused():
     assert of(b'{"values":[1,2],"timestamp":"9999-12-31T23:59:59"}') == "bad_timestamp"
 
 
-def test_a_timestamp_may_lie_back_as_far_as_it_likes():
-    assert of(b'{"values":[1,2],"timestamp":"1970-01-01T00:00:00Z"}') == accepted([1, 2], event_ms=0)
+def test_a_timestamp_may_lie_back_ten_years():
+    assert of(ahead(-10 * 365.25 * 86400)) == accepted([1, 2], event_ms=RECORD_MS - 315_576_000_000)
+
+
+def test_a_sender_that_names_the_unit_may_send_a_history():
+    old = b'{"values":[1,2],"timestamp":"1970-01-01T00:00:00Z"}'
+    assert of(old, h=[("timestamp_unit", b"ms")]) == accepted([1, 2], event_ms=0)
+    assert of(ahead(3601), h=[("timestamp_unit", b"ms")]) == "bad_timestamp", "ahead it may lie as far as any other"
+    assert of(GOOD, h=[("timestamp_unit", b"s")]) == "bad_schema"
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "unit"),
+    [(1_700_000_000, "s"), ('"1700000000.5"', "s"), (1_700_000_000_000_000, "us"), (1_700_000_000_000_000_000, "ns")],
+)
+def test_a_timestamp_of_another_unit_is_told_which(timestamp, unit):
+    found = codec().decode([Record(b'{"values":[1,2],"timestamp":%s}' % str(timestamp).encode())]).rejected[0][1]
+    assert f"as Unix time in {unit} fits the record's own, and not in ms" in found.detail
+
+
+def test_a_timestamp_of_no_unit_is_told_how_far_off_it_is():
+    found = codec().decode([Record(b'{"values":[1,2],"timestamp":"1796-01-01"}')]).rejected[0][1]
+    assert "228 years before the record's own" in found.detail
 
 
 # -- keys, headers, null values -------------------------------------------------------------------------

@@ -67,6 +67,7 @@ def test_missing_topics_are_named_and_init_makes_them_once(command, kafka):
     assert code == 1
     assert all(f"there is no topic {topic} " in out for topic in topics)
     assert "slotstream init" in out
+    assert "the broker takes no transaction" not in out, "that a topic is missing says nothing of transactions"
 
     code, out, _ = command("init", "--partitions=3")
     assert (code, out.splitlines()) == (0, [f"created {topic} with 3 partitions" for topic in topics])

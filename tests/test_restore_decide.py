@@ -11,7 +11,7 @@ from processor.checkpoint.restore import Decision, Found, Present, decide
 from processor.checkpoint.snapshot import Snapshot
 from processor.errors import PolicyStop, SlotstreamError
 from processor.kafka.topic_errors import partitions_added
-from processor.settings import Settings
+from processor.settings import Settings, keys
 from processor.slots.rows import Rows
 from processor.stream.assignment import Beginning, Mark
 
@@ -309,6 +309,38 @@ def test_a_committed_offset_at_the_logs_end_is_all_processed():
 
 
 # -- another model, another topic -----------------------------------------------------------------------------------
+
+
+def test_what_has_changed_is_named_with_both_values():
+    before = {"the model file": "19ea77f4", "reset.after_gap": "null", "input.scale": "x" * 5000, "late": '"accept"'}
+    now = {**before, "reset.after_gap": "60s", "input.scale": "y" * 5000}
+    said = Beginning.from_metadata(replace(OTHER_MODEL, deciding=before).to_metadata())
+    with pytest.raises(PolicyStop) as caught:
+        decide(found(50, said=said), replace(PRESENT, deciding=now), Settings())
+    message = caught.value.found
+    assert "reset.after_gap was null and is 60s" in message
+    assert "input.scale was xxx" in message
+    assert "late" not in message
+    assert "19ea77f4" not in message
+    assert len(message) < 600
+
+
+def test_a_state_of_which_nobody_kept_what_decides_is_told_by_its_fingerprint():
+    with pytest.raises(PolicyStop, match="made by model 00000000, this is ffffffff"):
+        decide(found(50, said=OTHER_MODEL), replace(PRESENT, deciding={"late": "accept"}), Settings())
+
+
+def test_what_decides_fits_a_brokers_metadata_and_identifies_nothing():
+    deciding = {key.name: "ü" * 10_000 for key in list(keys())[:20]}
+    told = replace(BEGINNING, deciding=deciding).to_metadata()
+    assert len(told.encode()) < 4096
+    assert Beginning.from_metadata(told) == BEGINNING
+
+
+@pytest.mark.parametrize("strange", ["1", "[]", '{"a": 1}', '"x"', "null"])
+def test_what_is_no_list_of_what_decides_is_passed_over(strange):
+    text = BEGINNING.to_metadata()[:-1] + f',"deciding":{strange}}}'
+    assert Beginning.from_metadata(text).deciding is None
 
 
 def test_another_model_stops_and_names_both():

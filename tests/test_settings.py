@@ -577,7 +577,8 @@ def test_an_empty_file_or_section_is_fine(text: str, path: Path) -> None:
     ("text", "told"),
     [
         ("input:\n  topic: [a\n", "line 3, column 1: found something that is not YAML"),
-        ("a: 1\n\tb: 2\n", "line 2, column 1: found something that is not YAML"),
+        ("a: 1\n\tb: 2\n", "line 2, column 1: found a tab, expected spaces"),
+        ("input:\n\ttopic: a\n", "line 2, column 1: found a tab, expected spaces"),
         ("input: {topic: a}\nslots: 1\ninput: {start: latest}\n", "line 3, column 1: the key input stands twice"),
         ("http:\n  port: 1\n  port: 2\n", "line 3, column 3: the key port stands twice"),
         ("- a\n", "found a list, expected keys and values"),
@@ -667,3 +668,15 @@ def test_a_setting_that_decides_is_seen(key: str, text: str) -> None:
 )
 def test_a_setting_that_does_not_decide_is_not_seen(option: str) -> None:
     assert load(None, f"--{option}").deciding() == Settings().deciding()
+
+
+def test_a_section_of_the_wrong_name_is_told_by_the_nearest_section(tmp_path: Path) -> None:
+    path = tmp_path / "slotstream.yaml"
+    path.write_text("inputs:\n  topic: a\nkafak:\n  bootstrap.servers: b\nresets: {after_gap: 5m}\nkafka:\n  group.id: g\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(path, [], {})
+    said = str(caught.value)
+    assert "inputs: unknown key, the nearest that holds keys is input" in said
+    assert "kafak: unknown key, the nearest that holds keys is kafka" in said
+    assert "resets: unknown key, the nearest that holds keys is reset" in said
+    assert "kafka.group.id: found 'g', cannot be set under kafka" in said

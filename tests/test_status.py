@@ -120,6 +120,22 @@ def test_ready_counts_its_partitions(watched: Watched) -> None:
     assert watched.verdict("ready")[2] == "All 2 partitions are restored and caught up."
 
 
+# Can the records be used?
+
+
+def test_a_share_of_dead_letters_above_1_percent_is_no_good_verdict(watched: Watched) -> None:
+    watched.own(2)
+    watched.metrics.add("dead_letters_total", 20, error="bad_schema")
+    watched.go_on(3)
+    assert watched.verdict("pace")[:2] == ("bad", "Refusing records")
+    assert "20 of 20 records" in watched.verdict("pace")[2]
+    assert "most often for bad_schema" in watched.verdict("pace")[2]
+    watched.go_on(1, watched.work(980))
+    assert watched.verdict("pace")[0] == "warn"
+    watched.go_on(1, watched.work(1000))
+    assert watched.verdict("pace")[0] == "good", "1 %"
+
+
 # Is it keeping up?
 
 

@@ -9,7 +9,7 @@ import contextlib
 import queue
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from processor.checkpoint.snapshot import Snapshot
 from processor.errors import PolicyStop, SlotstreamError
 from processor.kafka.topic_errors import another_input, partitions_added
 from processor.settings import Settings
-from processor.stream.assignment import Beginning
+from processor.stream.assignment import Beginning, differences
 from processor.stream.history import CancelledError, History, OutOfRangeError
 
 _log = structlog.get_logger(__name__)
@@ -72,9 +72,10 @@ class Present:
     fingerprint: str
     topic_id: str
     partitions: int
+    deciding: Mapping[str, str] | None = None
 
     def begin(self, origin: int, *, gap: bool = False, added_to: int | None = None) -> Beginning:
-        return Beginning(origin, secrets.token_hex(8), self.fingerprint, self.topic_id, self.partitions, gap, added_to)
+        return Beginning(origin, secrets.token_hex(8), self.fingerprint, self.topic_id, self.partitions, gap, added_to, self.deciding)
 
 
 def decide(found: Found, present: Present, settings: Settings) -> Decision:
@@ -179,7 +180,8 @@ def _refuse_to_go_back(said: Beginning, present: Present, settings: Settings) ->
 def _another_model(found: Found, committed: int, said: Beginning, present: Present, settings: Settings) -> Decision:
     if settings.on_model_change == "fail":
         raise PolicyStop(
-            f"partition {found.partition}: the state was made by model {said.fingerprint[:8]}, this is {present.fingerprint[:8]}",
+            f"partition {found.partition}: the state was made by model {said.fingerprint[:8]}, this is {present.fingerprint[:8]}"
+            f"{_what_differs(said, present)}",
             expected="the same model file and deciding settings (on_model_change: fail)",
             do="bring the old model and settings back; or set on_model_change to rebuild (replays the input through the new model) or cold "
             "(every sensor starts anew); or take another `group`",
@@ -196,6 +198,13 @@ def _another_model(found: Found, committed: int, said: Beginning, present: Prese
         return _gap(found, committed, origin, present, settings)
     _log.warning("another model: replaying", partition=found.partition, origin=origin, position=committed)
     return Decision(committed, present.begin(origin, gap=said.gap), new=True, replay_from=origin if origin < committed else None)
+
+
+def _what_differs(said: Beginning, present: Present) -> str:
+    if said.deciding is None or present.deciding is None:
+        return ""
+    found = differences(said.deciding, present.deciding)
+    return f" ({'; '.join(found)})" if found else ""
 
 
 def _missing_state(found: Found, committed: int, said: Beginning, present: Present, settings: Settings, *, new: bool) -> Decision:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from processor.records import Claim
 from processor.slots.rows import Rows
 from processor.stream.assignment import Beginning, Mark
 
@@ -124,6 +125,8 @@ def to_tensors(snapshot: Snapshot, link: Link | None = None) -> tuple[Tensors, d
         "beginning": snapshot.beginning.to_metadata(),
         "made_by": snapshot.made_by,
     }
+    if snapshot.mark.claim is not None:
+        facts["claim"] = snapshot.mark.claim.to_json()
     if link is not None:
         tensors |= {"removed_lengths": _lengths(snapshot.removed), "removed": _joined(snapshot.removed)}
         base = {"position": snapshot.base, "file": link.file, "digest": link.digest}
@@ -154,7 +157,8 @@ def from_tensors(tensors: Tensors, metadata: dict[str, str]) -> tuple[Snapshot, 
         incomplete=tensors["incomplete"].astype(np.bool_),
         saved_in=np.zeros(len(tensors["applied"]), np.int64),
     )
-    mark, keys = Mark(facts["position"], facts["time_ms"], facts.get("first_ms")), _cut(tensors["keys"], tensors["key_lengths"])
+    mark = Mark(facts["position"], facts["time_ms"], facts.get("first_ms"), Claim.from_json(facts.get("claim")))
+    keys = _cut(tensors["keys"], tensors["key_lengths"])
     whole = Snapshot(facts["partition"], mark, beginning, keys, rows, facts["made_by"])
     if base is None:
         return whole, None

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.writer import CheckpointWriter, Written
 from processor.kafka.topics import Topic
-from processor.records import Out
+from processor.records import Claim, Out
 from processor.settings import Settings
 from processor.slots.rows import Indices, Rows
 from processor.stream.assignment import Beginning, Mark
@@ -97,7 +97,8 @@ class TopicStore:
         facts = read.marker
         if facts is None:
             return None
-        beginning, mark = Beginning.from_metadata(facts["beginning"]), Mark(facts["position"], facts["time_ms"], facts.get("first_ms"))
+        beginning, claim = Beginning.from_metadata(facts["beginning"]), Claim.from_json(facts.get("claim"))
+        mark = Mark(facts["position"], facts["time_ms"], facts.get("first_ms"), claim)
         if beginning is None or not _LINEAGE.fullmatch(beginning.lineage) or facts["topic_id"] != topic.id:
             return self._passed_over(partition, "its marker is of another topic of this name, or does not say what it is a function of")
         if not usable(beginning):
@@ -173,6 +174,7 @@ def _marker(value: bytes | None) -> dict[str, Any] | None:
         facts = json.loads(value or b"")
         known = facts["format"] == FORMAT and isinstance(facts["made_by"], dict)
         known = known and isinstance(facts["topic_id"], str) and isinstance(facts["beginning"], str)
+        Claim.from_json(facts.get("claim"))
         whole = [facts["position"], *(time for time in (facts["time_ms"], facts.get("first_ms")) if time is not None)]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
@@ -296,6 +298,8 @@ class TopicWriter(CheckpointWriter):
             "topic_id": self._topic.id,
             "made_by": snapshot.made_by,
         }
+        if snapshot.mark.claim is not None:
+            facts["claim"] = snapshot.mark.claim.to_json()
         return json.dumps(facts, sort_keys=True).encode()
 
 

@@ -249,6 +249,7 @@ def _of_csv(arguments: argparse.Namespace) -> tuple["Form", "Wanted"]:
             timestamp_unit=arguments.timestamp_unit,
             timestamp_format=arguments.timestamp_format,
             decimal=arguments.decimal,
+            missing=tuple(arguments.missing),
         ),
     )
 

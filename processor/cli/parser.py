@@ -129,5 +129,8 @@ def _with_csv(parser: argparse.ArgumentParser) -> None:
         "--separator", type=separator, default="auto", metavar="NAME", help="comma, semicolon, tab, pipe, space or a character (auto)"
     )
     parser.add_argument("--decimal", choices=["auto", "comma", "point"], default="auto", help="1,5 or 1.5 (auto)")
+    parser.add_argument(
+        "--missing", action="append", default=[], metavar="VALUE", help="what stands for no number, such as -200; again for each"
+    )
     parser.add_argument("--encoding", type=encoding, default="auto", metavar="NAME", help="utf-8, utf-16, latin-1, cp1252, others (auto)")
     parser.add_argument("--no-header", action="store_true", help="there is no row of names: the columns are 1, 2, 3")

@@ -5,28 +5,34 @@ batch it came in. What a value looks like is the format's (json_records, float32
 transactions.
 
 The order of faults is fixed, so that a record with several has the same verdict at every replay: encoding, schema, finite
-numbers, timestamp, size, feature count, float32.
+numbers, timestamp, size, feature count, float32. Numbers that are plainly of another type (bytes as float32) come before those past
+float32.
 """
 
-import datetime
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from processor.codec import event_time
+from processor.codec.reject import RejectError
 from processor.records import Batch, Rejected
 from processor.settings import Scale
 
 KEY_BYTES_MAX = 1024
-# Times that milliseconds in a double hold exactly; more than any clock will say.
-TIMESTAMP_MS_MAX = 2**53
-DETAIL_MAX = 300
 
-UTC = datetime.UTC
 SEQUENCE = {b"start": (True, False), b"end": (False, True), b"single": (True, True)}
+STEPS_DIGITS_MAX = 9
+NOT_FINITE = ("not_finite", "a value, scaled as the settings say, is NaN or lies past float32; expected less than 3.4e38")
+FOREIGN = (
+    "bad_encoding",
+    "most numbers are subnormal or beyond 1e30, as bytes of another type read as float32 are: float64, whole numbers, or the most "
+    "significant byte first; expected float32, least significant byte first",
+)
+UNIT = b"ms"  # the one unit that the header timestamp_unit may name
 
 
 class Message(Protocol):
@@ -40,28 +46,30 @@ class Message(Protocol):
     def timestamp(self) -> tuple[int, int]: ...
 
 
-class RejectError(Exception):
-    """The record is a dead letter: one of records.ERRORS, and a sentence for whoever mends the sender."""
-
-    def __init__(self, error: str, detail: str) -> None:
-        self.error, self.detail = error, detail[:DETAIL_MAX]
-
-
 class Numbers(Protocol):
     """The numbers of a batch, as its format collects them record by record."""
 
     def parse(self, value: bytes, /) -> tuple[Any, int | float | str | None]:
         """What the value holds, and its timestamp if it has one. Raises RejectError."""
 
-    def take(self, parsed: Any, /) -> int:
-        """Collects what was parsed, all of it or nothing; returns its steps. Raises RejectError."""
+    def take(self, parsed: Any, steps: int, /) -> int:
+        """Collects what was parsed, all of it or nothing; returns its steps. steps: as the header says. Raises RejectError."""
 
     def array(self) -> NDArray[Any]:
         """All numbers taken, float64 or float32 [readings, F]; may hold NaN and infinities."""
 
 
 class Format(Protocol):
+    """
+    steps_in_header  the value does not tell how many steps it has: the header `steps` does, one without it
+    """
+
+    steps_in_header: bool
+
     def numbers(self) -> Numbers: ...
+
+    def foreign(self, x: NDArray[Any], /) -> NDArray[np.bool_] | None:
+        """Which numbers, of all that were taken, no sensor sends: bool [readings, F]. None: none, or the format cannot tell."""
 
 
 @dataclass(slots=True)
@@ -92,6 +100,16 @@ class _Columns:
     after: list[bool] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What a record's headers say of it. unit_given: timestamp_unit names milliseconds."""
+
+    before: bool
+    after: bool
+    steps: int = 1
+    unit_given: bool = False
+
+
 class Decoder:
     """
     scale         how the features were scaled in training, None: they are taken as they are
@@ -103,7 +121,7 @@ class Decoder:
         self._format = format
         self._scale = (np.array(scale.offset), np.array(scale.divisor)) if scale else None
         self._ahead_ms = round(ahead_max_s * 1000)
-        self._each_record = each_record
+        self._no_header = _Header(each_record, each_record)
 
     def decode(self, messages: Sequence[Message]) -> Decoded:
         """Every message ends in the batch or among the rejected."""
@@ -122,15 +140,16 @@ class Decoder:
         if len(key) > KEY_BYTES_MAX:
             raise RejectError("too_large", f"the key has {len(key)} bytes; expected at most {KEY_BYTES_MAX}")
         value, (kind, record_ms) = message.value(), message.timestamp()
-        before = after = self._each_record
-        event_ms, steps = record_ms, 0
+        header, event_ms, steps = self._no_header, record_ms, 0
         if value is not None:
             headers = message.headers()
             if headers:
-                before, after = self._sequence(headers)
+                header = self._header(headers)
             parsed, timestamp = numbers.parse(value)
-            event_ms = self._event_ms(timestamp, record_ms if kind else None)
-            steps = numbers.take(parsed)
+            event_ms = event_time.event_ms(
+                timestamp, record_ms if kind else None, ahead_max_ms=self._ahead_ms, unit_given=header.unit_given
+            )
+            steps = numbers.take(parsed, header.steps)
         columns.source.append(i)
         columns.partition.append(message.partition())
         columns.key.append(key)
@@ -138,32 +157,30 @@ class Decoder:
         columns.event_ms.append(event_ms)
         columns.record_ms.append(record_ms)
         columns.steps.append(steps)
-        columns.before.append(before)
-        columns.after.append(after)
+        columns.before.append(header.before)
+        columns.after.append(header.after)
 
-    def _sequence(self, headers: list[tuple[str, bytes | None]]) -> tuple[bool, bool]:
-        before = after = self._each_record
-        for name, text in headers:
+    def _header(self, headers: list[tuple[str, bytes | None]]) -> _Header:
+        found = self._no_header
+        for name, given in headers:
+            text = given or b""
             if name == "sequence":
-                marks = SEQUENCE.get(text or b"")
+                marks = SEQUENCE.get(text)
                 if marks is None:
-                    raise RejectError("bad_schema", f"header sequence is {(text or b'')[:40]!r}; expected start, end or single")
-                before, after = before or marks[0], after or marks[1]
-        return before, after
-
-    def _event_ms(self, timestamp: float | str | None, record_ms: int | None) -> int:
-        if timestamp is None:
-            if record_ms is None:
-                raise RejectError("bad_timestamp", "neither the value nor the record has a timestamp")
-            return record_ms
-        event_ms = _iso_ms(timestamp) if isinstance(timestamp, str) else _number_ms(timestamp)
-        if record_ms is not None and event_ms > record_ms + self._ahead_ms:
-            ahead_s = (event_ms - record_ms) / 1000
-            found = f"{timestamp} lies {ahead_s:.0f} s ahead of the record's own"
-            raise RejectError("bad_timestamp", f"{found}; expected at most {self._ahead_ms / 1000:.0f} s (input.ahead_max)")
-        return event_ms
+                    raise RejectError("bad_schema", f"header sequence is {text[:40]!r}; expected start, end or single")
+                found = replace(found, before=found.before or marks[0], after=found.after or marks[1])
+            elif name == "steps" and self._format.steps_in_header:
+                if not (text.isdigit() and len(text) <= STEPS_DIGITS_MAX and int(text)):
+                    raise RejectError("bad_schema", f"header steps is {text[:40]!r}; expected how many steps the value holds, such as 2")
+                found = replace(found, steps=int(text))
+            elif name == "timestamp_unit":
+                if text != UNIT:
+                    raise RejectError("bad_schema", f"header timestamp_unit is {text[:40]!r}; expected ms")
+                found = replace(found, unit_given=True)
+        return found
 
     def _finish(self, columns: _Columns, numbers: Numbers, rejected: list[tuple[int, Rejected]]) -> Decoded:
+        found = numbers.array()
         batch = Batch(
             partition=columns.partition,
             key=columns.key,
@@ -173,18 +190,20 @@ class Decoder:
             steps=np.array(columns.steps, np.int64),
             reset_before=np.array(columns.before, np.bool_),
             reset_after=np.array(columns.after, np.bool_),
-            x=self._scaled(numbers.array()),
+            x=self._scaled(found),
         )
-        finite = np.isfinite(batch.x).all(1)
-        if finite.all():
+        foreign, finite = self._format.foreign(found), np.isfinite(batch.x).all(1)
+        if foreign is None and finite.all():
             return Decoded(batch, columns.source, rejected, self._resets(batch))
         record = np.repeat(np.arange(len(batch)), batch.steps)
-        bad = np.unique(record[~finite])
-        for i in bad.tolist():
-            detail = "a value, scaled as the settings say, is NaN or lies past float32; expected less than 3.4e38"
-            rejected.append((columns.source[i], Rejected(batch.partition[i], int(batch.offset[i]), "not_finite", detail)))
+        bad: dict[int, tuple[str, str]] = dict.fromkeys(record[~finite].tolist(), NOT_FINITE)
+        if foreign is not None:
+            count = np.bincount(record, foreign.sum(1), len(batch))
+            bad |= dict.fromkeys(np.flatnonzero(2 * count > batch.steps * found.shape[1]).tolist(), FOREIGN)
+        for i, (error, detail) in bad.items():
+            rejected.append((columns.source[i], Rejected(batch.partition[i], int(batch.offset[i]), error, detail)))
         rejected.sort(key=lambda pair: pair[0])
-        good = np.setdiff1d(np.arange(len(batch)), bad)
+        good = np.setdiff1d(np.arange(len(batch)), np.array(list(bad), np.int64))
         batch = select(batch, good)
         return Decoded(batch, [columns.source[i] for i in good.tolist()], rejected, self._resets(batch))
 
@@ -199,7 +218,7 @@ class Decoder:
     def _resets(self, batch: Batch) -> Counter[str]:
         reading = batch.steps > 0
         null, records = int((~reading).sum()), int(reading.sum())
-        if self._each_record:
+        if self._no_header.before:
             return Counter(null=null, each_record=records)
         return Counter(null=null, start=int((batch.reset_before & reading).sum()), end=int((batch.reset_after & reading).sum()))
 
@@ -219,18 +238,3 @@ def select(batch: Batch, which: np.ndarray[tuple[int], np.dtype[np.int64]]) -> B
         reset_after=batch.reset_after[which],
         x=batch.x[np.concatenate([np.zeros(0, np.int64), *readings])],
     )
-
-
-def _iso_ms(text: str) -> int:
-    try:
-        when = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise RejectError("bad_timestamp", f"timestamp is {text[:40]!r}; expected Unix milliseconds or ISO 8601") from None
-    when = when.replace(tzinfo=UTC) if when.tzinfo is None else when
-    return (when - datetime.datetime(1970, 1, 1, tzinfo=UTC)) // datetime.timedelta(milliseconds=1)
-
-
-def _number_ms(number: float) -> int:
-    if not -TIMESTAMP_MS_MAX <= number <= TIMESTAMP_MS_MAX:
-        raise RejectError("bad_timestamp", f"timestamp is {str(number)[:40]}; expected Unix milliseconds")
-    return int(number // 1)

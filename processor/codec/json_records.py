@@ -14,12 +14,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.codec.decode import RejectError
+from processor.codec.reject import RejectError
+from processor.settings import field_path
 
 # How deep a decoder gets depends on the calls around it: this limit does not, and lies well below.
 DEPTH_MAX = 100
 # Any integer that is shorter is a double.
 DIGITS_MAX = 300
+FIELDS_SHOWN = 5
 _NUMBERS = (int, float)  # and no bool, which is an int to isinstance
 
 Timestamp = int | float | str | None
@@ -39,8 +41,11 @@ class JsonFormat:
     """
     features          F of the model
     record_steps_max  readings that one record may hold
-    names             the fields that are the features, dots descend; None: `values` holds a list of numbers, or a list of such lists
+    names             the fields that are the features (settings.field_path); None: `values` holds a list of numbers, or a list of
+                      such lists
     """
+
+    steps_in_header = False
 
     def __init__(self, *, features: int, record_steps_max: int, names: Sequence[str] | None = None) -> None:
         self.features, self.steps_max = features, record_steps_max
@@ -50,6 +55,9 @@ class JsonFormat:
 
     def numbers(self) -> "_Numbers":
         return _Numbers(self)
+
+    def foreign(self, _x: NDArray[Any]) -> None:
+        """A number that is written out is of no other type."""
 
 
 class _Numbers:
@@ -85,7 +93,7 @@ class _Numbers:
                 return reading.values, reading.timestamp
         return self._parse_slowly(value)
 
-    def take(self, parsed: Any) -> int:
+    def take(self, parsed: Any, _steps: int) -> int:
         if not parsed or not isinstance(parsed[0], list):
             self._check_count(parsed)
             self._taken.extend(parsed)
@@ -105,9 +113,9 @@ class _Numbers:
     def _parse_slowly(self, value: bytes) -> tuple[Any, Timestamp]:
         found = _loaded(value)
         values = found.get("values") if isinstance(found, dict) else None
-        expected = f'expected {{"timestamp": ms, "values": [{self._features} numbers]}}'
+        expected = f'expected {{"timestamp": ms, "values": [{self._features} numbers]}}, or fields that input.features names'
         if not isinstance(values, list):
-            raise RejectError("bad_schema", f"there is no list `values`; {expected}")
+            raise RejectError("bad_schema", f"there is no list `values`{_fields_of(found)}; {expected}")
         several = bool(values) and isinstance(values[0], list)
         for step in values if several else [values]:
             if not isinstance(step, list) or not all(type(number) in _NUMBERS for number in step):
@@ -117,26 +125,68 @@ class _Numbers:
 
 
 class _Named:
-    """Features in fields of their own, in the model's order."""
+    """Features in fields of their own, in the model's order.
+
+    A name with dots is a key as it stands if the record has that key, whatever it holds; else its dots descend. So each record
+    is read in one of two ways, each by a decoder that takes all names in this way; what is of both ways is read slowly.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._paths = [name.split(".") for name in names]
+        paths = [field_path(name) for name in names]
+        literal = [path if '"' in name else (name,) for name, path in zip(names, paths, strict=True)]
+        self._fields = list(zip(names, literal, paths, strict=True))
+        dotted = [key for key, path in zip(literal, paths, strict=True) if key != path]
+        # The one that fitted last is tried first: a topic's records are of one shape.
+        self._decoders = [_FieldsDecoder(paths, absent=[key for (key,) in dotted])]
+        if dotted:
+            self._decoders.append(_FieldsDecoder(literal, absent=[]))
+
+    def parse(self, value: bytes) -> tuple[tuple[float, ...], Timestamp]:
+        for decoder in self._decoders:
+            found = decoder.decode(value)
+            if found is not None:
+                if decoder is not self._decoders[0]:
+                    self._decoders.reverse()
+                return found
+        return self._parse_slowly(value)
+
+    def _parse_slowly(self, value: bytes) -> tuple[tuple[float, ...], Timestamp]:
+        found = _loaded(value)
+        numbers = []
+        for name, literal, path in self._fields:
+            at, way = found, literal if isinstance(found, dict) and literal[0] in found else path
+            for part in way:
+                at = at.get(part) if isinstance(at, dict) else None
+            if type(at) not in _NUMBERS:
+                raise RejectError("bad_schema", _no_number(name, way, at, found))
+            numbers.append(at)
+        _check_finite(numbers)
+        return tuple(numbers), _checked_timestamp(found)
+
+
+class _FieldsDecoder:
+    """Reads the numbers below these paths, if each is there and none of the keys `absent`."""
+
+    def __init__(self, paths: Sequence[tuple[str, ...]], *, absent: Sequence[str]) -> None:
         tree: dict[str, Any] = {}
-        for path in self._paths:
+        for path in paths:
             node = tree
             for part in path[:-1]:
                 node = node.setdefault(part, {})
             node[path[-1]] = None
-        self._attributes: list[str] = []
-        struct = self._struct(tree, "", [("timestamp", "timestamp", Timestamp, None)])
+        self._attributes: dict[tuple[str, ...], str] = {}
+        others = [(f"absent{i}", key, Any, msgspec.UNSET) for i, key in enumerate(absent)]
+        struct = self._struct(tree, (), "", [("timestamp", "timestamp", Timestamp, None), *others])
         self._decoder = msgspec.json.Decoder(struct)
-        order = dict(zip(self._leaves(tree), self._attributes, strict=True))
-        wanted = [order[name] for name in names]
+        self._absent = [attribute for attribute, *_ in others]
+        wanted = [self._attributes[path] for path in paths]
         # attrgetter gives a tuple for several names, and the value itself for one
         get: Any = attrgetter(*wanted)
         self._get: Callable[[Any], tuple[float, ...]] = get if len(wanted) > 1 else lambda found: (get(found),)
 
-    def _struct(self, tree: dict[str, Any], prefix: str, fields: list[tuple[Any, ...]]) -> type[msgspec.Struct]:
+    def _struct(
+        self, tree: dict[str, Any], path: tuple[str, ...], prefix: str, fields: list[tuple[Any, ...]]
+    ) -> type[msgspec.Struct]:
         """A struct whose attributes have names that Python takes, whatever the fields are called."""
         made: list[tuple[Any, ...]] = []
         rename: dict[str, str] = {}
@@ -144,41 +194,44 @@ class _Named:
             attribute = f"f{i}"
             rename[attribute] = name
             if below is None:
-                self._attributes.append(f"{prefix}{attribute}")
+                self._attributes[*path, name] = f"{prefix}{attribute}"
                 made.append((attribute, float))
             else:
-                made.append((attribute, self._struct(below, f"{prefix}{attribute}.", [])))
+                made.append((attribute, self._struct(below, (*path, name), f"{prefix}{attribute}.", [])))
         for attribute, name, kind, default in fields:
             rename[attribute] = name
             made.append((attribute, kind, default))
         return msgspec.defstruct("Fields", made, rename=rename, gc=False)
 
-    def _leaves(self, tree: dict[str, Any], prefix: str = "") -> list[str]:
-        leaves = list[str]()
-        for name, below in tree.items():
-            leaves += [f"{prefix}{name}"] if below is None else self._leaves(below, f"{prefix}{name}.")
-        return leaves
-
-    def parse(self, value: bytes) -> tuple[tuple[float, ...], Timestamp]:
+    def decode(self, value: bytes) -> tuple[tuple[float, ...], Timestamp] | None:
+        """None for whatever is to be read otherwise."""
         try:
             found: Any = self._decoder.decode(value)
         except msgspec.DecodeError:
-            return self._parse_slowly(value)
+            return None
+        if any(getattr(found, attribute) is not msgspec.UNSET for attribute in self._absent):
+            return None
         return self._get(found), found.timestamp
 
-    def _parse_slowly(self, value: bytes) -> tuple[tuple[float, ...], Timestamp]:
-        found = _loaded(value)
-        numbers = []
-        for path in self._paths:
-            at = found
-            for part in path:
-                at = at.get(part) if isinstance(at, dict) else None
-            if type(at) not in _NUMBERS:
-                what = "is missing or null" if at is None else "is no number"
-                raise RejectError("bad_schema", f"the field {'.'.join(path)} {what}; expected a number in each field of input.features")
-            numbers.append(at)
-        _check_finite(numbers)
-        return tuple(numbers), _checked_timestamp(found)
+
+def _no_number(name: str, way: Sequence[str], at: object, found: object) -> str:
+    """way: the keys that were followed, to `at`."""
+    expected = "expected a number in each field of input.features"
+    if at is not None:
+        return f"the field {name} is no number; {expected}"
+    if len(way) == 1:
+        return f"the field {name} is missing or null{_fields_of(found)}; {expected}"
+    within = " in ".join(part[:40] for part in reversed(way))
+    what = f"no number {within}" if '"' in name else f"neither a key {name} nor, since dots descend, a number {within}"
+    return f"there is {what}{_fields_of(found)}; {expected}"
+
+
+def _fields_of(found: object) -> str:
+    """What the record has instead, in words; empty for what is no object."""
+    if not isinstance(found, dict):
+        return ""
+    names = ", ".join(str(name)[:30] for name in list(found)[:FIELDS_SHOWN] if name != "timestamp")
+    return f" (the record has {names or 'no fields'}{', ...' if len(found) > FIELDS_SHOWN else ''})"
 
 
 def _loaded(value: bytes) -> Any:

@@ -103,6 +103,11 @@ def describe_input(settings: Settings) -> Topic:
     return _describe_one(settings, settings.input.topic, "input.topic", permissions.of_feed(settings))
 
 
+def describe_sampled(settings: Settings) -> Topic:
+    """The input topic alone, to read its newest records. Raises as describe()."""
+    return _describe_one(settings, settings.input.topic, "input.topic", permissions.of_sample(settings))
+
+
 def describe_checkpoints(settings: Settings) -> Topic:
     """The checkpoint topic alone, to look into. Raises as describe()."""
     return _describe_one(settings, str(settings.checkpoint_topic), "checkpoint.topic", permissions.of_state(settings))

@@ -1,7 +1,8 @@
 """The settings of the service: what can be set, where it is read from, and what is refused.
 
     values.py    what a value may be: durations, names, numbers, lists
-    kafka.py     the properties of librdkafka, and which of them are secret
+    kafka.py     the properties of librdkafka, which of them are refused, and which are secret
+    librdkafka.py  their names, by client
     schema.py    every setting with its default and meaning
     keys.py      the settings as a list, for --help and docs/configuration.md
     sources.py   the YAML file, the environment, the command line
@@ -20,7 +21,7 @@ from processor.settings.keys import Key, keys, sections
 from processor.settings.load import CONFIG_DEFAULT, config_file, load_settings
 from processor.settings.schema import Section, Settings, dead_letter_of
 from processor.settings.sources import ENV_CONFIG, ENV_PREFIX
-from processor.settings.values import Allowed, Scale, format_duration, parse_duration
+from processor.settings.values import Allowed, Scale, field_path, format_duration, parse_duration
 
 __all__ = [
     "BOOTSTRAP_DEFAULT",
@@ -37,6 +38,7 @@ __all__ = [
     "addresses",
     "config_file",
     "dead_letter_of",
+    "field_path",
     "format_duration",
     "is_secret",
     "kafka_key",

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic_core import PydanticCustomError
 
+from processor.settings import librdkafka
 from processor.settings.values import reason_of
 
 BOOTSTRAP = "bootstrap.servers"
@@ -48,6 +49,8 @@ def kafka_value(key: str, value: Any) -> str | SecretStr:
     """Text for librdkafka; what is secret by its name or its place is wrapped, so that nothing prints it."""
     if (instead := KAFKA_REFUSED.get(kafka_key(key))) is not None:
         raise PydanticCustomError("refused", "cannot be set under kafka: {instead}", {"instead": instead})
+    if (near := librdkafka.nearest(kafka_key(key))) is not None:
+        raise PydanticCustomError("refused", "librdkafka has no such property, the nearest is {near}", {"near": near})
     if isinstance(value, SecretStr):
         return value
     if isinstance(value, Mapping) and set(value) == {"file"} and isinstance(value["file"], str):

@@ -36,7 +36,7 @@ class Section(BaseModel):
 class Input(Section):
     topic: Annotated[str, kafka_name()] = Field(default="readings", description="the topic whose records carry the readings")
     format: Annotated[Literal["json", "float32"], choice("json", "float32")] = Field(
-        default="json", description="how a record's value is written; float32: little-endian, the numbers of one step after another"
+        default="json", description="how a record's value is written; float32: little-endian, one step, or as many as the header steps says"
     )
     features: Annotated[tuple[str, ...] | None, or_null(feature_names())] = Field(
         default=None,
@@ -149,7 +149,8 @@ class Reset(Section):
 class State(Section):
     expire_after: Annotated[float | None, or_null(duration())] = Field(
         default=None,
-        description="a sensor whose latest record lies more than this before its partition's greatest timestamp is forgotten; null: never",
+        description="a sensor whose latest record lies more than this before its partition's time is forgotten; one sensor alone moves that "
+        "time by no more than this; null: never",
     )
 
 

@@ -101,7 +101,7 @@ class Sources:
                 self.problems.append(f"{where}: found {kind(value)}, expected {key} to hold keys: {spell(self._first_in(key))} and others")
                 continue
             elif key not in self._known:
-                self.problems.append(f"{where}: unknown key{self._nearest(key, spell)}")
+                self.problems.append(f"{where}: unknown key{self._nearest(key, value, spell)}")
                 continue
             if once and key in given:
                 self.problems.append(f"{where}: the key was given already, as {given[key].where.partition(': ')[2]}, expected it once")
@@ -111,7 +111,9 @@ class Sources:
     def _first_in(self, section: str) -> str:
         return next((known for known in self._known if known.startswith(f"{section}.")), "kafka.bootstrap.servers")
 
-    def _nearest(self, key: str, spell: Callable[[str], str]) -> str:
+    def _nearest(self, key: str, value: Any, spell: Callable[[str], str]) -> str:
+        if isinstance(value, Mapping) and (of := difflib.get_close_matches(key, sorted({*self._sections, "kafka"}), 1)):
+            return f", the nearest that holds keys is {spell(of[0])}"
         last = key.rpartition(".")[2]
         near = difflib.get_close_matches(key, self._known, 1, 0.75) or [known for known in self._known if known.rpartition(".")[2] == last]
         near = near or difflib.get_close_matches(key, self._known, 1, 0.5)
@@ -156,6 +158,8 @@ def _yaml_problem(error: Exception) -> str:
     problem = str(getattr(error, "problem", ""))
     if problem.endswith("stands twice"):
         return f"{place}{problem}, expected it once"
+    if "'\\t'" in problem:
+        return f"{place}found a tab, expected spaces: YAML has no tabs before a key"
     return f"{place}found something that is not YAML, expected `key: value` (values with : # * & ! % @ or braces need quotes)"
 
 

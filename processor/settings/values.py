@@ -110,23 +110,39 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def field_path(name: str) -> tuple[str, ...]:
+    """The keys that a feature's name leads through: dots descend, but for those in quotes ('"PR03.TT229".value').
+
+    ValueError for a name that is none.
+    """
+    path = tuple(part[1:-1] if part.startswith('"') else part for part in _PART.findall(name))
+    if not _FIELD.fullmatch(name) or path[0] == "timestamp":
+        raise ValueError
+    return path
+
+
+_PART = re.compile(r'"[^"]*"|[^".]+')
+_FIELD = re.compile(r'(?:"[^"\\\x00-\x1f]+"|[^".\\\x00-\x1f]+)(?:\.(?:"[^"\\\x00-\x1f]+"|[^".\\\x00-\x1f]+))*')
+
+
 def feature_names() -> Allowed:
     def parse(value: Any) -> tuple[str, ...]:
         names = _listed(value)
         names = [names] if isinstance(names, str) else names
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) and _is_path(name) for name in names):
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise ValueError
-        paths = [tuple(name.split(".")) for name in names]
+        paths = [field_path(name) for name in names]
         if any(a == b[: len(a)] for i, a in enumerate(paths) for j, b in enumerate(paths) if i != j):
             raise ValueError  # twice the same, or a field that holds another one
+        if {name for name, path in zip(names, paths, strict=True) if len(path) > 1} & {path[0] for path in paths}:
+            raise ValueError  # a key that may be a number by one name and holds a field by another
         return tuple(names)
 
-    words = "a list of different field names ([temperature, motor.current]: dots descend), none of them timestamp, without quotes in them"
+    words = (
+        "a list of different field names ([temperature, motor.current]: the key as it is written, else dots descend; "
+        "in quotes they do not: ['\"PR03.TT229\".value']), none of them timestamp"
+    )
     return Allowed(words, parse)
-
-
-def _is_path(name: str) -> bool:
-    return all(name.split(".")) and name != "timestamp" and not re.search(r'["\\\x00-\x1f]', name)
 
 
 def residual_features() -> Allowed:

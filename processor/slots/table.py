@@ -8,7 +8,7 @@ Knows nothing of models, batches or transactions.
 """
 
 from collections.abc import Iterable
-from itertools import groupby, repeat
+from itertools import groupby, islice, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,6 +130,19 @@ class Table:
             return 0
         self.forget([(partition, key) for key, gone in zip(index, old.tolist(), strict=True) if gone])
         return int(old.sum())
+
+    def older(self, partition: int, event_ms: int) -> int:
+        """How many of a partition's sensors were last heard before this time."""
+        index = self._index.get(partition, {})
+        return int((self._times(np.fromiter(index.values(), np.int64, len(index)))[0] < event_ms).sum())
+
+    def split(self, partition: int, keys_max: int) -> dict[bytes, list[int]]:
+        """Sensors of this partition that others have too, and in which they all are. Looks at its oldest and newest sensors alone."""
+        index = self._index.get(partition, {})
+        keys = [*islice(index, keys_max // 2), *islice(reversed(index), keys_max // 2)]
+        others = [(number, known) for number, known in self._index.items() if number != partition]
+        found = {key: [number for number, known in others if key in known] for key in keys}
+        return {key: sorted([partition, *numbers]) for key, numbers in found.items() if numbers}
 
     def copy(self, partition: int, since: int | None = None) -> tuple[list[bytes], Rows]:
         """A partition's sensors, and a copy of their rows in the same order: all, or those that applied a record at `since` or later."""

@@ -8,10 +8,17 @@ client believes (position(), committed()) is never asked.
     rebuilt)      is committed)           fetched and applied)
 """
 
+import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
+
+from processor.records import Claim
+
+# A broker takes 4,096 bytes of metadata with an offset.
+DECIDING_MAX, HASHED_SHOWN = 100, 60
 
 
 class State(Enum):
@@ -38,6 +45,8 @@ class Beginning:
 
     gap       readings before the origin were lost: a sensor that begins without a reset may lack some of its own
     added_to  partitions were added to so many: those from this number on begin at their log's start
+    deciding  what the fingerprint stands for, in words by name, to tell what has changed; None where nobody kept it. It identifies
+              nothing: two that differ in it alone are equal
     """
 
     origin: int
@@ -47,6 +56,7 @@ class Beginning:
     partitions: int
     gap: bool = False
     added_to: int | None = None
+    deciding: Mapping[str, str] | None = field(default=None, compare=False)
 
     def to_metadata(self) -> str:
         told: dict[str, Any] = {
@@ -60,6 +70,8 @@ class Beginning:
             told["gap"] = True
         if self.added_to is not None:
             told["added_to"] = self.added_to
+        if self.deciding is not None:
+            told["deciding"] = {name: text if len(text) <= DECIDING_MAX else _hashed(text) for name, text in self.deciding.items()}
         return json.dumps(told, separators=(",", ":"))
 
     @classmethod
@@ -76,22 +88,46 @@ class Beginning:
                 int(found["partitions"]),
                 gap=found.get("gap") is True,
                 added_to=None if added_to is None else int(added_to),
+                deciding=_deciding(found.get("deciding")),
             )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return None
 
 
+def _deciding(found: Any) -> dict[str, str] | None:
+    is_text = isinstance(found, dict) and all(isinstance(text, str) for text in found.values())
+    return found if is_text else None
+
+
+def _hashed(text: str) -> str:
+    """What stands for a long text: its beginning, and a hash that tells it from others."""
+    return f"{text[:HASHED_SHOWN]}... ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What decides and differs, with both values."""
+    told = {name: text if len(text) <= DECIDING_MAX else _hashed(text) for name, text in now.items()}
+    names = [name for name in dict.fromkeys([*before, *told]) if before.get(name) != told.get(name)]
+    return [f"{name} was {before.get(name, 'not there')} and is {told.get(name, 'not there')}" for name in names]
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """position: the offset of the next record to apply. time_ms: partition time, None before the first reading; first_ms: that one's."""
+    """A position and the partition's time there.
+
+    position  the offset of the next record to apply
+    time_ms   partition time, None before it had one; first_ms: the first that it had
+    claim     a sensor's time that partition time has not followed yet
+    """
 
     position: int
     time_ms: int | None
     first_ms: int | None = None
+    claim: Claim | None = None
 
-    def passed(self, position: int, time_ms: int | None, first_ms: int | None = None) -> "Mark":
-        times = [t for t in (self.time_ms, time_ms) if t is not None]
-        return Mark(position, max(times, default=None), first_ms if self.first_ms is None else self.first_ms)
+    def passed(self, position: int) -> "Mark":
+        """Further on, over nothing that has a time."""
+        return replace(self, position=position)
 
 
 @dataclass(slots=True)
@@ -129,7 +165,7 @@ class Partition:
 
     def end_at(self, position: int) -> None:
         """The log ended at this offset: nothing but control records lies between what was applied and it."""
-        self.applied = self.applied.passed(max(self.applied.position, position), None)
+        self.applied = self.applied.passed(max(self.applied.position, position))
 
     def commit(self) -> None:
         self.committed = self.applied

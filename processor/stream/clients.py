@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from processor.errors import ConfigurationError
 from processor.kafka.refusals import Answer, RefusalWatch, advertised, refusal
 from processor.logs import LIBRDKAFKA
-from processor.settings import TRANSACTION_TIMEOUT_S, Settings, addresses
+from processor.settings import TRANSACTION_TIMEOUT_S, Settings, addresses, librdkafka
 
 # The largest message.max.bytes and batch.size that librdkafka takes.
 BYTES_MAX = 1_000_000_000
@@ -192,7 +192,6 @@ def _group(settings: Settings) -> dict[str, Any]:
 
 
 def _merged(settings: Settings, defaults: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
-    # librdkafka warns of each property that is another kind of client's; they come from one section on purpose.
     return {
         "client.id": "slotstream",
         "log.connection.close": False,
@@ -209,7 +208,13 @@ def _merged(settings: Settings, defaults: dict[str, Any], fixed: dict[str, Any])
 
 
 def _made(kind: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> Any:
-    """Raises ConfigurationError for properties that librdkafka does not take."""
+    """Raises ConfigurationError for properties that librdkafka does not take.
+
+    The properties come from one section on purpose; librdkafka would warn of those that are another kind of client's.
+    """
+    of_kind = {Consumer: librdkafka.PRODUCER, Producer: librdkafka.CONSUMER}
+    others = of_kind.get(kind, librdkafka.PRODUCER | librdkafka.CONSUMER)  # an AdminClient neither reads nor writes
+    config = {name: value for name, value in config.items() if name not in others}
     try:
         client = kind(config)
         if isinstance(config["error_cb"], RefusalWatch):

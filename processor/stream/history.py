@@ -6,7 +6,7 @@ until it is answered, because an instance that died may have left a transaction 
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,6 +141,44 @@ def read_to_end(settings: Settings, topic: str, partition: int, cancelled: Calla
                 yield batch
     finally:
         consumer.close()
+
+
+def newest(settings: Settings, topic: str, partitions: int, records: int, *, timeout_s: float) -> list[Message]:
+    """The newest records of each partition, read committed, at most so many of each; fewer where time is up first.
+
+    Raises KafkaException or SlotstreamError where the broker does not answer.
+    """
+    consumer = restore_consumer(settings)
+    try:
+        until_s, starts = time.monotonic() + timeout_s, list[TopicPartition]()
+        for number in range(partitions):
+            low, end = consumer.get_watermark_offsets(TopicPartition(topic, number), max(CALL_S, timeout_s))
+            if low < end:
+                starts.append(TopicPartition(topic, number, max(low, end - records)))
+        consumer.assign(starts)
+        left, found = {start.partition for start in starts}, list[Message]()
+        while left and time.monotonic() < until_s:
+            for message in consumer.consume(RECORDS_MAX, TURN_S):
+                error = message.error()
+                if error is None:
+                    found.append(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    left.discard(message.partition())
+                else:
+                    _end_if_decided(error, topic)
+        return found
+    finally:
+        consumer.close()
+
+
+def in_several_partitions(records: Iterable[Message]) -> dict[bytes, list[int]]:
+    """Of the sensors of these records those that lie in several partitions, and in which."""
+    partitions = dict[bytes, set[int]]()
+    for record in records:
+        key, number = record.key(), record.partition()
+        if key is not None and number is not None:
+            partitions.setdefault(key, set()).add(number)
+    return {key: sorted(numbers) for key, numbers in partitions.items() if len(numbers) > 1}
 
 
 def _end_if_decided(error: KafkaError, topic: str) -> None:

@@ -75,6 +75,12 @@ def of_feed(settings: Settings) -> list[Need]:
     return [Need("topic", settings.input.topic, operation) for operation in ("Write", "DescribeConfigs")]
 
 
+def of_sample(settings: Settings) -> list[Need]:
+    """What is needed to read the newest records of the input."""
+    input_topic = settings.input.topic
+    return [Need("topic", input_topic, "Read"), Need("topic", input_topic, "DescribeConfigs"), Need("group", settings.group_id, "Read")]
+
+
 def of_state(settings: Settings) -> list[Need]:
     """What is needed to look into the checkpoints in a topic. With Describe on group and input it is told what is committed too."""
     name = str(settings.checkpoint_topic)

@@ -264,18 +264,18 @@ def learn_topics(producer: Producer) -> None:
         producer.poll(UNKNOWN_S)
 
 
-def try_transaction(settings: Settings) -> None:
+def try_transaction(settings: Settings, *, with_record: bool = True) -> None:
     """Begins and aborts a transaction under a name beside the instance's. Raises SlotstreamError if the broker takes none.
 
     A record in it goes to the checkpoint topic, the service's own, where no reader ever sees what was aborted: so the broker's log of
-    transactions and its replicas are tried too.
+    transactions and its replicas are tried too. with_record: that topic is there.
     """
     producer = check_producer(settings)
     answers = list[KafkaError | None]()
     try:
         producer.init_transactions(TRY_S)
         producer.begin_transaction()
-        if settings.checkpoint_topic is not None:
+        if settings.checkpoint_topic is not None and with_record:
             producer.produce(settings.checkpoint_topic, b"", TRIED_KEY, 0, on_delivery=lambda error, _: answers.append(error))
             producer.flush(FLUSH_S)  # a partition that may not be written to leaves the record unanswered
             answer = answers[0] if answers else KafkaError(KafkaError._TIMED_OUT)

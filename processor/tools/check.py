@@ -6,33 +6,42 @@ Changes nothing: a transaction is begun and aborted under a name of its own, so 
 import stat
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from processor.doctor.records import records
 from processor.errors import SlotstreamError
 from processor.kafka import findings
 from processor.kafka.findings import Finding, RecordBytes
 from processor.kafka.refusals.certificates import certificates, expiry, is_expired
 from processor.kafka.session_limits import session_limits
-from processor.kafka.topics import Topic, Topics, describe_topic, names
-from processor.service import load_model, open_folder, open_parking, record_bytes_of, shapes_of
+from processor.kafka.topics import Topic, Topics, describe_sampled, describe_topic, names
+from processor.service import codec_of, load_model, open_folder, open_parking, record_bytes_of, shapes_of
 from processor.settings import Settings
 from processor.stream import admin, permissions
 from processor.stream.clients import restore_consumer
 from processor.stream.permissions import NO_COORDINATOR
 from processor.stream.transaction import try_transaction
 
+if TYPE_CHECKING:
+    from processor.model.load import ServableModel
+
 
 def check(settings: Settings) -> list[Finding]:
     """Goes on past whatever is wrong."""
-    found, record_bytes = _model(settings)
+    model, record_bytes, found = _model(settings)
     found += _secrets(settings)
     if settings.checkpoint_store == "directory":
         found.append(_tried("checkpoints", f"{settings.checkpoint.path} can be written to", lambda: open_folder(settings)))
     if settings.parking.path is not None:
         found.append(_tried("parking", f"{settings.parking.path} can be written to", lambda: open_parking(settings)))
-    return [*found, *on_broker(settings, record_bytes)]
+    of_broker = on_broker(settings, record_bytes)
+    found += of_broker
+    if of_broker[0].good:
+        found += _records(settings, model)
+    return found
 
 
 def on_broker(settings: Settings, record_bytes: RecordBytes | None = None) -> list[Finding]:
@@ -53,22 +62,31 @@ def on_broker(settings: Settings, record_bytes: RecordBytes | None = None) -> li
     if source is not None and not any(f"on group {settings.group_id} is missing" in finding.found for finding in found):
         found.append(_group(settings, source.partitions))
     if settings.delivery == "exactly_once":
-        found.append(_tried("transactions", "the broker takes them", lambda: try_transaction(settings)))
+        with_record = topics.get("checkpoint.topic") is not None
+        found.append(_tried("transactions", "the broker takes them", lambda: try_transaction(settings, with_record=with_record)))
     return found
 
 
-def _model(settings: Settings) -> tuple[list[Finding], RecordBytes | None]:
-    """What is found, and what the largest records are if the model fits the settings."""
+def _model(settings: Settings) -> tuple["ServableModel | None", RecordBytes | None, list[Finding]]:
+    """The model and its largest records, None where it or its columns will not do, and what is to be said of it."""
     try:
         model = load_model(settings)
     except SlotstreamError as error:
-        return [_bad("model", error)], None
+        return None, None, [_bad("model", error)]
     found = f"{model.path}: {model.mode}, {model.features} features, {model.outputs} outputs; {model.why}"
     loaded = Finding("ok", "model", found)
     try:
-        return [loaded], record_bytes_of(settings, shapes_of(model, settings), per_step=model.per_step)
+        return model, record_bytes_of(settings, shapes_of(model, settings), per_step=model.per_step), [loaded]
     except SlotstreamError as error:
-        return [loaded, _bad("columns", error)], None
+        return None, None, [loaded, _bad("columns", error)]
+
+
+def _records(settings: Settings, model: "ServableModel | None") -> Iterator[Finding]:
+    try:
+        topic = describe_sampled(settings)
+    except SlotstreamError:
+        return  # the broker's findings say so
+    yield from records(settings, topic, codec_of(settings, model, "check") if model is not None else None)
 
 
 def _secrets(settings: Settings) -> Iterator[Finding]:

@@ -32,6 +32,8 @@ SAMPLE_LINES = 1000
 SEPARATORS = {"tab": "\t", "semicolon": ";", "pipe": "|", "comma": ",", "space": " "}
 BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 FITS_MIN = 0.5
+STDIN = Path("-")
+COUNTED_MIN = 3  # rows: fewer count by chance
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
@@ -63,7 +65,7 @@ class CsvFile:
     """
 
     def __init__(self, path: Path, form: Form = Form()) -> None:
-        self.path = path
+        self.path = path if path != STDIN else Path("standard input")
         self._raw = _open(path)
         try:
             self._begin(form)
@@ -156,6 +158,12 @@ class CsvFile:
             raise ConfigurationError(f"{self.path} has no rows below its names", expected="readings", do="look at the file")
         widths = Counter(map(len, self.sample))
         width, count = widths.most_common(1)[0]
+        if width == len(self.columns) + 1 and counts_rows([cells[0] for cells in self.sample if len(cells) == width]):
+            raise ConfigurationError(
+                f"each row of {self.path} begins with its own number, for which there is no name in line {self._before + 1}",
+                expected="a name for each cell",
+                do=f"put one in front of {self.columns[0]}, such as row, or write the file without row numbers (R: row.names = FALSE)",
+            )
         if width != len(self.columns) and count > FITS_MIN * len(self.sample):
             raise ConfigurationError(
                 f"the names in line {self._before + 1} of {self.path} are {len(self.columns)}, and most rows below have {width} cells",
@@ -222,9 +230,17 @@ class CsvFile:
         self._raw.close()
 
 
+def counts_rows(cells: Sequence[str]) -> bool:
+    """Whether a column's first cells are whole numbers, each one more than the one before."""
+    texts = [cell.strip() for cell in cells]
+    if len(texts) < COUNTED_MIN or not all(re.fullmatch(r"[0-9]{1,15}", text) for text in texts):
+        return False
+    return all(int(after) == int(before) + 1 for before, after in itertools.pairwise(texts))
+
+
 def _open(path: Path) -> io.BufferedReader:
     try:
-        return io.BufferedReader(io.FileIO(path), SAMPLE_BYTES)
+        return io.BufferedReader(io.FileIO(0, closefd=False) if path == STDIN else io.FileIO(path), SAMPLE_BYTES)
     except OSError as error:
         raise ConfigurationError(
             f"{path} cannot be read ({error.strerror})", expected="a CSV file", do="correct the name, or the file's permissions"
@@ -239,7 +255,7 @@ def _encoding(path: Path, start: bytes) -> str:
         raise ConfigurationError(
             f"{path} is not text",
             expected="a CSV file",
-            do="export a workbook as CSV; read a compressed file with `zcat FILE | slotstream ... /dev/stdin`; "
+            do="export a workbook as CSV; read a compressed file with `zcat FILE | slotstream ... -`; "
             "name UTF-16 without its mark with --encoding utf-16-le",
         )
     with contextlib.suppress(UnicodeError):

@@ -27,6 +27,8 @@ from processor.tools.rows import Reading, Readings, Wanted, value_of
 NAMED_MAX = 20  # rows left out that are named each; further ones are counted
 POLL_S = 0.1
 FLUSH_S = 10.0
+# A history may be older than any timestamp is taken for without the sender's word on its unit.
+UNIT_HEADER = [("timestamp_unit", b"ms")]
 
 
 def feed(settings: Settings, path: Path, form: Form, wanted: Wanted, pace: "Pace", *, from_line: int = 1) -> "Fed":
@@ -162,6 +164,8 @@ class Feed:
         record: dict[str, Any] = {"key": sensor.encode(), "value": value_of(reading, self._format, self._features)}
         if self._format == "float32" and isinstance(reading.timestamp, int):
             record["timestamp"] = reading.timestamp
+        elif reading.timestamp is not None:
+            record["headers"] = UNIT_HEADER
         self._pending[reading.line] = None
         while not self._failed:
             try:

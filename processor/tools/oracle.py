@@ -25,6 +25,7 @@ from processor.settings import Settings
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 KEY_BYTES_MAX = 1024
 NESTING_MAX = 100
+TEN_YEARS_MS = 3652.5 * 24 * 3600 * 1000
 REFERENCE = next(shape for shape in LADDER if shape.rows == REFERENCE_ROWS)
 
 
@@ -49,6 +50,18 @@ class _Sensor:
     incomplete: bool = False
 
 
+@dataclass(slots=True)
+class _Ahead:
+    """The one sensor of a partition whose time lies too far ahead to count.
+
+    alone_since_ms: its own time when another sensor was last heard, or where its times jumped.
+    """
+
+    key: bytes
+    at_ms: int
+    alone_since_ms: int
+
+
 class _BadError(Exception):
     pass
 
@@ -63,8 +76,9 @@ class Reference:
         self._model, self._settings, self._model_id = model, settings, model_id
         self._run = reference_rung(model)
         self._sensors: dict[tuple[int, bytes], _Sensor] = {}
-        self._time_ms: dict[int, int] = {}  # the greatest timestamp of each partition so far
+        self._time_ms: dict[int, int] = {}  # each partition's time, and the first that it had
         self._first_ms: dict[int, int] = {}
+        self._ahead: dict[int, _Ahead] = {}
         self._gap_partitions = gap_partitions
         self._forgotten: set[tuple[int, bytes]] = set()  # by a null value or `end`: these lack nothing
         self._x = np.zeros((REFERENCE.steps_max, REFERENCE.rows, model.features), np.float32)
@@ -94,11 +108,12 @@ class Reference:
             self._forgotten.add(sensor_id)
             return None
         before, after = self._sequence(record)
-        readings, event_ms = self._parse(record)
-        time_ms = self._time_ms[record.partition] = max(event_ms, self._time_ms.get(record.partition, event_ms))
-        self._first_ms.setdefault(record.partition, event_ms)
+        unit_given = self._unit_given(record)
+        readings, event_ms = self._parse(record, unit_given=unit_given)
+        self._pass_time(*sensor_id, event_ms)
+        time_ms = max(event_ms, self._time_ms.get(record.partition, event_ms))  # for itself its own time counts
         sensor = None if before else self._go_on(self._sensors.get(sensor_id), event_ms, time_ms)
-        incomplete = sensor.incomplete if sensor else not before and self._may_lack(sensor_id, time_ms)
+        incomplete = sensor.incomplete if sensor else not before and self._may_lack(sensor_id)
         state, steps, previous = (sensor.state, sensor.steps, sensor.previous) if sensor else (self._zeros(), 0, None)
         latest_ms = max(event_ms, sensor.latest_ms) if sensor else event_ms
         window = self._model.window if self._model.mode == "windowed" else None
@@ -159,12 +174,48 @@ class Reference:
             return None
         return None if steps is not None and sensor.steps >= steps else sensor
 
-    def _may_lack(self, sensor_id: tuple[int, bytes], time_ms: int) -> bool:
+    def _pass_time(self, partition: int, key: bytes, event_ms: int) -> None:
+        """Partition time goes to the record's, but with an expiry no further ahead than two sensors have been."""
+        expire_s = self._settings.state.expire_after
+        reach_ms = math.inf if expire_s is None else round(expire_s * 1000)
+        other = self._ahead.get(partition)
+        if expire_s is None or (partition in self._time_ms and event_ms - self._time_ms[partition] <= reach_ms):
+            self._go_to(partition, event_ms)
+            if other is not None:
+                other.alone_since_ms = other.at_ms
+                if other.key == key or other.at_ms - self._time_ms[partition] <= reach_ms:
+                    del self._ahead[partition]
+        elif other is None:
+            self._ahead[partition] = _Ahead(key, event_ms, event_ms)
+        elif other.key == key:
+            if abs(event_ms - other.at_ms) > reach_ms or event_ms < other.alone_since_ms:
+                other.alone_since_ms = event_ms
+            other.at_ms = event_ms
+            if event_ms - other.alone_since_ms > reach_ms:
+                self._go_to(partition, event_ms)
+                del self._ahead[partition]
+        else:
+            # Both are ahead: time goes to the nearer one, and on to the other if that is within reach from there.
+            (near_ms, _), (far_ms, far) = sorted([(other.at_ms, other.key), (event_ms, key)])
+            self._go_to(partition, near_ms)
+            self._ahead[partition] = _Ahead(far, far_ms, far_ms)
+            if far_ms - near_ms <= reach_ms:
+                self._go_to(partition, far_ms)
+                del self._ahead[partition]
+
+    def _go_to(self, partition: int, time_ms: int) -> None:
+        self._time_ms[partition] = max(time_ms, self._time_ms.get(partition, time_ms))
+        self._first_ms.setdefault(partition, self._time_ms[partition])
+
+    def _may_lack(self, sensor_id: tuple[int, bytes]) -> bool:
         """Whether a sensor that begins here without a word may have had readings that were lost, and that would still count."""
         if sensor_id[0] not in self._gap_partitions or sensor_id in self._sensors or sensor_id in self._forgotten:
             return False
         expire_s = self._settings.state.expire_after
-        return expire_s is None or time_ms - self._first_ms[sensor_id[0]] <= round(expire_s * 1000)
+        partition = sensor_id[0]
+        if expire_s is None or partition not in self._time_ms:
+            return True
+        return self._time_ms[partition] - self._first_ms[partition] <= round(expire_s * 1000)
 
     def _forecast(self) -> list[int]:
         """The features that the outputs forecast."""
@@ -208,14 +259,27 @@ class Reference:
                 before, after = before or value != b"end", after or value != b"start"
         return before, after
 
-    def _parse(self, record: InputRecord) -> tuple[NDArray[np.float32], int]:
+    def _unit_given(self, record: InputRecord) -> bool:
+        texts = [text for name, text in record.headers if name == "timestamp_unit"]
+        if any(text != b"ms" for text in texts):
+            raise _BadError("bad_schema")
+        return bool(texts)
+
+    def _parse(self, record: InputRecord, *, unit_given: bool) -> tuple[NDArray[np.float32], int]:
         """The record's readings, scaled, float32 [steps, F], and its time."""
-        steps, timestamp = (self._float32 if self._settings.input.format == "float32" else self._json)(record.value or b"")
-        event_ms = self._event_ms(timestamp, record.record_ms)
-        if len(steps) > self._settings.input.record_steps_max:
+        value, floats = record.value or b"", self._settings.input.format == "float32"
+        asked = self._steps_asked(record) if floats else None
+        steps, timestamp = self._float32(value) if floats else self._json(value)
+        event_ms = self._event_ms(timestamp, record.record_ms, unit_given=unit_given)
+        if (len(steps) if asked is None else asked) > self._settings.input.record_steps_max:
             raise _BadError("too_large")
+        if asked is not None and len(steps) != asked:
+            raise _BadError("wrong_feature_count")
         if any(len(step) != self._model.features for step in steps):
             raise _BadError("wrong_feature_count")
+        numbers = [abs(n) for step in steps for n in step]
+        if floats and 2 * sum(0 < n < 2.0**-126 or 1e30 < n < math.inf for n in numbers) > len(numbers):
+            raise _BadError("bad_encoding")
         scale = self._settings.input.scale
         if scale is not None:
             steps = [[(n - _column(scale.offset, i)) / _column(scale.divisor, i) for i, n in enumerate(step)] for step in steps]
@@ -224,6 +288,16 @@ class Reference:
         if not np.isfinite(readings).all():
             raise _BadError("not_finite")
         return readings, event_ms
+
+    def _steps_asked(self, record: InputRecord) -> int:
+        """How many steps the last header `steps` says that a float32 record has."""
+        asked = 1
+        for name, text in record.headers:
+            if name == "steps":
+                if text is None or len(text) > 9 or not text.isdigit() or int(text) == 0:
+                    raise _BadError("bad_schema")
+                asked = int(text)
+        return asked
 
     def _float32(self, value: bytes) -> tuple[list[list[float]], None]:
         if not value or len(value) % 4:
@@ -258,16 +332,22 @@ class Reference:
         step = []
         for name in self._settings.input.features or ():
             at = found
-            for part in name.split("."):
+            whole = '"' not in name and isinstance(found, dict) and name in found
+            for part in [name] if whole else _keys(name):
                 if not isinstance(at, dict) or part not in at:
                     raise _BadError("bad_schema")
                 at = at[part]
             step.append(at)
         return [step]
 
-    def _event_ms(self, timestamp: Any, record_ms: int) -> int:
+    def _event_ms(self, timestamp: Any, record_ms: int, *, unit_given: bool) -> int:
         if timestamp is None:
             return record_ms
+        if isinstance(timestamp, str):
+            digits = timestamp.lstrip("+-") if timestamp[:2] not in ("++", "--", "+-", "-+") else ""
+            whole, point, rest = digits.partition(".")
+            if all(part.isascii() and part.isdecimal() for part in ([whole, rest] if point else [whole])):
+                timestamp = math.inf if len(timestamp) > 40 else float(timestamp) if point else int(timestamp)
         if isinstance(timestamp, str):
             try:
                 when = datetime.datetime.fromisoformat(timestamp)
@@ -279,9 +359,24 @@ class Reference:
             event_ms = math.floor(timestamp)
         else:
             raise _BadError("bad_timestamp")
+        if not unit_given and abs(event_ms - record_ms) > TEN_YEARS_MS:
+            raise _BadError("bad_timestamp")
         if event_ms > record_ms + round(self._settings.input.ahead_max * 1000):
             raise _BadError("bad_timestamp")
         return event_ms
+
+
+def _keys(name: str) -> list[str]:
+    """The keys of a feature's name, between dots that stand outside quotes."""
+    keys, quoted = [""], False
+    for character in name:
+        if character == '"':
+            quoted = not quoted
+        elif character == "." and not quoted:
+            keys.append("")
+        else:
+            keys[-1] += character
+    return keys
 
 
 def _values(found: Any) -> list[Any]:

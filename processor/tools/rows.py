@@ -16,19 +16,25 @@ import numpy as np
 import orjson
 
 from processor.errors import ConfigurationError
-from processor.tools.csv_file import CsvFile, Row
+from processor.settings import field_path
+from processor.tools.csv_file import CsvFile, Row, counts_rows
 from processor.tools.timestamps import decide
 
 COLUMNS_SHOWN = 12
 _COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", re.ASCII)
 _POINT = re.compile(r"[+-]?\d*\.\d+(?:[eE][+-]?\d+)?", re.ASCII)
 # 1,234 may be 1234; 0,123 and 1,23 may not.
+# 1.234,56 and 1,234.56, and with blanks or apostrophes between.
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:([.,' \u00a0\u202f])\d{3})(?:\1\d{3})*(?:[.,]\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which columns are what, as asked for. Either `key`, a column, or `sensor`, the one name for all rows."""
+    """Which columns are what, as asked for. Either `key`, a column, or `sensor`, the one name for all rows.
+
+    missing: what stands in a cell that holds no number, such as -200.
+    """
 
     key: str | None = None
     sensor: str | None = None
@@ -37,6 +43,7 @@ class Wanted:
     timestamp_unit: str = "auto"
     timestamp_format: str | None = None
     decimal: str = "auto"
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -73,8 +80,12 @@ class Readings:
         self._time = _places(file, wanted.timestamp, "--timestamp") if wanted.timestamp is not None else []
         self._picked = self._features(wanted.columns, features)
         self.names = [file.columns[i] for i in self._picked]
-        self._number, decimal = _decimal(file, self._picked, wanted.decimal)
+        self._read, decimal = _decimal(file, self._picked, wanted.decimal)
+        self._missing_texts = {text.strip() for text in wanted.missing}
+        self._missing = {number for text in self._missing_texts if (number := _with_point(text)) is not None}
         words = [file.described, *([decimal] if decimal else [])]
+        if wanted.missing:
+            words.append(f"{', '.join(wanted.missing)} is no number")
         if self._time:
             times = (self._time_text(cells) for cells in file.sample if len(cells) == len(file.columns))
             self._parse_time, how = decide(list(times), unit=wanted.timestamp_unit, strptime=wanted.timestamp_format)
@@ -85,10 +96,18 @@ class Readings:
     def _features(self, columns: str | None, features: Sequence[str] | None) -> list[int]:
         if columns is not None:
             return _places(self.file, columns, "--columns")
-        if features is not None and all(self.file.columns.count(name) == 1 for name in features):
-            return [self.file.columns.index(name) for name in features]
+        if features is not None:
+            # Quotes keep a name's dots from descending; a column is named without them.
+            named = [name if name in self.file.columns else ".".join(field_path(name)) for name in features]
+            if all(self.file.columns.count(name) == 1 for name in named):
+                return [self.file.columns.index(name) for name in named]
         taken = {self._key, *self._time, *self.file.nameless}
         return [i for i in range(len(self.file.columns)) if i not in taken]
+
+    def _number(self, text: str) -> float | None:
+        """What a cell holds, None for what is none, or stands for none (--missing)."""
+        value = self._read(text)
+        return None if value in self._missing or text.strip() in self._missing_texts else value
 
     def expect(self, count: int, of: str) -> None:
         """Raises ConfigurationError unless as many columns are taken as there are features. `of`: whose."""
@@ -96,8 +115,14 @@ class Readings:
             raise ConfigurationError(
                 f"{of} {count} features, and these columns are taken: {_listed(self.names)} ({len(self.names)})",
                 expected="a column for each feature, in the model's order",
-                do=f"name them with --columns A,B; the file has {_listed(self.file.columns)}",
+                do=f"name them with --columns A,B; the file has {_listed(self.file.columns)}{self._counted()}",
             )
+
+    def _counted(self) -> str:
+        """Which of the columns taken only count the rows, in words."""
+        cells = {name: [row[i] for row in self.file.sample if i < len(row)] for i, name in zip(self._picked, self.names, strict=True)}
+        counted = [name for name, texts in cells.items() if counts_rows(texts)]
+        return f"; {_listed(counted)} counts the rows, and is hardly a feature" if counted else ""
 
     def expect_numbers(self) -> None:
         """Raises ConfigurationError if a column that nobody asked for by name holds no number at all in the first rows."""
@@ -105,7 +130,7 @@ class Readings:
             texts = [cells[i] for cells in self.file.sample if i < len(cells) and cells[i].strip()]
             if not self._chosen_by_name and texts and all(self._number(text) is None for text in texts):
                 raise ConfigurationError(
-                    f"the column {name} of {self.file.path} holds no numbers: {texts[0].strip()[:40]!r}",
+                    f"the column {name} of {self.file.path} holds no numbers: {texts[0].strip()[:40]!r}{_why_none(texts[0])}",
                     expected="a number in each column but those of --key and --timestamp",
                     do=f"name the features with --columns; the file has {_listed(self.file.columns)}",
                 )
@@ -146,7 +171,9 @@ class Readings:
     def _problem(self, cells: list[str], values: list[float | None]) -> str:
         at = next(j for j, value in enumerate(values) if value is None or not math.isfinite(value))
         text = cells[self._picked[at]].strip()
-        return f"{self.names[at]} is {text[:40]!r}: expected a number" if text else f"{self.names[at]} is empty"
+        if text and (self._read(text) in self._missing or text in self._missing_texts):
+            return f"{self.names[at]} is {text[:40]!r}, which stands for no number (--missing)"
+        return f"{self.names[at]} is {text[:40]!r}: expected a number{_why_none(text)}" if text else f"{self.names[at]} is empty"
 
     def _time_text(self, cells: list[str]) -> str:
         parts = [cells[i].strip() for i in self._time]
@@ -170,7 +197,7 @@ def value_of(reading: Reading, format: str, features: Sequence[str] | None) -> b
         record["values"] = numbers
     else:
         for name, number in zip(features, numbers, strict=False):  # a row without values has none of the fields
-            *outer, last = name.split(".")
+            *outer, last = field_path(name)
             inner = record
             for part in outer:
                 inner = inner.setdefault(part, {})
@@ -240,6 +267,18 @@ def _decimal_of(file: CsvFile, picked: Sequence[int]) -> str:
             do="say --decimal comma for the first; take the commas out of the file for the second",
         )
     return "comma"
+
+
+def _why_none(text: str) -> str:
+    """Why what looks like a number is none, in words that go on from the text; empty for what does not look like one."""
+    text = text.strip()
+    if _GROUPED.fullmatch(text):
+        return " (thousands are set apart in it: write 1234.56, or 1234,56 in a file of decimal commas)"
+    if re.fullmatch(r"[+-]?[\d.,]+\s*%", text, re.ASCII):
+        return " (a percent sign: leave it out)"
+    if re.fullmatch(r"[+-]?\d[\d.,]*\s*(?:[^\W\d]|°).{0,10}", text):
+        return " (something stands behind the number: leave it out)"
+    return ""
 
 
 def _with_point(text: str) -> float | None:

@@ -29,6 +29,7 @@ from processor.errors import ConfigurationError, SlotstreamError
 from processor.kafka.topics import describe_checkpoints
 from processor.settings import Settings, format_duration
 from processor.slots.rows import Rows
+from processor.split_sensors import named
 from processor.stream.assignment import Beginning
 from processor.stream.clients import restore_consumer
 from processor.stream.history import read_to_end
@@ -230,15 +231,20 @@ def list_sensors(
     tell(age_said(settings))
     if not as_json:
         yield f"{'PARTITION':>9}  {'STEPS':>12}  {'LAST EVENT':24}  {'BYTES':>8}  {'INCOMPLETE':10}  SENSOR"
-    left = limit
+    left, partitions = limit, dict[bytes, list[int]]()
     for seen in checkpoints(settings, partition):
         tell(seen.described(time.time()))
+        for key in seen.snapshot.keys:
+            partitions.setdefault(key, []).append(seen.snapshot.partition)
         for sensor in _listed(seen.snapshot, prefix):
             if left == 0:
                 tell(f"more than {limit:,} sensors (--limit)")
                 return
             left = None if left is None else left - 1
             yield json.dumps(asdict(sensor)) if as_json else _line(sensor)
+    if split := {key: numbers for key, numbers in partitions.items() if len(numbers) > 1}:
+        words = "sensors have a state in several partitions" if len(split) > 1 else "sensor has a state in several partitions"
+        tell(f"{len(split):,} {words}: {printable(named(split))}. Give every producer the same partitioner (murmur2_random in librdkafka)")
 
 
 def _listed(snapshot: Snapshot, prefix: str) -> Iterator[Listed]:

@@ -152,7 +152,8 @@ class Trial:
         self.tried = Tried()
         self._features = settings.input.features
         self._format: str = settings.input.format
-        self._engine = Engine(Tiles(model, rows_max=min(slots, TILE_ROWS)), shapes, rules_of(settings), slots=slots)
+        self._rules = rules_of(settings)
+        self._engine = Engine(Tiles(model, rows_max=min(slots, TILE_ROWS)), shapes, self._rules, slots=slots)
         self._codec = codec_of(settings, model, fingerprint_of(settings, model))
         self._clocks = {0: Clock()}  # every reading is of partition 0
         # The features that the outputs forecast: those of output.residual, and all of them where the outputs are as many.
@@ -188,7 +189,7 @@ class Trial:
         """As the service would: a prediction or a dead letter for each."""
         messages = [_Message(reading, value_of(reading, self._format, self._features)) for reading in readings]
         decoded = self._codec.decode(messages)
-        self._clocks |= keep_time(decoded.batch, self._clocks)
+        self._clocks |= keep_time(decoded.batch, self._clocks, self._rules.expire_ms)
         applied = self._engine.apply(decoded.batch)
         self._engine.commit()
         answers = [_Answer() for _ in readings]

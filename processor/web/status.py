@@ -32,6 +32,7 @@ IN_TIME_S = 2.0  # so much work waiting is no lag: a commit is due ten times a s
 SAME_S = 1.0  # asked more often than this, the answer is the one before
 LATE_INTERVALS = 3
 OVERDUE_INTERVALS = 10
+REFUSED_RATIO, REFUSED_BAD_RATIO = 0.01, 0.25  # of the records: worth a look, and a wrong sender or setting
 BUSY_RATIO = 0.9
 TROUBLE_S = 30.0  # the client repeats what lasts every 10 s (logs.REPEAT_S)
 THRASH_RATIO = 0.1
@@ -108,7 +109,7 @@ class Status:
             "refresh_s": EVERY_S,
             "verdicts": {
                 "ready": asdict(self._ready(rows, restore, flow)),
-                "pace": asdict(self._pace(rows, flow)),
+                "pace": asdict(self._pace(rows, flow, samples)),
                 "time": asdict(_spent(time_spent)),
                 "state": asdict(_safe(state)),
             },
@@ -177,10 +178,10 @@ class Status:
         left = f", about {duration(left_s)} left" if left_s is not None else ""
         return Verdict("wait", "Catching up", f"{lag:,} {'record waits' if lag == 1 else 'records wait'}{left}.")
 
-    def _pace(self, rows: list[dict[str, Any]], flow: dict[str, Any]) -> Verdict:
+    def _pace(self, rows: list[dict[str, Any]], flow: dict[str, Any], samples: list[Sample]) -> Verdict:
         if (trouble := self._source.trouble) is not None:
             return Verdict("bad", "Stands still", _sentence(trouble))
-        return _pace(rows, flow, self._client_failed_s())
+        return _refusing(samples) or _pace(rows, flow, self._client_failed_s())
 
     def _state(self, rows: list[dict[str, Any]], numbers: Numbers) -> dict[str, Any]:
         ages = [row["checkpoint_age_s"] for row in rows if row["checkpoint_age_s"] is not None]
@@ -346,6 +347,20 @@ def _restoring(restore: dict[str, Any], owned: int) -> str:
         return f"{told}: looking for the newest checkpoint."
     left = f", about {duration(restore['left_s'])} left" if restore["left_s"] is not None else ""
     return f"{told}: {restore['records_left']:,} records to replay{left}."
+
+
+def _refusing(samples: list[Sample]) -> Verdict | None:
+    """None while next to all records since the oldest sample had predictions."""
+    first, last = samples[0], samples[-1]
+    refused = {error: count - first.dead_letters.get(error, 0.0) for error, count in last.dead_letters.items()}
+    bad = sum(refused.values())
+    records = bad + last.predictions - first.predictions
+    if not bad or bad <= REFUSED_RATIO * records:
+        return None
+    most = max(refused, key=lambda error: refused[error])
+    told = f"{bad:,.0f} of {_count(records, 'record')} of the last {duration(last.at_s - first.at_s)} became dead letters"
+    level: Literal["warn", "bad"] = "bad" if bad > REFUSED_BAD_RATIO * records else "warn"
+    return Verdict(level, "Refusing records", f"{told}, most often for {most}: the log names an example.")
 
 
 def _pace(rows: list[dict[str, Any]], flow: dict[str, Any], client_failed_s: float | None) -> Verdict:

@@ -81,8 +81,9 @@ class Readings:
 
     def _several(self) -> Sent:
         partition, key = self._sensor()
-        most = min(6, self._settings.input.record_steps_max)
-        return Sent(partition, key, self._value(int(self._rng.integers(1, most + 1)), self._event_ms()), self._now_ms)
+        steps = int(self._rng.integers(1, min(6, self._settings.input.record_steps_max) + 1))
+        headers = (("steps", b"%d" % steps),) if self._settings.input.format == "float32" else ()
+        return Sent(partition, key, self._value(steps, self._event_ms()), self._now_ms, headers)
 
     def _marked(self) -> Sent:
         """A reading that says where a sequence begins or ends."""
@@ -109,7 +110,10 @@ class Readings:
             "2023-11-14T22:13:20.5",
             "yesterday",
             float(self._now_ms) + 0.5,
-        )[int(self._rng.integers(10))]
+            str(self._now_ms),
+            self._now_ms // 1000,
+            self._now_ms * 1000,
+        )[int(self._rng.integers(13))]
         record_ms = self._now_ms + (0, 0, 0, -3 * DAY_MS, 7 * DAY_MS)[int(self._rng.integers(5))]
         return Sent(partition, key, self._value(1, event_ms), record_ms)
 

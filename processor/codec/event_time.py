@@ -1,0 +1,90 @@
+"""A reading's time: from the timestamp in a record's value, or the record's own, to Unix milliseconds.
+
+Decides from the record alone, so that a replay has the same times. Where a timestamp stands in the value is the format's.
+"""
+
+import datetime
+import math
+import re
+
+from processor.codec.reject import RejectError
+
+# Times that milliseconds in a double hold exactly; more than any clock will say.
+TIMESTAMP_MS_MAX = 2**53
+# No clock and no backlog is that far off: a timestamp that is has another unit. Ten years of 365.25 days.
+DISTANCE_MAX_MS = 315_576_000_000
+YEAR_MS = DISTANCE_MAX_MS // 10
+DIGITS_MAX = 40  # of a number written as text; more is no time in any unit
+NUMBER_MAX = 10**21  # more is no time in ns
+
+UTC = datetime.UTC
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=UTC)
+EXPECTED = "expected Unix milliseconds or ISO 8601"
+
+_DIGITS = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+# One of a unit in milliseconds: (numerator, denominator), exact for whole numbers of any size.
+_UNITS = {"s": (1000, 1), "us": (1, 1000), "ns": (1, 1_000_000)}
+
+
+def event_ms(timestamp: float | str | None, record_ms: int | None, *, ahead_max_ms: int, unit_given: bool = False) -> int:
+    """Unix milliseconds, rounded down.
+
+    timestamp   what the value says, None: the record's own time counts
+    record_ms   the record's own time, None: it has none
+    unit_given  the sender names the unit, so a time long past is meant (a history that is fed today)
+
+    Raises RejectError (bad_timestamp) for what is no time, for a time more than ahead_max_ms ahead of the record's own, and for one
+    more than ten years from it.
+    """
+    if timestamp is None:
+        if record_ms is None:
+            raise RejectError("bad_timestamp", "neither the value nor the record has a timestamp")
+        return record_ms
+    if isinstance(timestamp, str) and not _DIGITS.fullmatch(timestamp):
+        found, number = _iso_ms(timestamp), None
+    else:
+        number = _number(timestamp)
+        if not -TIMESTAMP_MS_MAX <= number <= TIMESTAMP_MS_MAX:
+            raise RejectError("bad_timestamp", f"timestamp is {str(timestamp)[:40]}{_another_unit(number, record_ms)}; {EXPECTED}")
+        found = math.floor(number)
+    if record_ms is None:
+        return found
+    if not unit_given and abs(found - record_ms) > DISTANCE_MAX_MS:
+        why = _another_unit(number, record_ms) or f", {_distance(found, record_ms)}"
+        raise RejectError("bad_timestamp", f"timestamp is {str(timestamp)[:40]}{why}; {EXPECTED}, at most 10 years from the record's own")
+    if found > record_ms + ahead_max_ms:
+        ahead_s = (found - record_ms) / 1000
+        told = f"{str(timestamp)[:40]} lies {ahead_s:.0f} s ahead of the record's own"
+        raise RejectError("bad_timestamp", f"{told}; expected at most {ahead_max_ms / 1000:.0f} s (input.ahead_max)")
+    return found
+
+
+def _iso_ms(text: str) -> int:
+    try:
+        when = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise RejectError("bad_timestamp", f"timestamp is {text[:40]!r}; {EXPECTED}") from None
+    when = when.replace(tzinfo=UTC) if when.tzinfo is None else when
+    return (when - EPOCH) // datetime.timedelta(milliseconds=1)
+
+
+def _number(timestamp: float | str) -> float:
+    if not isinstance(timestamp, str):
+        return timestamp
+    if len(timestamp) > DIGITS_MAX:
+        return math.inf
+    return float(timestamp) if "." in timestamp else int(timestamp)
+
+
+def _another_unit(number: float | None, record_ms: int | None) -> str:
+    """Which unit would bring the number within ten years of the record's own time, in words; empty for none."""
+    if number is None or record_ms is None or abs(number) > NUMBER_MAX:
+        return ""
+    whole = math.floor(number)
+    fits = (unit for unit, (factor, divisor) in _UNITS.items() if abs(whole * factor // divisor - record_ms) <= DISTANCE_MAX_MS)
+    unit = next(fits, None)
+    return f", which as Unix time in {unit} fits the record's own, and not in ms" if unit else ""
+
+
+def _distance(found: int, record_ms: int) -> str:
+    return f"{abs(found - record_ms) / YEAR_MS:,.0f} years {'ahead of' if found > record_ms else 'before'} the record's own"

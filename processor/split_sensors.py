@@ -1,0 +1,65 @@
+"""Sensors that lie in several partitions, as two producers with different partitioners put them: each has a state in each.
+
+Responsible for saying so once, and for the figure. Who looks: the loop at its own partitions, and a thread, once, at the newest
+records of all of them when the service starts.
+"""
+
+import threading
+from itertools import islice
+
+import structlog
+from confluent_kafka import KafkaException
+
+from processor.codec.encode import shown
+from processor.errors import SlotstreamError
+from processor.metrics import Metrics
+from processor.settings import Settings
+from processor.stream.history import in_several_partitions, newest
+
+_log = structlog.get_logger(__name__)
+
+KEYS_MAX = 1000  # of a partition that are looked up in the others: a few milliseconds
+RECORDS = 100  # of each partition, at the start
+TIMEOUT_S = 10.0
+NAMED = 3
+
+
+class SplitSensors:
+    """What was found since the start. Methods may be called by any thread."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._found = dict[bytes, list[int]]()
+        self._lock = threading.Lock()
+
+    def found(self, sensors: dict[bytes, list[int]]) -> None:
+        """Sensors, and the partitions that each lies in."""
+        if not sensors:
+            return
+        with self._lock:
+            first = not self._found
+            self._found.update(sensors)
+            self._metrics.set("sensors_split", len(self._found))
+        if first:
+            _log.warning(
+                "sensors lie in several partitions: each has a state in each, made from a part of its readings",
+                sensors=len(sensors),
+                such_as=named(sensors),
+                expected="one partition for each key",
+                to_do="give every producer the same partitioner: murmur2_random for clients of librdkafka, Java's default for Java",
+            )
+
+    def look_into(self, settings: Settings, partitions: int) -> None:
+        """Starts a look at the newest records of the input, beside all else. What the broker does not answer is left."""
+        threading.Thread(target=self._look, args=(settings, partitions), name="split-sensors", daemon=True).start()
+
+    def _look(self, settings: Settings, partitions: int) -> None:
+        try:
+            self.found(in_several_partitions(newest(settings, settings.input.topic, partitions, RECORDS, timeout_s=TIMEOUT_S)))
+        except (KafkaException, SlotstreamError) as error:
+            _log.debug("the newest records of the input were not looked at", reason=str(error))
+
+
+def named(sensors: dict[bytes, list[int]]) -> str:
+    """A few of them, for people."""
+    return ", ".join(f"{shown(key)[:80]} in {' and '.join(map(str, numbers[:4]))}" for key, numbers in islice(sensors.items(), NAMED))
