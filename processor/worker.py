@@ -366,12 +366,23 @@ class Worker:
         self._undo(str(fenced), str(fenced))
 
     def _renew(self, fenced: ProducerFencedError) -> None:
-        """The broker refuses the producer: because another process has the name, or because it timed the transaction out."""
-        self._figures.fenced()
-        self._membership.prove_name(str(fenced))
-        told = "the broker timed the transaction out" if fenced.timed_out else "the broker refused the producer"
-        _log.warning(f"{told}; going on with a new producer", reason=str(fenced))
-        self._transaction.renew()
+        """A new producer, unless another process has the name. A rival that asks for the name at the same time may refuse this one too."""
+        for _ in range(ABORTS_MAX):
+            self._figures.fenced()
+            self._membership.prove_name(str(fenced))
+            told = "the broker timed the transaction out" if fenced.timed_out else "the broker refused the producer"
+            _log.warning(f"{told}; going on with a new producer", reason=str(fenced))
+            try:
+                self._transaction.renew()
+            except ProducerFencedError as again:
+                fenced = again
+            else:
+                return
+        raise RepeatedAbort(
+            f"{ABORTS_MAX} producers in a row were refused ({fenced})",
+            expected="a producer that the broker takes",
+            do="look at the broker's log for the same time, then start again: nothing was lost",
+        )
 
     def _join_again(self, fenced: MemberFencedError) -> None:
         """The group refuses this member: because another process has the name, or because the client outlived its session."""

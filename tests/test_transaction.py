@@ -5,14 +5,15 @@ from confluent_kafka import KafkaError, KafkaException
 
 from processor.records import Out
 from processor.stream.at_least_once import AtLeastOnce
+from processor.records import Out
 from processor.stream.transaction import AbortedError, ProducerFencedError, Transaction
 
 
 class Producer:
-    """Begins transactions; how an abort ends, the test says."""
+    """Begins transactions; how an abort ends, the test says, and how a record is taken."""
 
-    def __init__(self, error: KafkaError | None) -> None:
-        self._error = error
+    def __init__(self, error: KafkaError | None, of_records: KafkaError | None = None) -> None:
+        self._error, self._of_records = error, of_records
 
     def init_transactions(self, _timeout_s: float) -> None:
         pass
@@ -21,7 +22,8 @@ class Producer:
         pass
 
     def produce(self, *_: object, **__: object) -> None:
-        pass
+        if self._of_records is not None:
+            raise KafkaException(self._of_records)
 
     def poll(self, _timeout_s: float) -> int:
         return 0
@@ -82,3 +84,13 @@ def test_an_unknown_topic_is_tried_again_without_end_looked_for_and_told_of(deli
         transaction.publish([Out("predictions", 0, b"key", b"value", 0)])
     assert caught.value.passing
     assert (producer.asked, suspected) == (1, [1])
+
+
+@pytest.mark.parametrize("code", [KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, KafkaError.INVALID_PRODUCER_ID_MAPPING])
+def test_an_error_that_the_producer_does_not_survive_costs_a_new_producer_and_not_the_process(code):
+    error = KafkaError(code, "the sequence broke", fatal=True)
+    transaction = Transaction(lambda: Producer(None, error), lambda: None)
+    with pytest.raises(ProducerFencedError, match="the sequence broke"):
+        transaction.publish([Out("predictions", 0, b"pump", b"1", 5)])
+    transaction.renew()
+    assert transaction.age_s is None

@@ -9,6 +9,7 @@ import contextlib
 import queue
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ _log = structlog.get_logger(__name__)
 
 REPLAY_BATCHES_AHEAD = 4  # read ahead of the loop, so that neither waits for the other
 TRIES = 5
+LAGS_S, LOOK_S = 5.0, 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,8 +369,9 @@ class Restore:
         )
 
     def _find(self, history: History) -> Found:
-        committed, (low, end) = history.committed(), history.bounds()
+        committed = history.committed()
         offset = committed.offset if committed else None
+        low, end = self._settled(history, offset)
         said = Beginning.from_metadata(committed.metadata) if committed else None
         # Without metadata (an operator moved the offset) the newest checkpoint says what the state is a function of.
         newest = self._newest(None, lambda _: True) if said is None else None
@@ -378,6 +381,16 @@ class Restore:
 
         told = map(Beginning.from_metadata, history.others(self._present.partitions)) if committed is None else ()
         return Found(self._partition, offset, said, low, end, newest, usable, tuple(said for said in told if said is not None))
+
+    def _settled(self, history: History, offset: int | None) -> tuple[int, int]:
+        """The log's bounds. An end before what is committed is looked at for a while: a leader that was just elected may lag behind."""
+        until_s = time.monotonic() + LAGS_S
+        while True:
+            low, end = history.bounds()
+            if offset is None or offset <= end or time.monotonic() > until_s:
+                return low, end
+            if self._cancelled.wait(LOOK_S):
+                raise CancelledError
 
     def _newest(self, position_max: int | None, usable: Callable[[Beginning], bool]) -> Snapshot | None:
         return self._store.newest(self._partition, position_max=position_max, usable=usable, cancelled=self._cancelled.is_set)

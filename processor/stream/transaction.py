@@ -1,8 +1,8 @@
 """Outputs, dead letters and consumed offsets in one Kafka transaction.
 
 Sorts the producer's errors into three: one that time mends is tried again here until it is decided; one that undoes the
-transaction is raised as Aborted, and the caller goes back to the last commit; a fenced producer is raised as ProducerFenced,
-and whether another process did that or the broker's own timeout only the group can say (loop.membership).
+transaction is raised as Aborted, and the caller goes back to the last commit; one that the producer does not survive, fenced or
+broken, is raised as ProducerFenced, and whether another process caused it only the group can say (loop.membership).
 """
 
 import contextlib
@@ -47,7 +47,10 @@ class AbortedError(Exception):
 
 
 class ProducerFencedError(Exception):
-    """The broker holds another producer of this transactional.id, or timed out this one's transaction."""
+    """The producer is at its end: the broker holds another one of this transactional.id, timed out this one's transaction, or broke with it.
+
+    A new producer of the name does what a restart would do, if the name is still this process's.
+    """
 
     def __init__(self, reason: str, *, timed_out: bool) -> None:
         super().__init__(reason)
@@ -213,6 +216,8 @@ class Transaction:
             return permissions.refused(f"the broker does not permit {call}", cause)
         if abortable:
             return AbortedError(cause, "" if cause is reason else "a record was not taken: ")
+        if reason.fatal() and call != "init_transactions":
+            return ProducerFencedError(f"{call}: {reason.name()}: {reason.str()}", timed_out=False)
         return SlotstreamError(
             f"{call} failed ({reason.name()}: {reason.str()})",
             expected="a broker that takes transactions of this client",
