@@ -5,7 +5,6 @@ from confluent_kafka import KafkaError, KafkaException
 
 from processor.records import Out
 from processor.stream.at_least_once import AtLeastOnce
-from processor.records import Out
 from processor.stream.transaction import AbortedError, ProducerFencedError, Transaction
 
 
@@ -53,9 +52,8 @@ def test_an_abort_that_the_broker_takes_ends_the_transaction():
 def test_a_broker_that_knows_nothing_of_the_transaction_costs_a_new_producer_and_not_the_process(fatal):
     """A broker that is killed as a transaction begins has forgotten it when it is back."""
     transaction = begun(KafkaError(KafkaError.INVALID_TXN_STATE, "Failed to end transaction", fatal=fatal))
-    with pytest.raises(ProducerFencedError) as caught:
+    with pytest.raises(ProducerFencedError, match="Failed to end transaction"):
         transaction.abort()
-    assert caught.value.timed_out, "whose the name is, the group is asked"
     transaction.renew()
     assert transaction.age_s is None
 

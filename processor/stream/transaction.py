@@ -47,7 +47,7 @@ class AbortedError(Exception):
 
 
 class ProducerFencedError(Exception):
-    """The producer is at its end: the broker holds another one of this transactional.id, timed out this one's transaction, or broke with it.
+    """The producer is at its end: the broker holds another one of this transactional.id, timed out its transaction, or broke with it.
 
     A new producer of the name does what a restart would do, if the name is still this process's.
     """
