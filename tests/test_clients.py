@@ -44,11 +44,17 @@ class Past(Settings):
         return {**super().kafka_config(), **refused, "batch.size": "2000000"}
 
 
+class Made(dict):
+    """Kept by identity, as a client is."""
+
+    __hash__ = object.__hash__
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_connected(monkeypatch) -> None:
     """A client is what it would be made of."""
-    for kind in ("Consumer", "Producer", "AdminClient"):
-        monkeypatch.setattr(clients, kind, type(kind, (dict,), {}))
+    for kind in ("_Consumer", "_Producer", "AdminClient"):
+        monkeypatch.setattr(clients, kind, type(kind, (Made,), {}))
 
 
 MAKE = {

@@ -201,6 +201,8 @@ class Transaction:
     def _sorted(self, call: str, reason: KafkaError) -> Exception:
         if reason.code() == KafkaError._FATAL:
             reason = self._reason_before() or reason
+        if reason.code() == KafkaError._STATE:
+            reason = self._reason_of_state() or reason
         if reason.code() in _FENCED:
             return ProducerFencedError(reason.str(), timed_out=(self.age_s or 0.0) >= TRANSACTION_TIMEOUT_S)
         unknown = reason.code() in UNKNOWN_TOPIC
@@ -229,6 +231,14 @@ class Transaction:
         """What the client has to tell of records that were not taken it tells in a poll."""
         with contextlib.suppress(KafkaException, SystemError):
             self._producer.poll(0)
+
+    def _reason_of_state(self) -> KafkaError | None:
+        """produce() in a transaction that has failed only says that there is none; begin_transaction() says why, and begins none in one."""
+        try:
+            self._producer.begin_transaction()
+        except KafkaException as error:
+            return error.args[0]
+        return None
 
     def _reason_before(self) -> KafkaError | None:
         """produce() on a producer that is at its end only says that something fatal came before; an abort says what."""
