@@ -110,15 +110,18 @@ def why(text: str) -> str:
     return (text.splitlines() or ["no output"])[-1]
 
 
+def result(run: Run) -> str:
+    return "survived" if run.good else "interrupted" if run.code == INTERRUPTED else f"failed, {run.code}"
+
+
 def told(run: Run) -> str:
-    return f"{'survived' if run.good else f'FAILED with {run.code}'} in {run.seconds:.0f} s" + (f": {run.why}" if run.why else "")
+    return f"{result(run)} in {run.seconds:.0f} s" + (f": {run.why}" if run.why else "")
 
 
 def table(runs: list[Run]) -> Table:
     found = Table("seed", "result", "seconds", *COLUMNS, "why")
     for run in runs:
-        result = "survived" if run.good else f"failed, {run.code}"
-        found.add_row(str(run.seed), result, f"{run.seconds:.0f}", *(run.figures.get(name, "-") for name in COLUMNS), run.why)
+        found.add_row(str(run.seed), result(run), f"{run.seconds:.0f}", *(run.figures.get(name, "-") for name in COLUMNS), run.why)
     return found
 
 
