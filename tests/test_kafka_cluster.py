@@ -100,7 +100,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
 
 
 def create(cluster: KafkaCluster, topic: str) -> None:
-    AdminClient({"bootstrap.servers": cluster.bootstrap}).create_topics([NewTopic(topic, 1)])[topic].result(60)
+    admin = AdminClient({"bootstrap.servers": cluster.bootstrap})
+    admin.create_topics([NewTopic(topic, 1)])[topic].result(60)
 
 
 def producer(cluster: KafkaCluster) -> tuple[Producer, list[bytes]]:
