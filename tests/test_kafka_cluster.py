@@ -15,6 +15,8 @@ from processor.errors import ConfigurationError, SlotstreamError
 from processor.sandbox.kafka_cluster import OFFSETS, TRANSACTIONS, KafkaCluster, partition_of
 from processor.sandbox.kafka_node import ask
 from processor.sandbox.ports import free_ports
+from processor.settings import load_settings
+from processor.stream import admin
 from processor.tools.verify.cluster_faults import CLUSTER_FAULTS
 from processor.tools.verify.links import Links
 from processor.tools.verify.run import chosen
@@ -82,7 +84,9 @@ def test_a_cluster_beside_a_broker_of_the_users_is_refused(tmp_path: Path) -> No
 
 def test_faults_of_a_cluster_are_chosen_by_name_and_dealt_once_each() -> None:
     names = [fault.name for fault in CLUSTER_FAULTS]
-    assert [fault.name for fault in chosen(names)] == names
+    assert [fault.name for fault in chosen(names, 3)] == names
+    with pytest.raises(ConfigurationError, match="rolling with one broker"):
+        chosen(["kill", "rolling"])
     assert {need for fault in CLUSTER_FAULTS for need in fault.needs} == {"cluster", "links"}
     dealt = deal(5, {"topic": names, "directory": names})
     assert sorted(dealt["topic"] + dealt["directory"]) == sorted(names)
@@ -100,7 +104,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
 
 
 def create(cluster: KafkaCluster, topic: str) -> None:
-    AdminClient({"bootstrap.servers": cluster.bootstrap}).create_topics([NewTopic(topic, 1)])[topic].result(60)
+    client = AdminClient({"bootstrap.servers": cluster.bootstrap})
+    client.create_topics([NewTopic(topic, 1)])[topic].result(60)
 
 
 def producer(cluster: KafkaCluster) -> tuple[Producer, list[bytes]]:
@@ -153,13 +158,24 @@ def test_a_group_and_a_transactional_id_are_coordinated_by_the_broker_that_is_na
     consumer = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": "a group of mine"})
     consumer.subscribe(["coordinated"])
     wait_for(lambda: consumer.poll(0.2) or consumer.assignment(), "an assignment", 120)
-    admin = AdminClient({"bootstrap.servers": cluster.bootstrap})
-    described = admin.describe_consumer_groups(["a group of mine"])["a group of mine"].result(60)
+    client = AdminClient({"bootstrap.servers": cluster.bootstrap})
+    described = client.describe_consumer_groups(["a group of mine"])["a group of mine"].result(60)
     assert cluster.coordinator(OFFSETS, "a group of mine") == described.coordinator.id
     consumer.close()
     sender = Producer({"bootstrap.servers": cluster.bootstrap, "transactional.id": "mine"})
     sender.init_transactions(60)
     assert cluster.coordinator(TRANSACTIONS, "mine") in cluster.numbers
+
+
+@pytest.mark.timeout(600)
+def test_when_init_returns_every_broker_knows_the_topics(cluster: KafkaCluster) -> None:
+    topics = {f"--{key}=known.{key}" for key in ("input.topic", "output.topic", "dead_letter.topic", "checkpoint.topic")}
+    settings = load_settings(None, [f"--kafka=bootstrap.servers={cluster.bootstrap}", "--group=known", *sorted(topics)], {})
+    assert len(admin.init(settings, 4, None)) == 4
+    for number in cluster.numbers:
+        listed = ask(cluster._admin(number))
+        assert listed is not None
+        assert {option.partition("=")[2] for option in topics} <= set(listed.topics)
 
 
 @pytest.mark.long

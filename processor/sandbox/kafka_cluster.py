@@ -27,7 +27,13 @@ from processor.sandbox.ports import free_ports
 T = TypeVar("T")
 
 REPLICAS_IN_SYNC = 2
-WHOLE_TIMEOUT_S = 120.0  # three Java processes that start at once, on a machine that is busy
+WHOLE_TIMEOUT_S = 240.0  # three Java processes that start at once, on a machine that is busy
+# Twice one broker's, and twice Kafka's defaults for the quorum: on a busy machine a broker that lives is not to be missed.
+PATIENCE = {
+    "broker.session.timeout.ms": "6000",
+    "controller.quorum.election.timeout.ms": "2000",
+    "controller.quorum.fetch.timeout.ms": "4000",
+}
 ASK_S = 20.0
 POLL_S = 0.1
 OFFSETS, TRANSACTIONS = "__consumer_offsets", "__transaction_state"
@@ -215,7 +221,7 @@ class KafkaCluster:
             listeners["BESIDE"] = ports.beside
             advertised["BESIDE"] = f"{HERE}:{ports.sent_on}"
         replicas, in_sync = str(len(self.numbers)), str(min(REPLICAS_IN_SYNC, len(self.numbers)))
-        properties = {
+        properties = PATIENCE | {
             "node.id": str(number),
             "listeners": ",".join(f"{name}://{HERE}:{port}" for name, port in listeners.items()),
             "advertised.listeners": ",".join(f"{name}://{address}" for name, address in advertised.items()),

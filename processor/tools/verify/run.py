@@ -24,6 +24,7 @@ from processor.errors import ConfigurationError, SlotstreamError
 from processor.logs import LIBRDKAFKA
 from processor.sandbox.demo import Interrupts
 from processor.settings import Settings
+from processor.tools.verify.cluster_faults import CLUSTER_FAULTS
 from processor.tools.verify.fault import Fault
 from processor.tools.verify.faults import FAULTS
 from processor.tools.verify.feeder import Feeder
@@ -57,7 +58,7 @@ class Options:
 def main(options: Options) -> int:
     """Exit codes: 0 all was equal, 1 something was not, or failed, 2 wrong use, 130 interrupted. Ends with everything removed, but
     after a failure with the folder kept."""
-    faults = chosen(options.faults)
+    faults = chosen(options.faults, options.brokers)
     if options.kills and "kill" not in [fault.name for fault in faults]:
         raise ConfigurationError(
             f"{options.kills} kills, and faults without kill", expected="kill among --faults", do="add it, or leave --kills out"
@@ -90,11 +91,13 @@ def main(options: Options) -> int:
     return 1
 
 
-def chosen(names: Sequence[str]) -> list[Fault]:
-    """The faults of these names, all without any. Raises ConfigurationError."""
+def chosen(names: Sequence[str], brokers: int = 1) -> list[Fault]:
+    """The faults of these names, all without any. Raises ConfigurationError, also for those of a cluster where there is one broker."""
     known = [fault.name for fault in FAULTS]
     if unknown := [name for name in names if name not in known]:
         raise ConfigurationError(f"no fault is called {listed(unknown)}", expected=f"some of {listed(known)}", do="correct --faults")
+    if brokers == 1 and (of_clusters := [fault.name for fault in CLUSTER_FAULTS if fault.name in names]):
+        raise ConfigurationError(f"{listed(of_clusters)} with one broker", expected="a cluster of brokers", do="add --brokers 3")
     return [fault for fault in FAULTS if not names or fault.name in names]
 
 
