@@ -2,11 +2,16 @@
 
 tf_keras is Keras 2 for today's TensorFlow. For every model of MODELS it writes NAME.h5, NAME.keras and NAME.npz: x and, for each output,
 y0, y1 ... Weights are random, moving statistics too, and large enough for hard_sigmoid to meet all three of its pieces. The files that
-tf_keras no longer writes (cuDNN's layers) are made from those that compute the same, with its own conversion of weights.
+tf_keras no longer writes (cuDNN's layers) are made from those that compute the same, with its own conversion of weights. For those of
+IN_ALL_LAYOUTS it writes NAME-LAYOUT.keras too, as the versions in LAYOUTS laid weights out: files of TensorFlow 2.13.1, 2.14.1 and 2.15.1
+have the same groups.
 """
 
+import io
 import json
 import sys
+import zipfile
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -210,6 +215,89 @@ def long_names():
     return sequential(*(L.Dense(3, name=f"{i:03}_{'x' * 1000}") for i in range(70)), L.LSTM(2))
 
 
+@model
+def many_of_a_class():
+    """Layers of one class and one shape, with and without weights, on several levels: whoever miscounts swaps their weights in silence."""
+    x = tf_keras.Input((STEPS, F))
+    inner = [tf_keras.Sequential([L.Dense(3, input_shape=(STEPS, 3)), L.Dense(3), L.LayerNormalization(), L.Dense(3)]) for _ in range(3)]
+    y = L.TimeDistributed(L.Activation("tanh"))(inner[0](L.Dense(3)(x)))
+    y = L.TimeDistributed(L.Dense(3))(L.LayerNormalization(center=False, scale=False)(y))
+    y = inner[1](L.TimeDistributed(L.Dense(3))(L.LayerNormalization()(y)))
+    y = L.Bidirectional(L.LSTM(3, return_sequences=True))(L.Bidirectional(L.LSTM(3, return_sequences=True), merge_mode="sum")(y))
+    y = L.LSTM(3, return_sequences=True)(L.LSTM(3, return_sequences=True)(L.LSTM(3, return_sequences=True)(y)))
+    return tf_keras.Model(x, L.Dense(3)(L.Dense(3)(inner[2](y))))
+
+
+# Ascending attributes, the second name of a layer among them, and whether what was seen counts again.
+LAYOUTS = {"2.13": (True, True), "2.14": (True, False), "2.15": (False, False)}
+IN_ALL_LAYOUTS = ("lstm", "many_of_a_class", "nested", "frozen_within", "time_distributed_model", "used_twice")
+
+
+@contextmanager
+def laid_out(version):
+    """Saves as this version walked a model, which differs from tf_keras in these two places."""
+    library = import_module("tf_keras.src.saving.saving_lib")
+    kept = {name: getattr(library, name) for name in ("ATTR_SKIPLIST", "_walk_trackable", "_save_container_state")}
+    ascending, again = LAYOUTS[version]
+
+    def walk(trackable):
+        return reversed(list(kept["_walk_trackable"](trackable)))
+
+    def save(container, weights_store, assets_store, inner_path, visited_trackables):
+        used = {}
+        for item in container.values() if isinstance(container, dict) else container:
+            if library._is_keras_trackable(item):
+                name = library.generic_utils.to_snake_case(type(item).__name__)
+                used[name] = used.get(name, -1) + 1
+                path = f"{inner_path}/{name}_{used[name]}" if used[name] else f"{inner_path}/{name}"
+                library._save_state(item, weights_store, assets_store, path, visited_trackables)
+
+    if ascending:
+        library.ATTR_SKIPLIST = kept["ATTR_SKIPLIST"] - {"_layer_checkpoint_dependencies"}
+        library._walk_trackable = walk
+    if again:
+        library._save_container_state = save
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(library, name, value)
+
+
+def edited(path, target, edit, **metadata):
+    """A copy of a .keras file with edited weights (an open HDF5 file) and other metadata."""
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(target, "w") as copy:
+        members = {name: archive.read(name) for name in archive.namelist()}
+        weights = io.BytesIO(members["model.weights.h5"])
+        with h5py.File(weights, "r+") as file:
+            edit(file)
+        members["model.weights.h5"] = weights.getvalue()
+        members["metadata.json"] = json.dumps({**json.loads(members["metadata.json"]), **metadata}).encode()
+        for name, content in members.items():
+            copy.writestr(name, content)
+
+
+def with_backslashes(file):
+    """As h5py names groups on Windows, where the parts of a path are joined by backslashes: one name, and only vars below it."""
+    groups = []
+    file.visititems(lambda name, item: groups.append(name) if name.endswith("/vars") else None)
+    for name in groups:
+        file.copy(name, "\\".join(name.split("/")[:-1]) + "/vars")
+    for name in {name.split("/")[0] for name in groups}:
+        del file[name]
+
+
+def write_layouts(name, made, folder):
+    plain = folder / "plain.keras"
+    for version in LAYOUTS:
+        target = folder / f"{name}-{version}.keras"
+        with laid_out(version):
+            made.save(plain)
+        edited(plain, target, lambda file: None, keras_version=f"{version}.1")
+        edited(target, folder / f"{name}-{version}-windows.keras", with_backslashes)
+    plain.unlink()
+
+
 def with_random_weights(made, rng):
     for weight in made.weights:
         scale = 0.8 if len(weight.shape) > 1 else 0.6
@@ -231,6 +319,8 @@ def write(name, folder):
     made.save(folder / f"{name}.h5")
     if name != "long_names":
         made.save(folder / f"{name}.keras")
+    if name in IN_ALL_LAYOUTS:
+        write_layouts(name, made, folder)
 
 
 class CuDNNLSTM:

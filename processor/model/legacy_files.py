@@ -20,7 +20,7 @@ import numpy as np
 from processor.errors import ModelRefused
 from processor.model.files import BYTES_MAX, broken, check_file, is_old, kind_of, version_of
 from processor.model.legacy_config import MODELS, OldLayer, OldModel
-from processor.model.legacy_weights import Stored, roles, share_out
+from processor.model.legacy_weights import GATES, Stored, count, roles, share_out
 
 SAVE_WHOLE = "load it with the Keras that wrote it and save the whole model: model.save('model.h5')"
 
@@ -80,7 +80,7 @@ def _zip(path: Path) -> Iterator[OldFile]:
         if size > BYTES_MAX:
             raise ModelRefused(f"{path} has {size:,} bytes in it", expected=f"at most {BYTES_MAX:,}", do="serve a smaller model")
         with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as weights:
-            yield OldFile(version, "tensorflow", json.loads(archive.read("config.json")), _ZipArrays(weights))
+            yield OldFile(version, "tensorflow", json.loads(archive.read("config.json")), _ZipArrays(weights, version))
 
 
 def _check_old(path: Path, version: str) -> None:
@@ -116,46 +116,106 @@ class _H5Arrays:
 
 
 class _ZipArrays:
-    """`layers/<class>_<n>/...`: a folder for each layer, numbered among those of its class; arrays as numbers."""
+    """A group for each layer, named after its class and numbered among those of its class; arrays as numbers.
 
-    def __init__(self, group: Any) -> None:
-        self._group, self._bytes = group, 0
-        if "layers" not in group:
-            raise ModelRefused(
-                "the file keeps its weights as Keras 2.12 did", expected="the layout of 2.13 to 2.15, or an .h5 file", do=SAVE_WHOLE
-            )
+    Each version walked a model in another way (WALKS). A way is taken only if it reaches every group that holds arrays, each once, and
+    finds there as many as the layer has: one that passes over the other's numbers would give layers of one class each other's weights.
+    """
+
+    def __init__(self, group: Any, version: str | None) -> None:
+        self._groups, self._bytes = _groups(group), 0
+        self._walks = _walks({path.partition("/")[0] for path in self._groups}, version)
 
     def of(self, model: OldModel) -> Iterator[tuple[OldLayer, Sequence[Stored]]]:
-        return self._model(model, "layers")
-
-    def _model(self, model: OldModel, path: str) -> Iterator[tuple[OldLayer, Sequence[Stored]]]:
-        seen: dict[str, int] = {}
-        for layer in model.layers:
-            name = _snake("Functional" if layer.saved_as in MODELS[1:] else layer.saved_as)
-            number = seen[name] = seen.get(name, -1) + 1
-            yield from self._layer(layer, f"{path}/{name}_{number}" if number else f"{path}/{name}")
-
-    def _layer(self, layer: OldLayer, path: str) -> Iterator[tuple[OldLayer, Sequence[Stored]]]:
-        if layer.model is not None:
-            yield from self._model(layer.model, f"{path}/layers")
-        elif layer.inner:
-            names = ("layer",) if len(layer.inner) == 1 else ("forward_layer", "backward_layer")
-            for name, inner in zip(names, layer.inner, strict=True):
-                yield from self._layer(inner, f"{path}/{name}")
-        else:
+        tried = [list(_walk(model, *walk)) for walk in self._walks]
+        misfits = [self._misfit(places) for places in tried]
+        if all(misfits):
+            raise ModelRefused(misfits[0], expected="a group of weights for each layer, and no other", do=SAVE_WHOLE)
+        for layer, path in tried[misfits.index("")]:
             yield layer, self._stored(layer, path)
 
+    def _misfit(self, places: Sequence[tuple[OldLayer, str]]) -> str:
+        """What of the file contradicts these places, or an empty text."""
+        for layer, path in places:
+            found = len(self._groups.get(path, ()))
+            if found != len(roles(layer)):
+                return f"the file keeps {found} arrays in {path}, where layer {layer.label} has {len(roles(layer))}"
+        reached, top = [path for _, path in places], places[0][1].partition("/")[0]
+        twice = next((path for path in reached if reached.count(path) > 1), None)
+        if twice is not None:
+            return f"the file keeps the weights of two layers in {twice}"
+        left = [path for path, group in self._groups.items() if len(group) and path.startswith(f"{top}/") and path not in set(reached)]
+        return f"the file keeps arrays in {left[0]}, which are of no layer" if left else ""
+
     def _stored(self, layer: OldLayer, path: str) -> Sequence[Stored]:
-        path = f"{path}/cell/vars" if layer.kind in ("LSTM", "GRU", "SimpleRNN") else f"{path}/vars"
         names = roles(layer)
-        found = _inside(self._group, path) if names else {}
-        if len(found) != len(names):
-            raise ModelRefused(
-                f"the file keeps {len(found)} arrays for layer {layer.label}", expected=f"{len(names)}", do="save the whole model again"
-            )
-        self._bytes += sum(_bytes(_inside(found, str(number))) for number in range(len(names)))
+        if not names:
+            return []
+        group = self._groups[path]
+        self._bytes += sum(_bytes(_inside(group, str(number))) for number in range(len(names)))
         _check_bytes(self._bytes)
-        return [Stored(name, np.asarray(_inside(found, str(number)))) for number, name in enumerate(names)]
+        return [Stored(name, np.asarray(_inside(group, str(number)))) for number, name in enumerate(names)]
+
+
+# The attribute of a model that was walked, and whether each layer with weights counted twice: Keras 2.12 and 2.13 listed it under two
+# names, and numbered the second one too; 2.14 passed over what it had seen; 2.15 walked the layers themselves.
+DEPENDENCIES = "_layer_checkpoint_dependencies"
+WALKS = {"2.12": (DEPENDENCIES, True), "2.13": (DEPENDENCIES, True), "2.14": (DEPENDENCIES, False), "2.15": ("layers", False)}
+
+
+def _walks(tops: set[str], version: str | None) -> list[tuple[str, bool]]:
+    """The ways in which the file may have been walked, that of its version first."""
+    told = WALKS.get(".".join((version or "").split(".")[:2]))
+    found = [walk for walk in dict.fromkeys((told, *WALKS.values())) if walk is not None and walk[0] in tops]
+    if not found:
+        kept = ", ".join(sorted(tops)) or "nothing"
+        raise ModelRefused(
+            f"the file keeps its weights under {kept}", expected=f"layers or {DEPENDENCIES}, as Keras 2.12 to 2.15 wrote", do=SAVE_WHOLE
+        )
+    return found
+
+
+def _walk(model: OldModel, top: str, doubled: bool, path: str = "") -> Iterator[tuple[OldLayer, str]]:
+    """Each layer without layers in it, with the path of its group."""
+    seen: dict[str, int] = {}
+    for layer in model.layers:
+        name = _snake("Functional" if layer.saved_as in MODELS[1:] else layer.saved_as)
+        number = seen[name] = seen.get(name, -1) + 1
+        seen[name] += doubled and sum(count(layer)) > 0
+        yield from _walk_layer(layer, top, doubled, f"{path}{top}/{name}_{number}" if number else f"{path}{top}/{name}")
+
+
+def _walk_layer(layer: OldLayer, top: str, doubled: bool, path: str) -> Iterator[tuple[OldLayer, str]]:
+    if layer.model is not None:
+        yield from _walk(layer.model, top, doubled, f"{path}/")
+    elif layer.inner:
+        names = ("layer",) if len(layer.inner) == 1 else ("forward_layer", "backward_layer")
+        for name, inner in zip(names, layer.inner, strict=True):
+            yield from _walk_layer(inner, top, doubled, f"{path}/{name}")
+    else:
+        yield layer, f"{path}/cell" if layer.kind in GATES else path
+
+
+def _groups(file: Any) -> dict[str, Any]:
+    """Every group of variables by the path of what it is of. On Windows that path is one name, with backslashes in it."""
+    found: dict[str, Any] = {}
+    pending, seen = [("", file)], set[int]()
+    while pending:
+        path, group = pending.pop()
+        address = h5py.h5o.get_info(group.id).addr
+        if address in seen:
+            raise ModelRefused(f"the file has {path} under two names", expected="a tree of groups", do=SAVE_WHOLE)
+        seen.add(address)
+        for name in group:
+            inner = _inside(group, name)
+            whole = f"{path}/{name}".replace("\\", "/").strip("/")
+            if not isinstance(inner, h5py.Group):
+                continue
+            if name != "vars":
+                pending.append((whole, inner))
+            elif found.setdefault(path.strip("/"), inner) is not inner:
+                raise ModelRefused(f"the file has two groups {path}", expected="one for each layer", do=SAVE_WHOLE)
+    return found
 
 
 def _snake(name: str) -> str:
