@@ -228,9 +228,45 @@ def many_of_a_class():
     return tf_keras.Model(x, L.Dense(3)(L.Dense(3)(inner[2](y))))
 
 
+@model
+def operations():
+    tf = import_module("tensorflow")
+    x = tf_keras.Input((STEPS, F))
+    y = L.LSTM(4, return_sequences=True)(x)
+    last, mean = y[:, -1], tf.reduce_mean(y, axis=1, keepdims=True)
+    a = 1.0 - (last + y[:, -2, :]) * 2.0
+    b = tf.squeeze(tf.nn.relu(mean) / 3.0, 1) - tf.maximum(last, 0.1)
+    c = tf.transpose(tf.reshape(y, (-1, STEPS * 2, 2)), (0, 2, 1))[:, :, 0]
+    d = tf.matmul(tf.expand_dims(a, 1), tf.expand_dims(b, 1), transpose_b=True)[:, 0]
+    e = tf.clip_by_value(tf.math.tanh(-x[:, ::2, 1:]), -0.5, 0.5)[:, 0]
+    return tf_keras.Model(x, L.Dense(2)(tf.concat([a, b**2.0, c, d, tf.sqrt(tf.abs(e)), tf.exp(a)], axis=-1)))
+
+
+@model
+def normalized():
+    x = tf_keras.Input((STEPS, F))
+    y = L.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 5.0, 6.0])(x)
+    return tf_keras.Model(x, L.LSTM(3)(L.Concatenate()([y, L.Normalization()(x), L.Normalization(axis=None)(x)])))
+
+
+@model
+def attention():
+    x = tf_keras.Input((STEPS, F))
+    y = L.LSTM(4, return_sequences=True)(x)
+    y = L.LayerNormalization()(L.Add()([y, L.MultiHeadAttention(2, 3, dropout=0.1)(y, y)]))
+    z = L.MultiHeadAttention(1, 2, value_dim=3, use_bias=False)(y, x, key=L.Dense(5)(x), use_causal_mask=True)
+    return tf_keras.Model(x, L.Dense(2)(L.Concatenate()([L.GlobalAveragePooling1D()(y), L.Flatten()(z)])))
+
+
+@model
+def names():
+    """Which Keras 3, or TensorFlow, does not take as they are; and two that were one without what is replaced."""
+    return sequential(L.LSTM(4, name="a/b"), L.Dense(3, name="a_b"), L.Dense(3, name="out put"), L.Dense(3, name="Grad °C"))
+
+
 # Ascending attributes, the second name of a layer among them, and whether what was seen counts again.
 LAYOUTS = {"2.13": (True, True), "2.14": (True, False), "2.15": (False, False)}
-IN_ALL_LAYOUTS = ("lstm", "many_of_a_class", "nested", "frozen_within", "time_distributed_model", "used_twice")
+IN_ALL_LAYOUTS = ("lstm", "many_of_a_class", "nested", "frozen_within", "time_distributed_model", "attention")
 
 
 @contextmanager
@@ -300,9 +336,14 @@ def write_layouts(name, made, folder):
 
 def with_random_weights(made, rng):
     for weight in made.weights:
+        if weight.dtype.is_integer:
+            continue
         scale = 0.8 if len(weight.shape) > 1 else 0.6
         values = rng.normal(size=weight.shape) * scale
         weight.assign(np.abs(values) + 0.3 if "variance" in weight.name or "gamma" in weight.name else values)
+    for layer in made.layers:
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
     return made
 
 
@@ -321,6 +362,18 @@ def write(name, folder):
         made.save(folder / f"{name}.keras")
     if name in IN_ALL_LAYOUTS:
         write_layouts(name, made, folder)
+    if name in IN_PARTS:
+        write_in_parts(name, made, folder)
+    return made
+
+
+IN_PARTS = ("many_of_a_class", "attention", "normalized")
+
+
+def write_in_parts(name, made, folder):
+    (folder / f"{name}.json").write_text(made.to_json())
+    made.save_weights(folder / f"{name}-weights.h5")
+    made.save_weights(folder / f"{name}.weights.h5")
 
 
 class CuDNNLSTM:
@@ -363,5 +416,11 @@ def main(folder):
     write_cudnn(folder, "gru_after", CuDNNGRU)
 
 
+def write_folders(folder):
+    """SavedModels, which take their time: each layer is traced."""
+    for name in ("many_of_a_class", "normalized"):
+        write(name, folder).save(folder / name, save_format="tf")
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (write_folders if "--folders" in sys.argv else main)(Path(sys.argv[1]))

@@ -214,7 +214,10 @@ def model_convert(arguments: argparse.Namespace, rest: list[str]) -> int:
     from processor.model.legacy import convert_file
     from processor.model.load import describe_file
 
-    converted = convert_file(arguments.old, arguments.new, force=arguments.force)
+    old, *weights = arguments.old
+    if len(weights) > 1:
+        raise ConfigurationError(f"found {len(arguments.old)} old files", expected="one, or ARCHITECTURE.json WEIGHTS.h5", do="see --help")
+    converted = convert_file(old, arguments.new, weights_file=weights[0] if weights else None, force=arguments.force)
     print_pairs(
         {
             "saved by": f"Keras {converted.version}",

@@ -4,20 +4,18 @@ Responsible for compiling rungs, and for the proof that every kept rung gives a 
 how readings are batched cannot be seen in the output. Not responsible for which rows go into a tile, nor for where their state lives.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import structlog
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from processor.errors import ModelRefused
+from processor.model.backend import tf
 from processor.model.load import ServableModel
 
 Float32 = NDArray[np.float32]
