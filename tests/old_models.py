@@ -260,8 +260,8 @@ def attention():
 
 @model
 def names():
-    """Which Keras 3, or TensorFlow, does not take as they are; and two that were one without what is replaced."""
-    return sequential(L.LSTM(4, name="a/b"), L.Dense(3, name="a_b"), L.Dense(3, name="out put"), L.Dense(3, name="Grad °C"))
+    """Which Keras 3 does not take as they are, and which come to one without what is replaced."""
+    return sequential(L.LSTM(4, name="a/b"), L.Dense(3, name="a_b"), L.Dense(3, name="b/c"))
 
 
 # Ascending attributes, the second name of a layer among them, and whether what was seen counts again.

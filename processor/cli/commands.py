@@ -196,9 +196,12 @@ def model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
     from processor.model.quiet import import_tensorflow
 
     import_tensorflow()
+    from processor.model.heartbeat import Heartbeat
     from processor.model.load import describe_file
 
-    found = describe_file(arguments.file, mode=arguments.mode, window=arguments.window, output=arguments.output)
+    with Heartbeat(_still) as heartbeat:
+        heartbeat.doing = f"loading and trying {arguments.file}"
+        found = describe_file(arguments.file, mode=arguments.mode, window=arguments.window, output=arguments.output)
     if arguments.json:
         sys.stdout.write(json.dumps(found) + "\n")
     else:
@@ -229,6 +232,10 @@ def model_convert(arguments: argparse.Namespace, rest: list[str]) -> int:
         }
     )
     return 0
+
+
+def _still(doing: str, seconds: float) -> None:
+    tell(f"{doing}: {seconds:.0f} s so far")
 
 
 def _of_csv(arguments: argparse.Namespace) -> tuple["Form", "Wanted"]:

@@ -44,8 +44,13 @@ def _root_metadata(folder: Path) -> dict[str, Any]:
     """What Keras wrote of the model: from TensorFlow 2.5 on in a file of its own, before within the graph's objects."""
     own = folder / "keras_metadata.pb"
     texts = _from_own_file(own.read_bytes()) if own.exists() else _from_graph((folder / "saved_model.pb").read_bytes())
-    found: Any = json.loads(texts) if texts else {}
+    found: Any = json.loads(texts, object_hook=_plain) if texts else {}
     return found if isinstance(found, dict) else {}
+
+
+def _plain(item: dict[str, Any]) -> Any:
+    """Tuples and shapes, which are written as objects here, as the lists that every other file has."""
+    return item["items"] if set(item) == {"class_name", "items"} and isinstance(item["items"], list) else item
 
 
 def _from_own_file(content: bytes) -> str:

@@ -108,6 +108,8 @@ def load(path: Path, *, mode: str = "auto", window: int | None = None, output: s
 
 def describe(model: ServableModel) -> dict[str, Any]:
     """What `model show --json` prints of a servable model."""
+    from processor.model.tiles import memory_bytes  # which knows the rungs, and loads this module
+
     return {
         "servable": True,
         "mode": model.mode,
@@ -121,6 +123,7 @@ def describe(model: ServableModel) -> dict[str, Any]:
         "past_window": advice.text if (advice := past_window(model)) else None,
         "state_bytes": model.state_bytes,
         "tried": trial(model),
+        "memory_mb": round(memory_bytes(model) / 1e6) if model.mode == "windowed" else None,
         "fingerprint": model.digest,
         "layers": [_describe_layer(layer, model.mode) for layer in leaf_layers(model.keras_model)],
     }
