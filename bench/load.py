@@ -22,7 +22,7 @@ VALUES = [
 
 def save_model(folder: Path) -> Path:
     """LSTM(64) + Dense(1): a state of 512 bytes."""
-    import keras
+    from processor.model.backend import keras
 
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((None, FEATURES)), keras.layers.LSTM(64), keras.layers.Dense(1)])

@@ -4,7 +4,6 @@ Bare is the fastest plain way to use the model: one call of it, compiled by XLA,
 shifts the windows, watches for numbers that are not finite, and takes and gives NumPy arrays. No Kafka.
 """
 
-import os
 import statistics
 import tempfile
 import time
@@ -20,10 +19,7 @@ WANTED = 0.80
 
 
 def measure(features: int) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import keras
-    import tensorflow as tf
-
+    from processor.model.backend import keras, tf
     from processor.model.load import load
     from processor.model.tiles import Tiles
 

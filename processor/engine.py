@@ -277,6 +277,8 @@ class Engine:
         counts = np.add.reduceat(steps, first)
         readings = _readings(batch, record, steps)
         y, end, finite = self._scan(batch.x[readings], counts, start.state[:, : self._shapes.width])
+        if not finite.all():
+            self._pass_over_filling(y, finite, counts, start.steps)
 
         total = np.cumsum(steps)
         before_sequence = (total - steps)[first]
@@ -308,6 +310,17 @@ class Engine:
             rows.put(forgotten, blank)
             keep[forgotten] = True
         return _Outcome(keep, rows), np.unique(broken)
+
+    def _pass_over_filling(self, y: Floats, finite: NDArray[np.bool_], counts: Indices, before: Indices) -> None:
+        """Of a window that is not full nobody sees the prediction, so it decides nothing either: the reading enters the window.
+
+        counts, before: readings of each sequence, and steps before them. The predictions become 0, not to stay in a row of residuals.
+        """
+        if self._shapes.window is None:
+            return
+        steps = np.repeat(before - (np.cumsum(counts) - counts), counts) + np.arange(1, len(finite) + 1)
+        unseen = ~finite & (steps < self._shapes.window)
+        y[unseen], finite[unseen] = 0, True
 
     def _row_states(self, states: Floats, y: Floats, last: Indices) -> Floats:
         """The state column of rows: the model's states [n, W], and behind them, for residuals, each sensor's prediction at `last` in y."""

@@ -412,10 +412,13 @@ def load_model(settings: Settings) -> "ServableModel":
     from processor.model.quiet import import_tensorflow
 
     import_tensorflow()
+    from processor.model.heartbeat import Heartbeat
     from processor.model.load import load
 
     wanted = settings.model
-    return load(wanted.path.absolute(), mode=wanted.mode, window=wanted.window, output=wanted.output)
+    with Heartbeat(lambda doing, seconds: _log.info("still working", doing=doing, seconds=round(seconds))) as heartbeat:
+        heartbeat.doing = f"loading {wanted.path}"
+        return load(wanted.path.absolute(), mode=wanted.mode, window=wanted.window, output=wanted.output)
 
 
 def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:

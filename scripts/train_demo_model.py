@@ -19,20 +19,16 @@ What the figures in demo_model.json mean, all on seeds that training never saw:
 """
 
 import json
-import os
 import re
 import sys
 import time
 import zipfile
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
+from processor.model.backend import keras, tf
 from processor.sandbox.plant import FEATURES, Fault, FaultPlan, Plant
 
 SANDBOX = Path(__file__).resolve().parents[1] / "processor" / "sandbox"

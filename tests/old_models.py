@@ -2,11 +2,16 @@
 
 tf_keras is Keras 2 for today's TensorFlow. For every model of MODELS it writes NAME.h5, NAME.keras and NAME.npz: x and, for each output,
 y0, y1 ... Weights are random, moving statistics too, and large enough for hard_sigmoid to meet all three of its pieces. The files that
-tf_keras no longer writes (cuDNN's layers) are made from those that compute the same, with its own conversion of weights.
+tf_keras no longer writes (cuDNN's layers) are made from those that compute the same, with its own conversion of weights. For those of
+IN_ALL_LAYOUTS it writes NAME-LAYOUT.keras too, as the versions in LAYOUTS laid weights out: files of TensorFlow 2.13.1, 2.14.1 and 2.15.1
+have the same groups.
 """
 
+import io
 import json
 import sys
+import zipfile
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -210,11 +215,135 @@ def long_names():
     return sequential(*(L.Dense(3, name=f"{i:03}_{'x' * 1000}") for i in range(70)), L.LSTM(2))
 
 
+@model
+def many_of_a_class():
+    """Layers of one class and one shape, with and without weights, on several levels: whoever miscounts swaps their weights in silence."""
+    x = tf_keras.Input((STEPS, F))
+    inner = [tf_keras.Sequential([L.Dense(3, input_shape=(STEPS, 3)), L.Dense(3), L.LayerNormalization(), L.Dense(3)]) for _ in range(3)]
+    y = L.TimeDistributed(L.Activation("tanh"))(inner[0](L.Dense(3)(x)))
+    y = L.TimeDistributed(L.Dense(3))(L.LayerNormalization(center=False, scale=False)(y))
+    y = inner[1](L.TimeDistributed(L.Dense(3))(L.LayerNormalization()(y)))
+    y = L.Bidirectional(L.LSTM(3, return_sequences=True))(L.Bidirectional(L.LSTM(3, return_sequences=True), merge_mode="sum")(y))
+    y = L.LSTM(3, return_sequences=True)(L.LSTM(3, return_sequences=True)(L.LSTM(3, return_sequences=True)(y)))
+    return tf_keras.Model(x, L.Dense(3)(L.Dense(3)(inner[2](y))))
+
+
+@model
+def operations():
+    tf = import_module("tensorflow")
+    x = tf_keras.Input((STEPS, F))
+    y = L.LSTM(4, return_sequences=True)(x)
+    last, mean = y[:, -1], tf.reduce_mean(y, axis=1, keepdims=True)
+    a = 1.0 - (last + y[:, -2, :]) * 2.0
+    b = tf.squeeze(tf.nn.relu(mean) / 3.0, 1) - tf.maximum(last, 0.1)
+    c = tf.transpose(tf.reshape(y, (-1, STEPS * 2, 2)), (0, 2, 1))[:, :, 0]
+    d = tf.matmul(tf.expand_dims(a, 1), tf.expand_dims(b, 1), transpose_b=True)[:, 0]
+    e = tf.clip_by_value(tf.math.tanh(-x[:, ::2, 1:]), -0.5, 0.5)[:, 0]
+    return tf_keras.Model(x, L.Dense(2)(tf.concat([a, b**2.0, c, d, tf.sqrt(tf.abs(e)), tf.exp(a)], axis=-1)))
+
+
+@model
+def normalized():
+    x = tf_keras.Input((STEPS, F))
+    y = L.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 5.0, 6.0])(x)
+    return tf_keras.Model(x, L.LSTM(3)(L.Concatenate()([y, L.Normalization()(x), L.Normalization(axis=None)(x)])))
+
+
+@model
+def attention():
+    x = tf_keras.Input((STEPS, F))
+    y = L.LSTM(4, return_sequences=True)(x)
+    y = L.LayerNormalization()(L.Add()([y, L.MultiHeadAttention(2, 3, dropout=0.1)(y, y)]))
+    z = L.MultiHeadAttention(1, 2, value_dim=3, use_bias=False)(y, x, key=L.Dense(5)(x), use_causal_mask=True)
+    return tf_keras.Model(x, L.Dense(2)(L.Concatenate()([L.GlobalAveragePooling1D()(y), L.Flatten()(z)])))
+
+
+@model
+def names():
+    """Which Keras 3 does not take as they are, and which come to one without what is replaced."""
+    return sequential(L.LSTM(4, name="a/b"), L.Dense(3, name="a_b"), L.Dense(3, name="b/c"))
+
+
+# Ascending attributes, the second name of a layer among them, and whether what was seen counts again.
+LAYOUTS = {"2.13": (True, True), "2.14": (True, False), "2.15": (False, False)}
+IN_ALL_LAYOUTS = ("lstm", "many_of_a_class", "nested", "frozen_within", "time_distributed_model", "attention")
+
+
+@contextmanager
+def laid_out(version):
+    """Saves as this version walked a model, which differs from tf_keras in these two places."""
+    library = import_module("tf_keras.src.saving.saving_lib")
+    kept = {name: getattr(library, name) for name in ("ATTR_SKIPLIST", "_walk_trackable", "_save_container_state")}
+    ascending, again = LAYOUTS[version]
+
+    def walk(trackable):
+        return reversed(list(kept["_walk_trackable"](trackable)))
+
+    def save(container, weights_store, assets_store, inner_path, visited_trackables):
+        used = {}
+        for item in container.values() if isinstance(container, dict) else container:
+            if library._is_keras_trackable(item):
+                name = library.generic_utils.to_snake_case(type(item).__name__)
+                used[name] = used.get(name, -1) + 1
+                path = f"{inner_path}/{name}_{used[name]}" if used[name] else f"{inner_path}/{name}"
+                library._save_state(item, weights_store, assets_store, path, visited_trackables)
+
+    if ascending:
+        library.ATTR_SKIPLIST = kept["ATTR_SKIPLIST"] - {"_layer_checkpoint_dependencies"}
+        library._walk_trackable = walk
+    if again:
+        library._save_container_state = save
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(library, name, value)
+
+
+def edited(path, target, edit, **metadata):
+    """A copy of a .keras file with edited weights (an open HDF5 file) and other metadata."""
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(target, "w") as copy:
+        members = {name: archive.read(name) for name in archive.namelist()}
+        weights = io.BytesIO(members["model.weights.h5"])
+        with h5py.File(weights, "r+") as file:
+            edit(file)
+        members["model.weights.h5"] = weights.getvalue()
+        members["metadata.json"] = json.dumps({**json.loads(members["metadata.json"]), **metadata}).encode()
+        for name, content in members.items():
+            copy.writestr(name, content)
+
+
+def with_backslashes(file):
+    """As h5py names groups on Windows, where the parts of a path are joined by backslashes: one name, and only vars below it."""
+    groups = []
+    file.visititems(lambda name, item: groups.append(name) if name.endswith("/vars") else None)
+    for name in groups:
+        file.copy(name, "\\".join(name.split("/")[:-1]) + "/vars")
+    for name in {name.split("/")[0] for name in groups}:
+        del file[name]
+
+
+def write_layouts(name, made, folder):
+    plain = folder / "plain.keras"
+    for version in LAYOUTS:
+        target = folder / f"{name}-{version}.keras"
+        with laid_out(version):
+            made.save(plain)
+        edited(plain, target, lambda file: None, keras_version=f"{version}.1")
+        edited(target, folder / f"{name}-{version}-windows.keras", with_backslashes)
+    plain.unlink()
+
+
 def with_random_weights(made, rng):
     for weight in made.weights:
+        if weight.dtype.is_integer:
+            continue
         scale = 0.8 if len(weight.shape) > 1 else 0.6
         values = rng.normal(size=weight.shape) * scale
         weight.assign(np.abs(values) + 0.3 if "variance" in weight.name or "gamma" in weight.name else values)
+    for layer in made.layers:
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
     return made
 
 
@@ -231,6 +360,20 @@ def write(name, folder):
     made.save(folder / f"{name}.h5")
     if name != "long_names":
         made.save(folder / f"{name}.keras")
+    if name in IN_ALL_LAYOUTS:
+        write_layouts(name, made, folder)
+    if name in IN_PARTS:
+        write_in_parts(name, made, folder)
+    return made
+
+
+IN_PARTS = ("many_of_a_class", "attention", "normalized")
+
+
+def write_in_parts(name, made, folder):
+    (folder / f"{name}.json").write_text(made.to_json())
+    made.save_weights(folder / f"{name}-weights.h5")
+    made.save_weights(folder / f"{name}.weights.h5")
 
 
 class CuDNNLSTM:
@@ -273,5 +416,11 @@ def main(folder):
     write_cudnn(folder, "gru_after", CuDNNGRU)
 
 
+def write_folders(folder):
+    """SavedModels, which take their time: each layer is traced."""
+    for name in ("many_of_a_class", "normalized"):
+        write(name, folder).save(folder / name, save_format="tf")
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (write_folders if "--folders" in sys.argv else main)(Path(sys.argv[1]))

@@ -447,3 +447,47 @@ def test_the_predictions_of_the_first_steps_are_marked():
     applied = engine.apply(batch_of([(0, b"a", i, [(1.0, 2.0)], False, False) for i in range(3)]))
     assert applied.warming.tolist() == [True, False, False]
     assert not applied.filling.any()
+
+
+class Window(Recurrence):
+    """A window of 3 readings, W = 6. Its output is the mean of x / the oldest x: no number as long as the window is not full."""
+
+    def buffers(self, rung):
+        x, counts, _ = super().buffers(rung)
+        return x, counts, np.zeros((self.shapes[rung].rows, 3 * F), np.float32)
+
+    def run(self, rung, x, counts, steps, state):
+        steps_max, rows = x.shape[:2]
+        state, y, finite = state.copy(), np.zeros((steps_max, rows, F), np.float32), np.ones((steps_max, rows), bool)
+        for t in range(steps):
+            active = counts > t
+            new = np.concatenate([state[:, F:], x[t]], axis=1)
+            with np.errstate(all="ignore"):
+                y[t] = new.reshape(rows, 3, F).mean(axis=1) / new[:, :F]
+            finite[t] = ~active | np.isfinite(y[t]).all(1)
+            state[active] = new[active]
+        return y, state, finite
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one by one"])
+def test_a_window_that_is_not_full_decides_nothing(together):
+    """Its readings enter; what a full one gives is looked at as ever, and a record that makes it infinite is left out."""
+    engine = Engine(Window(), Shapes(features=F, outputs=F, width=3 * F, window=3, residual=(0, 1)), slots=4)
+    rows = [(4.0, 8.0), (1.0, 2.0), (0.0, 5.0), (7.0, 8.0), (3.0, 3.0), (9.0, 9.0), (6.0, 6.0)]
+    records = [(0, b"a", i, [row], False, False) for i, row in enumerate(rows)]
+    batches = [records] if together else [[record] for record in records]
+    applied = [engine.apply(batch_of(batch)) for batch in batches]
+    # The fifth has 0 for its oldest; without it the sixth has, and the seventh.
+    assert [ok for a in applied for ok in a.finite.tolist()] == [True, True, True, True, False, False, False]
+    assert [at for a in applied for at in a.filling.tolist()][:4] == [True, True, False, False]
+    assert engine.table.copy(0)[1].steps.tolist() == [4]
+    state = engine.table.copy(0)[1].state
+    assert state[0, : 3 * F].tolist() == [1.0, 2.0, 0.0, 5.0, 7.0, 8.0]
+    assert np.isfinite(state).all()
+
+
+def test_a_record_of_several_steps_fills_a_window_though_its_first_ones_are_no_numbers():
+    engine = Engine(Window(), Shapes(features=F, outputs=F, width=3 * F, window=3), slots=4)
+    applied = engine.apply(batch_of([(0, b"a", 0, [(1.0, 2.0)] * 4, False, False)]))
+    assert applied.finite.tolist() == [True]
+    assert applied.y[-1].tolist() == [1.0, 1.0]

@@ -203,9 +203,12 @@ def model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
     from processor.model.quiet import import_tensorflow
 
     import_tensorflow()
+    from processor.model.heartbeat import Heartbeat
     from processor.model.load import describe_file
 
-    found = describe_file(arguments.file, mode=arguments.mode, window=arguments.window, output=arguments.output)
+    with Heartbeat(_still) as heartbeat:
+        heartbeat.doing = f"loading and trying {arguments.file}"
+        found = describe_file(arguments.file, mode=arguments.mode, window=arguments.window, output=arguments.output)
     if arguments.json:
         sys.stdout.write(json.dumps(found) + "\n")
     else:
@@ -221,7 +224,10 @@ def model_convert(arguments: argparse.Namespace, rest: list[str]) -> int:
     from processor.model.legacy import convert_file
     from processor.model.load import describe_file
 
-    converted = convert_file(arguments.old, arguments.new, force=arguments.force)
+    old, *weights = arguments.old
+    if len(weights) > 1:
+        raise ConfigurationError(f"found {len(arguments.old)} old files", expected="one, or ARCHITECTURE.json WEIGHTS.h5", do="see --help")
+    converted = convert_file(old, arguments.new, weights_file=weights[0] if weights else None, force=arguments.force)
     print_pairs(
         {
             "saved by": f"Keras {converted.version}",
@@ -233,6 +239,10 @@ def model_convert(arguments: argparse.Namespace, rest: list[str]) -> int:
         }
     )
     return 0
+
+
+def _still(doing: str, seconds: float) -> None:
+    tell(f"{doing}: {seconds:.0f} s so far")
 
 
 def _of_csv(arguments: argparse.Namespace) -> tuple["Form", "Wanted"]:

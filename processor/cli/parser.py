@@ -65,7 +65,8 @@ def make_parser() -> argparse.ArgumentParser:
     show.add_argument("--output", metavar="STEPS", default="last", help="as model.output: last or all")
     show.add_argument("--json", action="store_true", help="one JSON object")
     convert = _command(model, "convert", commands.model_convert, "rebuild a file of Keras 1 or 2 for Keras 3")
-    convert.add_argument("old", type=Path, metavar="OLD", help="a whole model: .h5, .hdf5 or .keras")
+    old = "a whole model: .h5, .hdf5, .keras or the folder of a SavedModel; or ARCHITECTURE.json WEIGHTS.h5"
+    convert.add_argument("old", type=Path, metavar="OLD", nargs="+", help=old)
     convert.add_argument("new", type=Path, metavar="NEW.keras")
     convert.add_argument("--force", action="store_true", help="overwrite NEW.keras")
     return parser

@@ -6,11 +6,10 @@ Responsible for the figures and for the sentence that a user decides by. Not res
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
+from processor.model.backend import keras, tf
 from processor.model.step import leaf_layers
 from processor.model.windows import windowed, without_batch
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 Float32 = NDArray[np.float32]
 SENSORS = 32
+TRIAL_STEPS = 8
 WINDOWS = 4  # how many windows long the made-up sequences are
 STEPS_MAX = 400  # past the window: of a long one only so much is looked at
 PLACES = 16  # where in a sequence the two are compared
@@ -55,6 +55,40 @@ class PastWindow:
         judged = "which is little" if percent < SMALL_PERCENT else "which may matter" if percent < LARGE_PERCENT else "which is much"
         off = f"{figure} of their own deviation off those of the last {readings} alone"
         return f"on {self.steps} made-up readings its predictions are {off}, {judged}"
+
+
+def trial(model: "ServableModel") -> str:
+    """What a model gives for readings of zeros and for random ones: whether its outputs are numbers. Takes a second or so.
+
+    A windowed model is given full windows, any other one a few steps.
+    """
+    steps = model.window if model.mode == "windowed" and model.window else TRIAL_STEPS
+    rng = np.random.default_rng(0)
+    kinds = {"zeros": np.zeros((steps, 1, model.features)), "random numbers": rng.normal(size=(steps, SENSORS, model.features))}
+    what = "windows" if model.mode == "windowed" else f"sequences of {steps}"
+    bad = {kind: _not_finite(model, np.asarray(x, np.float32)) for kind, x in kinds.items()}
+    if not any(bad.values()):
+        return f"{what} of zeros and of random numbers give finite outputs"
+    found = [f"{count} of {kinds[kind].shape[1]} {what} of {kind} give NaN or infinity" for kind, count in bad.items() if count]
+    return f"{'; '.join(found)}: such a reading becomes a dead letter (non_finite_state)"
+
+
+def _not_finite(model: "ServableModel", x: Float32) -> int:
+    """How many rows of x, [steps, rows, F], end in an output that is no number."""
+    step, rows = tf.function(model.step, autograph=False), x.shape[1]
+    if model.mode == "windowed":
+        first = np.zeros((1, rows, model.features), np.float32)  # which the step shifts out
+        states = [tf.constant(np.concatenate([first, x[:-1]]).transpose(1, 0, 2).reshape(rows, -1))]
+        x = x[-1:]
+    else:
+        states = [tf.zeros((rows, width)) for width in model.widths]
+    good = np.ones(rows, np.bool_)
+    for reading in x:
+        y, states = step(tf.constant(reading[:, None]), states)
+        good &= np.isfinite(np.asarray(y)).all(axis=1)
+        if model.mode != "windowed":
+            good &= np.all([np.isfinite(np.asarray(state)).all(axis=1) for state in states], axis=0) if states else True
+    return int(rows - good.sum())
 
 
 def past_window(model: "ServableModel") -> PastWindow | None:

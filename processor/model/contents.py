@@ -8,23 +8,30 @@ for whether what is listed can be stepped.
 from collections.abc import Iterator
 from typing import Any
 
-import keras
-
 from processor.errors import ModelRefused
+from processor.model.backend import keras
 
 DEPTH_MAX = 200
 THE_MODEL = "the model"
-LAYERS = frozenset({
-    "Activation", "ActivityRegularization", "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveMaxPooling1D",
-    "AdaptiveMaxPooling2D", "Add", "AdditiveAttention", "AlphaDropout", "Attention", "Average", "AveragePooling1D", "AveragePooling2D",
+# What these do, they do in training only.
+TRAINING_ONLY = frozenset({
+    "ActivityRegularization", "AlphaDropout", "AugMix", "CutMix", "Dropout", "GaussianDropout", "GaussianNoise", "Identity", "MixUp",
+    "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter", "RandomContrast", "RandomElasticTransform",
+    "RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale", "RandomHue", "RandomInvert", "RandomPerspective",
+    "RandomPosterization", "RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear", "RandomTranslation", "RandomZoom",
+    "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
+})  # fmt: skip
+LAYERS = TRAINING_ONLY | frozenset({
+    "Activation", "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveMaxPooling1D",
+    "AdaptiveMaxPooling2D", "Add", "AdditiveAttention", "Attention", "Average", "AveragePooling1D", "AveragePooling2D",
     "AveragePooling3D", "BatchNormalization", "Bidirectional", "Concatenate", "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose",
-    "Conv3D", "ConvLSTM1D", "ConvLSTM2D", "Cropping1D", "Cropping2D", "Dense", "DepthwiseConv1D", "DepthwiseConv2D", "Dot", "Dropout",
-    "ELU", "EinsumDense", "Flatten", "GRU", "GRUCell", "GaussianDropout", "GaussianNoise", "GlobalAveragePooling1D",
-    "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GroupNormalization", "GroupQueryAttention", "Identity",
+    "Conv3D", "ConvLSTM1D", "ConvLSTM2D", "Cropping1D", "Cropping2D", "Dense", "DepthwiseConv1D", "DepthwiseConv2D", "Dot",
+    "ELU", "EinsumDense", "Flatten", "GRU", "GRUCell", "GlobalAveragePooling1D",
+    "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GroupNormalization", "GroupQueryAttention",
     "InputLayer", "LSTM", "LSTMCell", "LayerNormalization", "LeakyReLU", "Masking", "MaxPooling1D", "MaxPooling2D", "MaxPooling3D",
     "Maximum", "Minimum", "MultiHeadAttention", "Multiply", "Normalization", "PReLU", "Permute", "RMSNormalization", "RNN", "ReLU",
     "RepeatVector", "Rescaling", "Reshape", "SeparableConv1D", "SeparableConv2D", "SimpleRNN", "SimpleRNNCell", "Softmax",
-    "SpatialDropout1D", "SpatialDropout2D", "SpectralNormalization", "StackedRNNCells", "Subtract", "TimeDistributed",
+    "SpectralNormalization", "StackedRNNCells", "Subtract", "TimeDistributed",
     "UnitNormalization", "UpSampling1D", "UpSampling2D", "ZeroPadding1D", "ZeroPadding2D",
 })  # fmt: skip
 MODELS = frozenset({"Sequential", "Functional", "Model"})
@@ -43,6 +50,13 @@ ACTIVATIONS = ("activation", "recurrent_activation")
 NO_TRAINING = (None, False, 0)
 UNROLLED_STEPS_MAX = 1000
 STEP_KEYS = ("batch_shape", "n", "target_shape", "size", "padding", "output_size")
+
+
+WITHOUT_LAMBDA = (
+    "write what it computes without the Lambda; in a Functional model the same line stands by itself: x = x[:, -1, :] (or the LSTM before "
+    "it with return_sequences=False), x = x * 0.5, x = keras.ops.mean(x, axis=1); then new.set_weights(old.get_weights()) and "
+    "new.save('model.keras')"
+)
 
 
 def check(config: Any) -> None:
@@ -113,7 +127,7 @@ def _of(owner: str) -> str:
 def _check_known(owner: str, name: str, item: dict[str, Any]) -> None:
     if name in ("Lambda", "__lambda__"):
         raise ModelRefused(
-            f"{_of(owner)} runs code stored in the file (Lambda)", expected="Keras's own layers", do="replace it by a layer of Keras"
+            f"{_of(owner)} runs code stored in the file (Lambda)", expected="Keras's own layers", do=WITHOUT_LAMBDA
         )
     if name == "function":
         raise ModelRefused(

@@ -5,6 +5,8 @@ is said of files of other kinds (formats.py), for what an architecture may hold 
 """
 
 import shlex
+import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +43,31 @@ def check_bytes(subject: str, size: int, *, bytes_max: int | None = None) -> Non
 
 
 def kind_of(path: Path) -> str:
-    """ ".h5" or ".keras", by content; Keras itself goes by the name, so the name must agree."""
+    """ ".h5" or ".keras", by content: files of both kinds are found under the other's name, and under names without an ending."""
     with path.open("rb") as file:
         head = file.read(formats.HEAD_BYTES)
-    kind = ".h5" if head.startswith(H5_MAGIC) else ".keras" if head.startswith(ZIP_MAGIC) else None
-    if kind is None or path.suffix in formats.BY_NAME:
-        found = formats.foreign(path, head)
-        what, do = found or (f"not a Keras file: it begins with {head[:8]!r}", SAVE_AGAIN)
-        raise ModelRefused(f"{path} is {what}", expected=A_MODEL_FILE, do=do)
-    if path.suffix not in ((".h5", ".hdf5") if kind == ".h5" else (".keras",)):
-        raise ModelRefused(
-            f"{path} holds a {kind} file under another name", expected=f"a name that ends in {kind}", do=f"rename it to {path.stem}{kind}"
-        )
-    return kind
+    if head.startswith(H5_MAGIC):
+        return ".h5"
+    if head.startswith(ZIP_MAGIC) and (path.suffix not in formats.BY_NAME or _holds_a_model(path)):
+        return ".keras"
+    found = formats.foreign(path, head)
+    what, do = found or (f"not a Keras file: it begins with {head[:8]!r}", SAVE_AGAIN)
+    raise ModelRefused(f"{path} is {what}", expected=A_MODEL_FILE, do=do)
+
+
+def _holds_a_model(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "config.json" in archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+
+
+def no_model_in_zip(path: Path, names: Collection[str]) -> ModelRefused:
+    """The refusal of a zip without a config.json, by what else is in it."""
+    inside = next((name for name in names if name.endswith((".keras", ".h5", ".hdf5", "saved_model.pb"))), None)
+    do = SAVE_AGAIN if inside is None else f"unpack it, and name what is in it: {inside.removesuffix('/saved_model.pb')}"
+    return ModelRefused(f"{path} is a zip file without a Keras model in it", expected=A_MODEL_FILE, do=do)
 
 
 def version_of(stored: Any) -> str:

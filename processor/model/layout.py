@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import keras
-
+from processor.model.backend import keras
 from processor.model.load import ServableModel
+from processor.model.names import in_file
 from processor.model.step import state_widths, stepped_layers
 
 # Activations that end at 1: a unit close to it hardly answers to its input any more.
@@ -34,7 +34,7 @@ def parts(model: ServableModel) -> list[Part]:
     found, begin = list[Part](), 0
     for layer in stepped_layers(model.keras_model):
         for (state, bounded), width in zip(_states(layer), state_widths(layer), strict=True):
-            found.append(Part(str(layer.name), _type(layer), state, begin, begin + width, bounded))
+            found.append(Part(in_file(layer), _type(layer), state, begin, begin + width, bounded))
             begin += width
     return found
 

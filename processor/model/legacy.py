@@ -15,9 +15,10 @@ from typing import Any
 
 from processor.errors import ConfigurationError, ModelRefused, SlotstreamError
 from processor.model.files import first_line
+from processor.model.legacy_arrays import OldFile
 from processor.model.legacy_build import build
 from processor.model.legacy_config import OldModel, all_layers, read_model
-from processor.model.legacy_files import OldFile, opened
+from processor.model.legacy_files import opened
 from processor.model.legacy_weights import Weights, convert
 
 
@@ -30,14 +31,15 @@ class Converted:
     changed: tuple[str, ...]
 
 
-def convert_file(old: Path, new: Path, *, force: bool = False) -> Converted:
-    """Writes what an old file computes as a .keras file of Keras 3. Optimizer, losses, initialisers and regularisers are left out.
+def convert_file(old: Path, new: Path, *, weights_file: Path | None = None, force: bool = False) -> Converted:
+    """Writes what an old file computes as a .keras file of Keras 3. weights_file: beside an architecture in JSON. Optimizer, losses,
+    initialisers and regularisers are left out.
 
     Raises ModelRefused for an old file that cannot be rebuilt exactly, ConfigurationError for a name that cannot be written to.
     """
     _check_names(old, new, force=force)
     changed: list[str] = []
-    with opened(old) as file:
+    with opened(old, weights_file) as file:
         model = read_model(file.config)
         weights = _weights(file, model, changed)
         version = file.version

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from processor.errors import ModelRefused
+from processor.model.contents import TRAINING_ONLY, WITHOUT_LAMBDA
 from processor.model.legacy_graph import Call, Ref, read_calls, read_refs
 from processor.model.legacy_options import ACTIVATIONS, Options, flag, list_of, number, one_of, positive, shape, single, whole
 
 REBUILD = "replace it by a layer of Keras 3 in the program that made the model, and save it again"
 MODELS = ("Sequential", "Model", "Functional")
+OPERATIONS = ("TFOpLambda", "SlicingOpLambda")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,7 @@ def _read_layer(item: Any) -> OldLayer:
     saved_as, config = _class_and_config(item)
     name = str(item.get("name") or (config.get("name") if isinstance(config, dict) else None) or saved_as.lower())
     label = f"{name} ({saved_as})"
-    calls = read_calls(label, item.get("inbound_nodes"))
+    calls = read_calls(label, item.get("inbound_nodes"), with_options=saved_as in (*OPERATIONS, "MultiHeadAttention"))
     if saved_as in MODELS and _is_kerass(item):
         model = read_model(item, name)
         frozen = isinstance(config, dict) and config.get("trainable") is False
@@ -142,11 +144,12 @@ def _is_kerass(item: dict[str, Any]) -> bool:
 
 def _unknown(name: str, saved_as: str, item: dict[str, Any]) -> ModelRefused:
     if saved_as == "Lambda":
-        found, expected = f"layer {name} runs code stored in the file (Lambda)", "Keras's own layers"
-    elif saved_as == "Embedding":
+        return ModelRefused(f"layer {name} runs code stored in the file (Lambda)", expected="Keras's own layers", do=WITHOUT_LAMBDA)
+    if saved_as == "Embedding":
         found, expected = f"layer {name} looks up tokens (Embedding)", "readings of float32 numbers"
-    elif saved_as in ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"):
-        found, expected = f"layer {name} is an operation of TensorFlow between layers ({saved_as})", "layers only"
+    elif saved_as == "TensorFlowOpLayer":
+        node = str((item.get("config") or {}).get("node_def"))[:60] if isinstance(item.get("config"), dict) else ""
+        found, expected = f"layer {name} is a node of TensorFlow's graph ({saved_as} {node})".replace(" )", ")"), "layers only"
     elif not _is_kerass(item) or ">" in saved_as:
         found, expected = f"layer {name} is of a class of your own ({saved_as.split('>')[-1]})", "Keras's own layers"
     else:
@@ -245,6 +248,39 @@ def _batch_normalization(options: Options, layer: OldLayer) -> OldLayer:
     return _plain("BatchNormalization", **NORMALISED, momentum=(number, 0.99))(options, layer)
 
 
+def _operation(options: Options, layer: OldLayer) -> OldLayer:
+    function = options.raw("function")
+    if not isinstance(function, str):
+        raise ModelRefused(f"layer {layer.label} has no function", expected="the name of an operation", do="copy the file again")
+    return replace(layer, kind="Operation", options={"function": function})
+
+
+def _normalization(options: Options, layer: OldLayer) -> OldLayer:
+    """Its numbers are weights, or, where it was told them, options."""
+    mean, variance = options.raw("mean", None), options.raw("variance", None)
+    plain = _plain("Normalization", axis=(list_of(whole), -1), invert=(flag, False))(options, layer)
+    fixed = {"mean": mean, "variance": variance} if mean is not None else {}
+    return replace(plain, options={**plain.options, **fixed})
+
+
+def _multi_head_attention(options: Options, layer: OldLayer) -> OldLayer:
+    for key in ("query_shape", "key_shape", "value_shape", "softmax_robust_masking"):
+        options.raw(key, None)
+    if options.raw("attention_axes", None) not in (None, 1, [1]):
+        raise ModelRefused(f"layer {layer.label} attends along several axes", expected="one, of time", do=REBUILD)
+    return _plain(
+        "MultiHeadAttention", num_heads=(positive, ...), key_dim=(positive, ...), value_dim=(single(positive, none=True), None),
+        use_bias=(flag, True), output_shape=(list_of(positive), None),
+    )(options, layer)  # fmt: skip
+
+
+def _nothing(options: Options, layer: OldLayer) -> OldLayer:
+    """A layer that works in training only: whatever its options are, its output is its input."""
+    for key in options.config:
+        options.raw(key, None)
+    return replace(layer, kind="Identity")
+
+
 def _input(options: Options, layer: OldLayer) -> OldLayer:
     given = options.input_shape()
     if given is None:
@@ -292,13 +328,11 @@ KINDS: dict[str, Kind] = {
     "BatchNormalization": _batch_normalization,
     "BatchNormalizationV1": _batch_normalization,
     "LayerNormalization": _plain("LayerNormalization", **NORMALISED),
+    "Normalization": _normalization,
+    "MultiHeadAttention": _multi_head_attention,
+    **dict.fromkeys(OPERATIONS, _operation),
     "Activation": _plain("Activation", activation=(_activation, ...)),
-    "Dropout": _plain("Dropout", rate=(number, ..., "p")),
-    "SpatialDropout1D": _plain("SpatialDropout1D", rate=(number, ..., "p")),
-    "AlphaDropout": _plain("AlphaDropout", rate=(number, ..., "p")),
-    "GaussianDropout": _plain("GaussianDropout", rate=(number, ..., "p")),
-    "GaussianNoise": _plain("GaussianNoise", stddev=(number, ..., "sigma")),
-    "ActivityRegularization": _plain("Identity"),
+    **dict.fromkeys(sorted(TRAINING_ONLY), _nothing),
     "Flatten": _plain("Flatten", **CHANNELS),
     "RepeatVector": _plain("RepeatVector", n=(positive, ...)),
     "Reshape": _plain("Reshape", target_shape=(list_of(whole), ...)),

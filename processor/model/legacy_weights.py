@@ -23,6 +23,7 @@ from processor.model.legacy_config import OldLayer
 Array = NDArray[Any]
 HARD_SIGMOID = 1.2
 MOVING = ("moving_mean", "moving_variance")
+STATISTICS = ("mean", "variance", "count")
 GATES = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
 ROLE = re.compile(
     r"(?:^|[/_])(recurrent_kernel|kernel|bias|gamma|beta|moving_mean|moving_variance|running_mean|running_std|alphas?|"
@@ -64,6 +65,10 @@ def roles(layer: OldLayer) -> tuple[str, ...]:
     if layer.kind in ("BatchNormalization", "LayerNormalization"):
         scaled = [name for name, key in (("gamma", "scale"), ("beta", "center")) if layer.options[key]]
         return (*scaled, *(MOVING if layer.kind == "BatchNormalization" else ()))
+    if layer.kind == "MultiHeadAttention":
+        return ("kernel", "bias")[: 1 + biased] * 4
+    if layer.kind == "Normalization":
+        return () if "mean" in layer.options else STATISTICS
     return ("alpha",) if layer.kind == "PReLU" else ()
 
 
@@ -74,7 +79,7 @@ def count(layer: OldLayer, *, frozen: bool = False) -> tuple[int, int]:
         counts = [count(child, frozen=frozen) for child in layer.children]
         return sum(t for t, _ in counts), sum(n for _, n in counts)
     names = roles(layer)
-    moving = sum(name in MOVING for name in names)
+    moving = sum(name in (*MOVING, *STATISTICS) for name in names)
     return (0, len(names)) if frozen else (len(names) - moving, moving)
 
 
@@ -101,6 +106,9 @@ def share_out(layer: OldLayer, stored: Sequence[Stored], *, frozen: bool = False
 def convert(layer: OldLayer, stored: Sequence[Stored], *, backend: str | None, changed: list[str]) -> Weights:
     """A layer's weights for Keras 3; what was done to them is added to `changed`."""
     _check_roles(layer, stored)
+    if layer.kind == "Normalization":
+        mean, variance = (_float32(layer, item.values) for item in stored[:2]) if stored else (None, None)
+        return Weights((), {"mean": mean, "variance": variance} if stored else {})
     arrays = [_float32(layer, item.values) for item in stored]
     options: dict[str, Any] = {}
     if layer.kind in GATES:
@@ -110,6 +118,8 @@ def convert(layer: OldLayer, stored: Sequence[Stored], *, backend: str | None, c
         _check_shapes(layer, arrays, [(layer.options["kernel_size"], None, layer.options["filters"]), (layer.options["filters"],)])
     elif layer.kind == "Dense":
         _check_shapes(layer, arrays, [(None, layer.options["units"]), (layer.options["units"],)])
+    elif layer.kind == "MultiHeadAttention":
+        _check_attention(layer, arrays)
     elif layer.kind != "PReLU":
         _check_shapes(layer, arrays, [arrays[0].shape[:1]] * len(arrays) if arrays else [])
     if layer.kind in ("Dense", "Conv1D", "SimpleRNN") and layer.options["activation"] == "hard_sigmoid":
@@ -139,6 +149,15 @@ def _check_shapes(layer: OldLayer, arrays: Sequence[Array], wanted: Sequence[tup
             raise ModelRefused(
                 f"layer {layer.label} has weights of {array.shape}", expected=f"{shape}, as it was told", do="save the whole model again"
             )
+
+
+def _check_attention(layer: OldLayer, arrays: Sequence[Array]) -> None:
+    heads, key = layer.options["num_heads"], layer.options["key_dim"]
+    value = layer.options["value_dim"] or key
+    kernels = [(None, heads, key), (None, heads, key), (None, heads, value), (heads, value, None)]
+    biases = [(heads, key), (heads, key), (heads, value), (None,)]
+    biased = bool(layer.options["use_bias"])
+    _check_shapes(layer, arrays, [shape for pair in zip(kernels, biases, strict=True) for shape in pair[: 1 + biased]])
 
 
 def _recurrent(layer: OldLayer, arrays: list[Array], changed: list[str]) -> tuple[list[Array], dict[str, Any]]:

@@ -7,24 +7,26 @@ refusal. Not responsible for telling files apart (files.py), for how a step is m
 
 import io
 import json
-import os
+import tempfile
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import h5py
-import keras
 import numpy as np
 
 from processor.errors import ModelRefused
 from processor.model import contents, formats, h5, weights
-from processor.model.advice import past_window
-from processor.model.files import A_MODEL_FILE, broken, check_bytes, check_file, check_version, first_line, kind_of
+from processor.model.advice import past_window, trial
+from processor.model.backend import keras
+from processor.model.files import A_MODEL_FILE, broken, check_bytes, check_file, check_version, first_line, kind_of, no_model_in_zip
 from processor.model.fingerprint import digest
 from processor.model.formats import SAVE_AGAIN
+from processor.model.names import in_file, make_usable
 from processor.model.step import CannotStepError, Step, Stepped, carried, leaf_layers, state_widths
 from processor.model.windows import windowed, without_batch
 
@@ -78,8 +80,9 @@ def load(path: Path, *, mode: str = "auto", window: int | None = None, output: s
     """Loads and judges a model file. Raises ModelRefused, naming what was found, for every file that cannot be served."""
     _check_options(mode, window, output)
     file = _read(path)
-    model = _load_keras(path, file.weight_bytes)
+    model = _load_keras(path, file.kind, file.weight_bytes)
     _check_shapes(model)
+    make_usable(model)
     _check_weights(model)
     stateful = contents.is_stateful(file.config)
     chosen = _Choice(model, stateful=stateful, mode=mode, window=window, output=output).choose()
@@ -105,6 +108,8 @@ def load(path: Path, *, mode: str = "auto", window: int | None = None, output: s
 
 def describe(model: ServableModel) -> dict[str, Any]:
     """What `model show --json` prints of a servable model."""
+    from processor.model.tiles import memory_bytes  # which knows the rungs, and loads this module
+
     return {
         "servable": True,
         "mode": model.mode,
@@ -117,6 +122,8 @@ def describe(model: ServableModel) -> dict[str, Any]:
         "trained_window": model.trained_window,
         "past_window": advice.text if (advice := past_window(model)) else None,
         "state_bytes": model.state_bytes,
+        "tried": trial(model),
+        "memory_mb": round(memory_bytes(model) / 1e6) if model.mode == "windowed" else None,
         "fingerprint": model.digest,
         "layers": [_describe_layer(layer, model.mode) for layer in leaf_layers(model.keras_model)],
     }
@@ -133,7 +140,7 @@ def describe_file(path: Path, **options: Any) -> dict[str, Any]:
 def _describe_layer(layer: Any, mode: str) -> dict[str, Any]:
     outputs = keras.tree.flatten(layer._inbound_nodes[0].outputs) if layer._inbound_nodes else []
     return {
-        "name": layer.name,
+        "name": in_file(layer),
         "type": type(layer).__name__,
         "output_shape": list(outputs[0].shape) if outputs else None,
         "state_width": sum(state_widths(layer)) if mode == "carried" else 0,
@@ -158,8 +165,12 @@ def _check_options(mode: str, window: int | None, output: str) -> None:
 
 @dataclass(frozen=True)
 class _File:
-    """What a model file says before anything is built. config: the architecture; weight_bytes: what its weights take in memory."""
+    """What a model file says before anything is built.
 
+    kind: ".keras" or ".h5"; config: the architecture; weight_bytes: what its weights take in memory.
+    """
+
+    kind: str
     config: dict[str, Any]
     weight_bytes: int
 
@@ -187,7 +198,7 @@ def _read_zip(path: Path) -> _File:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         if "config.json" not in names:
-            raise ModelRefused(f"{path} is a zip file without a Keras model in it", expected=A_MODEL_FILE, do=SAVE_AGAIN)
+            raise no_model_in_zip(path, names)
         check_bytes(f"{path}, unpacked, has", sum(member.file_size for member in archive.infolist()))
         check_bytes("its config.json has", archive.getinfo("config.json").file_size, bytes_max=CONFIG_BYTES_MAX)
         if damaged := archive.testzip():
@@ -198,28 +209,41 @@ def _read_zip(path: Path) -> _File:
         if WEIGHTS not in names:
             raise ModelRefused(f"{path} holds an architecture without weights", expected=A_MODEL_FILE, do=SAVE_AGAIN)
         with h5py.File(io.BytesIO(archive.read(WEIGHTS)), "r") as file:
-            return _File(config, h5.declared_bytes(file))
+            return _File(".keras", config, h5.declared_bytes(file))
 
 
 def _read_h5(path: Path) -> _File:
     head = h5.read_apart(path)
     if head.config is None:
-        raise ModelRefused(f"{path} holds weights only, no model", expected=A_MODEL_FILE, do=formats.FROM_CODE)
+        raise ModelRefused(f"{path} holds weights only, no model", expected=A_MODEL_FILE, do=formats.TWO_HALVES)
     check_version(path, head.version)
     check_bytes("its architecture has", len(head.config), bytes_max=CONFIG_BYTES_MAX)
-    return _File(json.loads(head.config), head.weight_bytes)
+    return _File(".h5", json.loads(head.config), head.weight_bytes)
 
 
 # --- what Keras makes of it
 
 
-def _load_keras(path: Path, weight_bytes: int) -> Any:
+@contextmanager
+def _under_its_kind(path: Path, kind: str) -> Iterator[Path]:
+    """A name for the file that ends in its kind: Keras goes by the name and not by what is in a file."""
+    if path.suffix == kind:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"model{kind}"
+        link.symlink_to(path.resolve())
+        yield link
+
+
+def _load_keras(path: Path, kind: str, weight_bytes: int) -> Any:
     """The model, built by Keras without custom objects; the one place where what Keras raises becomes a refusal."""
     limit = weights.Limit(weight_bytes)
     try:
         with warnings.catch_warnings(), limit.held():
             warnings.simplefilter("ignore")
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
+            with _under_its_kind(path, kind) as named:
+                return keras.saving.load_model(named, compile=False, safe_mode=True)
     except Exception as error:
         found = f"Keras cannot load {path}: {first_line(error)}"
         if limit.exceeded:

@@ -11,7 +11,7 @@ def made_by() -> dict[str, str]:
 
 
 def tensorflow_version() -> str:
-    import tensorflow as tf
+    from processor.model.backend import tf
 
     return str(tf.__version__)
 

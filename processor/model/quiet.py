@@ -1,8 +1,9 @@
-"""TensorFlow's import without its notice, and without what only draws.
+"""The import of TensorFlow and Keras: without the user's settings for Keras, without TensorFlow's notice, without what only draws.
 
-TensorFlow tells at its import that oneDNN is on, on standard error, before any log level is looked at. Among JSON logs, or beside a
-table, it is noise that every user would ask about. Responsible for leaving out these lines, and for the import of matplotlib, which
-Keras does where it is installed: a sixth of the time.
+A user may have another backend, another float or another order of axes in the environment or in Keras's own file: for their programs,
+not for a service that computes in float32 on TensorFlow. TensorFlow tells at its import that oneDNN is on, on standard error, before any
+log level is looked at. Among JSON logs, or beside a table, it is noise that every user would ask about. Responsible for leaving out
+these, and the import of matplotlib, which Keras does where it is installed: a sixth of the time.
 """
 
 import contextlib
@@ -12,21 +13,44 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from processor.errors import ConfigurationError
+
+BACKEND = "tensorflow"
 NOTICE = re.compile(rb"before absl::InitializeLog|oneDNN custom operations are on")
 
 
 def import_tensorflow() -> None:
-    """Imports it. What else is written to standard error meanwhile, by any thread, comes when the import is over."""
-    if "tensorflow" in sys.modules:
-        return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    """Imports both. What else is written to standard error meanwhile, by any thread, comes when the import is over.
+
+    Raises ConfigurationError where something has imported Keras before, on another backend.
+    """
+    if "keras" not in sys.modules:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        # Kept, so that processes started from here have it too.
+        os.environ["KERAS_BACKEND"] = BACKEND
+        with _standard_error_held(), _left_out("matplotlib"), _without_file():
+            import keras
+            import tensorflow  # noqa: F401
+    else:
+        import keras
+    if keras.config.backend() != BACKEND:
+        raise ConfigurationError(
+            f"Keras was imported on {keras.config.backend()} before", expected=f"Keras on {BACKEND}", do="set KERAS_BACKEND=tensorflow"
+        )
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_dtype_policy("float32")
+
+
+@contextmanager
+def _standard_error_held() -> Iterator[None]:
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:
         standard_error = os.dup(2)
         os.dup2(kept.fileno(), 2)
         try:
-            with _left_out("matplotlib"):
-                import tensorflow  # noqa: F401
+            yield
         finally:
             sys.stderr.flush()
             os.dup2(standard_error, 2)
@@ -34,6 +58,19 @@ def import_tensorflow() -> None:
             kept.seek(0)
             with contextlib.suppress(OSError):  # a full disk, or a reader that is gone
                 os.write(2, b"".join(line for line in kept if not NOTICE.search(line)))
+
+
+@contextlib.contextmanager
+def _without_file() -> Iterator[None]:
+    """As if Keras had no folder: it reads keras.json there, and writes one where there is none."""
+    kept = os.environ.get("KERAS_HOME")
+    os.environ["KERAS_HOME"] = os.devnull
+    try:
+        yield
+    finally:
+        del os.environ["KERAS_HOME"]
+        if kept is not None:
+            os.environ["KERAS_HOME"] = kept
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ Two kinds of step keep one contract: `carried` keeps the recurrent states; `wind
 whole model on them.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,17 +14,16 @@ from inspect import signature
 from math import prod
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-import keras
-import tensorflow as tf
+from processor.model.backend import keras, tf
+from processor.model.contents import TRAINING_ONLY
+from processor.model.names import in_file
 
 L = keras.layers
 Step = Callable[[Any, Sequence[Any]], tuple[Any, list[Any]]]
 
 # Each output step depends on the input of that step only, so long as any axis they name lies behind the time axis.
 POINTWISE = (
-    L.Dense, L.Activation, L.ReLU, L.LeakyReLU, L.PReLU, L.ELU, L.Softmax, L.Identity, L.ActivityRegularization, L.Rescaling,
-    L.Dropout, L.SpatialDropout1D, L.GaussianNoise, L.GaussianDropout, L.AlphaDropout,
+    L.Dense, L.Activation, L.ReLU, L.LeakyReLU, L.PReLU, L.ELU, L.Softmax, L.Rescaling,
     L.BatchNormalization, L.LayerNormalization, L.RMSNormalization, L.UnitNormalization, L.Normalization,
     L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum, L.Concatenate,
 )  # fmt: skip
@@ -192,6 +190,8 @@ class _Planner:
 
     def _record(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
         """Refuses the operation or writes its call down; returns its output signals as Keras would return tensors."""
+        if is_training_only(operation):
+            return args[0]
         if type(operation) in RECURRENT:
             return self._recurrent(operation, *args, **kwargs)
         if type(operation).__name__ == "GetItem":
@@ -302,6 +302,11 @@ def _specs(arguments: Any) -> Any:
     return keras.tree.map_structure(lambda v: v.spec if isinstance(v, _Signal) else v, arguments)
 
 
+def is_training_only(operation: Any) -> bool:
+    """Whether it gives what it is given, outside of training."""
+    return type(operation).__name__ in TRAINING_ONLY and isinstance(operation, L.Layer)
+
+
 def _is_pointwise_op(operation: Any) -> bool:
     return type(operation).__module__.startswith("keras.src.ops.") and type(operation).__name__ in POINTWISE_OPS
 
@@ -341,4 +346,4 @@ def _whole_key(key: Any, rank: int) -> tuple[Any, ...]:
 
 
 def _named(operation: Any) -> str:
-    return f"{operation.name} ({type(operation).__name__})"
+    return f"{in_file(operation)} ({type(operation).__name__})"

@@ -4,20 +4,19 @@ Responsible for compiling rungs, and for the proof that every kept rung gives a 
 how readings are batched cannot be seen in the output. Not responsible for which rows go into a tile, nor for where their state lives.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import structlog
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from processor.errors import ModelRefused
+from processor.model.backend import tf
+from processor.model.heartbeat import Heartbeat
 from processor.model.load import ServableModel
 
 Float32 = NDArray[np.float32]
@@ -35,6 +34,7 @@ class RungShape:
 LADDER = tuple(RungShape(*shape) for shape in ((8, 256), (64, 64), (128, 32), (256, 16), (512, 16), (1024, 16), (2048, 8), (4096, 8)))
 REFERENCE_ROWS = 512
 TILE_BYTES_MAX = 512 << 20  # of the largest value in a tile
+VALUES = 8  # as large as the largest that are there at once, as measured
 ALIGNMENT = 64  # bytes
 PROBE_STEPS, PROBE_WINDOWS = 6, 2  # several steps; each of a windowed model runs the model on a whole window
 PROBE_ROWS = 8  # divides the rows of every rung
@@ -46,15 +46,21 @@ class Tiles:
     def __init__(self, model: ServableModel, *, rows_max: int = LADDER[-1].rows, log: Any = None) -> None:
         """Compiles the rungs up to the first that holds `rows_max` rows, and the reference rung; drops those whose bits differ."""
         log = structlog.get_logger(__name__) if log is None else log
-        compiled = {shape: _compile(model, shape) for shape in _wanted(rows_max, model.row_numbers)}
-        expected = _probe(model, _reference_shape(), compiled[_reference_shape()])
+        with Heartbeat(lambda doing, seconds: log.info("still working", doing=doing, seconds=round(seconds))) as heartbeat:
+            compiled = {}
+            wanted = _wanted(rows_max, model.row_numbers)
+            for number, shape in enumerate(wanted, 1):
+                heartbeat.doing = f"compiling rung {number} of {len(wanted)}, {shape.rows} rows"
+                compiled[shape] = _compile(model, shape)
+            heartbeat.doing = "comparing the rungs"
+            expected = _probe(model, _reference_shape(), compiled[_reference_shape()])
+            kept = {shape: run for shape, run in compiled.items() if _probe(model, shape, run) == expected}
         if expected is None:
             raise ModelRefused(
                 "the model gives a row other bits than its neighbour for the same readings",
                 expected="outputs that do not depend on how readings are batched",
                 do="replace what works along the batch axis, if anything does; else try the model's layers one by one, and report which",
             )
-        kept = {shape: run for shape, run in compiled.items() if _probe(model, shape, run) == expected}
         self._model = model
         self.shapes: tuple[RungShape, ...] = tuple(kept)
         self._runs: tuple[Run, ...] = tuple(kept.values())
@@ -81,6 +87,12 @@ class Tiles:
 def reference_rung(model: ServableModel) -> Run:
     """The reference rung alone: `run(x, counts, steps, state)` as in Tiles.run, for tiles of REFERENCE_ROWS rows."""
     return _compile(model, _reference_shape())
+
+
+def memory_bytes(model: ServableModel) -> int:
+    """What compiling and running the largest rung of a model takes, about: VALUES of its largest value at once."""
+    largest = max(shape.rows for shape in _wanted(LADDER[-1].rows, model.row_numbers))
+    return VALUES * 4 * largest * model.row_numbers
 
 
 def _reference_shape() -> RungShape:

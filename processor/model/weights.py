@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import tensorflow as tf
+from processor.model.backend import tf
 
 SPARE_BYTES = 1 << 20  # what Keras makes beside the weights that it saves
 

@@ -5,17 +5,13 @@ row stands. Not responsible for proving that they do not: the ladder compares it
 """
 
 import operator
-import os
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from math import prod
 from typing import Any, cast
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-import keras
-import tensorflow as tf
-
-from processor.model.step import Stepped, call_kwargs, through, whole_note
+from processor.model.backend import keras, tf
+from processor.model.step import Stepped, call_kwargs, is_training_only, through, whole_note
 
 L = keras.layers
 CONVOLUTIONS = (L.Conv1D, L.DepthwiseConv1D, L.SeparableConv1D)
@@ -64,6 +60,8 @@ def _on_window(model: Any, readings: Any) -> Any:
 def _window_operation(operation: Any) -> Callable[..., Any]:
     if isinstance(operation, keras.Model):
         return lambda inputs, **_: through(operation, inputs, _window_operation)
+    if is_training_only(operation):
+        return lambda x, **_: x
     if type(operation) is L.TimeDistributed:
         return partial(_distributed, operation)
     if isinstance(operation, CONVOLUTIONS) and operation.data_format == "channels_last":

@@ -59,7 +59,7 @@ def main(options: Options) -> int:
     """Exit codes: 0 all was equal, 1 something was not, or failed, 2 wrong use, 130 interrupted. Ends with everything removed, but
     after a failure with the folder kept."""
     faults = chosen(options.faults, options.brokers)
-    if options.kills and "kill" not in [fault.name for fault in faults]:
+    if options.kills and not {"kill", "leader-kill"} & {fault.name for fault in faults}:
         raise ConfigurationError(
             f"{options.kills} kills, and faults without kill", expected="kill among --faults", do="add it, or leave --kills out"
         )
