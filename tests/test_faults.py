@@ -436,6 +436,7 @@ def test_too_many_bad_records_stop_the_service_and_leave_them_in_the_input(kafka
 # -- sensors that fall silent ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.failure("a sensor's clock a year ahead, with `state.expire_after`")
 def test_a_sensor_that_has_expired_leaves_the_checkpoints_and_begins_anew_when_it_returns(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("expiry"), partitions=1)
     service = Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS, "--state.expire_after=10m")
