@@ -342,6 +342,10 @@ class Log(Target):
         }
         if mutator.chance(0.5):
             facts["beginning"] = mutator.facts(BEGINNING.to_metadata())
+        if mutator.chance(0.5):
+            facts["claim"] = mutator.one([{"key": "ff00", "ms": 9, "since_ms": 8}, {"key": mutator.strange(), "ms": 9, "since_ms": 8}])
+        if mutator.chance(0.2):
+            facts["claim"] = mutator.strange()
         text = mutator.facts(json.dumps(facts)) if mutator.chance(0.5) else json.dumps(facts)
         return text.encode(errors="surrogateescape")
 
@@ -382,7 +386,8 @@ class Metadata(Target):
     def run(self, random: Random) -> None:
         mutator = Mutator(random)
         for _ in range(self.inputs):
-            beginning = Beginning(mutator.one([0, 5, 2**62]), mutator.one(["00aa" * 4, "é"]), "f" * 64, "id", 8)
+            deciding = mutator.one([None, {}, {"late": '"accept"', "input.scale": "é" * 500}])
+            beginning = Beginning(mutator.one([0, 5, 2**62]), mutator.one(["00aa" * 4, "é"]), "f" * 64, "id", 8, deciding=deciding)
             text = beginning.to_metadata()
             assert Beginning.from_metadata(text) == beginning
             strange = mutator.facts(text) if mutator.chance(0.9) else mutator.one([None, "", json.dumps(mutator.strange())])

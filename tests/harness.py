@@ -61,7 +61,8 @@ class Topics:
             NewTopic(self.dead_letter, partitions, 1, config=config),
             NewTopic(self.checkpoint, partitions, 1, config={"cleanup.policy": "compact"}),
         )
-        self.producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 2, "partitioner": "murmur2_random"})
+        config = {"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 2, "partitioner": "murmur2_random"}
+        self.producer = Producer(config)
 
     def answered_to(self, name: str) -> "Topics":
         """The same input, with outputs of its own."""

@@ -203,7 +203,10 @@ def test_what_cannot_be_opened_is_told(name, tmp_path):
         ("a,inf,2", "x is 'inf': expected a number"),
         ("a,?,2", "x is '?': expected a number"),
         ("a,1_000,2", "x is '1_000': expected a number"),
-        ('a,"1,234",2', "x is '1,234': expected a number"),
+        (
+            'a,"1,234",2',
+            "x is '1,234': expected a number (thousands are set apart in it: write 1234.56, or 1234,56 in a file of decimal commas)",
+        ),
         ("a,true,2", "x is 'true': expected a number"),
         (",1,2", "pump is empty: expected a sensor's name"),
         ("a,1", "found 2 cells, expected 3"),
@@ -423,7 +426,7 @@ def test_what_looks_like_a_number_and_is_none_is_told_why(text, why, write):
 
 
 def test_a_column_of_such_numbers_is_refused_with_the_reason(write):
-    with CsvFile(write("pump,x\na,45%\na,46%\n")) as file, pytest.raises(ConfigurationError, match="holds no numbers: '45%' .a percent"):
+    with CsvFile(write("pump,x\na,45%\na,46%\n")) as file, pytest.raises(ConfigurationError, match=r"holds no numbers: '45%' .a percent"):
         Readings(file, Wanted(key="pump"), None).expect_numbers()
 
 
@@ -437,12 +440,12 @@ def test_a_value_that_stands_for_a_missing_one_is_no_reading(write):
 
 
 def test_rows_that_begin_with_their_own_number_without_a_name_are_told_so(write):
-    with pytest.raises(ConfigurationError, match="begins with its own number.*row.names"):
+    with pytest.raises(ConfigurationError, match=r"begins with its own number.*row\.names"):
         CsvFile(write("pump,x\n1,a,1\n2,a,2\n3,a,3\n"))
 
 
 def test_a_column_that_counts_the_rows_is_named_where_there_is_one_too_many(write):
-    with CsvFile(write("nr,pump,x\n0,a,1\n1,a,2\n2,a,3\n")) as file, pytest.raises(ConfigurationError, match="; nr counts the rows"):
+    with CsvFile(write("nr,pump,x\n0,a,1\n1,a,1\n2,a,3\n")) as file, pytest.raises(ConfigurationError, match="; nr counts the rows"):
         Readings(file, Wanted(key="pump"), None).expect(1, "the model takes")
 
 

@@ -436,6 +436,7 @@ def test_too_many_bad_records_stop_the_service_and_leave_them_in_the_input(kafka
 # -- sensors that fall silent ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.failure("a sensor's clock a year ahead, with `state.expire_after`")
 def test_a_sensor_that_has_expired_leaves_the_checkpoints_and_begins_anew_when_it_returns(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("expiry"), partitions=1)
     service = Service(topics, model, tmp_path, *SMALL, SLOW_COMMITS, "--state.expire_after=10m")
@@ -453,7 +454,8 @@ def test_a_sensor_that_has_expired_leaves_the_checkpoints_and_begins_anew_when_i
 
     batches = [
         records(sensors, 3, start_ms),
-        records(sensors[:1], 2, start_ms + hour_ms),  # time goes on, and all but this one are silent
+        records(sensors[:1], 2, start_ms + hour_ms),  # one clock alone
+        records(sensors[1:2], 1, start_ms + hour_ms + 100),  # time goes on, and all but these two are silent
         records(sensors[:20], 4, start_ms + hour_ms + 1000),
         records(sensors, 1, start_ms + hour_ms + 2000),
     ]
@@ -463,20 +465,29 @@ def test_a_sensor_that_has_expired_leaves_the_checkpoints_and_begins_anew_when_i
         service.wait_answered(90)
         wait_for(lambda: held() == sorted(sensors), "all in a checkpoint")
         topics.produce(batches[1])
-        wait_for(lambda: held() == sensors[:1], "those that expired gone from the checkpoint")
-        assert service.metric("sensors_expired_total") == 29
-        assert service.metric("resets_total", '{reason="expired"}') == 1, "the one that let time go on had expired by its own record"
-        before = service.metric("batch_readings_count")
+        service.wait_answered(92)
+        assert held() == sorted(sensors), "one clock alone forgets nobody"
+        assert service.metric("resets_total", '{reason="expired"}') == 1, "the sensor itself has expired by its own record"
+        ahead = "a sensor's clock is further ahead than sensors are remembered: nobody is forgotten until a second sensor confirms it"
+        assert [line["sensor"] for line in service.events(ahead)] == ["sensor-0"]
         topics.produce(batches[2])
+        wait_for(lambda: held() == sensors[:2], "those that expired gone from the checkpoint")
+        assert service.metric("sensors_expired_total") == 28
+        assert service.metric("resets_total", '{reason="expired"}') == 2
+        jumped = "partition time jumped further than sensors are remembered: those not heard since are forgotten"
+        found = [(line["sensor"], line["confirmed"], line["forgotten"]) for line in service.events(jumped)]
+        assert found == [("sensor-1", "sensor-0", 29)], "sensor-1 begins anew too"
+        before = service.metric("batch_readings_count")
+        topics.produce(batches[3])
         wait_for(lambda: service.metric("batch_readings_count") > before, "work under way", every_s=0.01)
         service.kill()
     with service:
-        topics.produce(batches[3])
+        topics.produce(batches[4])
         service.wait_answered(sum(map(len, batches)))
         assert service.stop() == 0
     assert_exact(service, topics)
     steps = [answer["steps"] for _, answer in sorted(topics.answers().items())][-30:]
-    assert steps == [7] + [5] * 19 + [1] * 10
+    assert steps == [7, 6] + [5] * 18 + [1] * 10
     assert held() == sorted(sensors)
 
 

@@ -111,6 +111,16 @@ def test_a_list_tells_each_sensor_of_the_newest_checkpoints_and_how_old_they_are
     assert "partition 10: 1 sensor in a checkpoint at offset 7, 0 s old" in err
 
 
+def test_a_list_names_sensors_that_have_a_state_in_several_partitions(folder, run):
+    folder.write(snapshot_of([b"pump-7", b"\xff\0", b"fan-1"]))
+    folder.write(snapshot_of([b"\xff\0", b"fan-2", b"pump-7"], partition=3))
+    code, _, err = run("list", *folder.options)
+    assert code == 0
+    assert "2 sensors have a state in several partitions: pump-7 in 1 and 3, 0xff00 in 1 and 3." in err
+    assert "murmur2_random" in err
+    assert "several partitions" not in run("list", "--partition=3", *folder.options)[2]
+
+
 def test_a_list_as_json_is_an_object_a_line_and_nothing_else(folder, run):
     folder.write(snapshot_of([b"pump-7", b"\xff\0"]))
     code, out, _ = run("list", "--json", *folder.options)

@@ -11,7 +11,7 @@ float32.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -100,14 +100,8 @@ class _Columns:
     after: list[bool] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """What a record's headers say of it. unit_given: timestamp_unit names milliseconds."""
-
-    before: bool
-    after: bool
-    steps: int = 1
-    unit_given: bool = False
+# What a record's headers say of it: reset before, reset after, steps, whether timestamp_unit names milliseconds.
+_Header = tuple[bool, bool, int, bool]
 
 
 class Decoder:
@@ -121,7 +115,8 @@ class Decoder:
         self._format = format
         self._scale = (np.array(scale.offset), np.array(scale.divisor)) if scale else None
         self._ahead_ms = round(ahead_max_s * 1000)
-        self._no_header = _Header(each_record, each_record)
+        self._each_record = each_record
+        self._no_header: _Header = (each_record, each_record, 1, False)
 
     def decode(self, messages: Sequence[Message]) -> Decoded:
         """Every message ends in the batch or among the rejected."""
@@ -140,16 +135,15 @@ class Decoder:
         if len(key) > KEY_BYTES_MAX:
             raise RejectError("too_large", f"the key has {len(key)} bytes; expected at most {KEY_BYTES_MAX}")
         value, (kind, record_ms) = message.value(), message.timestamp()
-        header, event_ms, steps = self._no_header, record_ms, 0
+        (before, after, asked, unit_given), event_ms, steps = self._no_header, record_ms, 0
         if value is not None:
             headers = message.headers()
             if headers:
-                header = self._header(headers)
+                before, after, asked, unit_given = self._header(headers)
             parsed, timestamp = numbers.parse(value)
-            event_ms = event_time.event_ms(
-                timestamp, record_ms if kind else None, ahead_max_ms=self._ahead_ms, unit_given=header.unit_given
-            )
-            steps = numbers.take(parsed, header.steps)
+            own_ms = record_ms if kind else None
+            event_ms = event_time.event_ms(timestamp, own_ms, ahead_max_ms=self._ahead_ms, unit_given=unit_given)
+            steps = numbers.take(parsed, asked)
         columns.source.append(i)
         columns.partition.append(message.partition())
         columns.key.append(key)
@@ -157,27 +151,27 @@ class Decoder:
         columns.event_ms.append(event_ms)
         columns.record_ms.append(record_ms)
         columns.steps.append(steps)
-        columns.before.append(header.before)
-        columns.after.append(header.after)
+        columns.before.append(before)
+        columns.after.append(after)
 
     def _header(self, headers: list[tuple[str, bytes | None]]) -> _Header:
-        found = self._no_header
+        before, after, steps, unit_given = self._no_header
         for name, given in headers:
             text = given or b""
             if name == "sequence":
                 marks = SEQUENCE.get(text)
                 if marks is None:
                     raise RejectError("bad_schema", f"header sequence is {text[:40]!r}; expected start, end or single")
-                found = replace(found, before=found.before or marks[0], after=found.after or marks[1])
+                before, after = before or marks[0], after or marks[1]
             elif name == "steps" and self._format.steps_in_header:
                 if not (text.isdigit() and len(text) <= STEPS_DIGITS_MAX and int(text)):
                     raise RejectError("bad_schema", f"header steps is {text[:40]!r}; expected how many steps the value holds, such as 2")
-                found = replace(found, steps=int(text))
+                steps = int(text)
             elif name == "timestamp_unit":
                 if text != UNIT:
                     raise RejectError("bad_schema", f"header timestamp_unit is {text[:40]!r}; expected ms")
-                found = replace(found, unit_given=True)
-        return found
+                unit_given = True
+        return before, after, steps, unit_given
 
     def _finish(self, columns: _Columns, numbers: Numbers, rejected: list[tuple[int, Rejected]]) -> Decoded:
         found = numbers.array()
@@ -218,7 +212,7 @@ class Decoder:
     def _resets(self, batch: Batch) -> Counter[str]:
         reading = batch.steps > 0
         null, records = int((~reading).sum()), int(reading.sum())
-        if self._no_header.before:
+        if self._each_record:
             return Counter(null=null, each_record=records)
         return Counter(null=null, start=int((batch.reset_before & reading).sum()), end=int((batch.reset_after & reading).sum()))
 

@@ -209,8 +209,9 @@ class _FieldsDecoder:
             found: Any = self._decoder.decode(value)
         except msgspec.DecodeError:
             return None
-        if any(getattr(found, attribute) is not msgspec.UNSET for attribute in self._absent):
-            return None
+        for attribute in self._absent:
+            if getattr(found, attribute) is not msgspec.UNSET:
+                return None
         return self._get(found), found.timestamp
 
 

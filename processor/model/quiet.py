@@ -43,7 +43,7 @@ def import_tensorflow() -> None:
     keras.config.set_dtype_policy("float32")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _standard_error_held() -> Iterator[None]:
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:

@@ -149,8 +149,8 @@ class Reset(Section):
 class State(Section):
     expire_after: Annotated[float | None, or_null(duration())] = Field(
         default=None,
-        description="a sensor whose latest record lies more than this before its partition's time is forgotten; one sensor alone moves that "
-        "time by no more than this; null: never",
+        description="a sensor whose latest record lies more than this before its partition's time is forgotten; one sensor alone moves "
+        "that time by no more than this; null: never",
     )
 
 

@@ -71,7 +71,7 @@ class Beginning:
         if self.added_to is not None:
             told["added_to"] = self.added_to
         if self.deciding is not None:
-            told["deciding"] = {name: text if len(text) <= DECIDING_MAX else _hashed(text) for name, text in self.deciding.items()}
+            told["deciding"] = {name: _short(text) for name, text in self.deciding.items()}
         return json.dumps(told, separators=(",", ":"))
 
     @classmethod
@@ -99,14 +99,17 @@ def _deciding(found: Any) -> dict[str, str] | None:
     return found if is_text else None
 
 
-def _hashed(text: str) -> str:
-    """What stands for a long text: its beginning, and a hash that tells it from others."""
-    return f"{text[:HASHED_SHOWN]}... ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+def _short(text: str) -> str:
+    """The text; of one that takes many bytes in JSON its beginning, and a hash that tells it from others."""
+    if len(json.dumps(text)) <= DECIDING_MAX:
+        return text
+    shown = text[:HASHED_SHOWN].encode("ascii", "replace").decode()
+    return f"{shown}... ({hashlib.sha256(text.encode(errors='replace')).hexdigest()[:8]})"
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """What decides and differs, with both values."""
-    told = {name: text if len(text) <= DECIDING_MAX else _hashed(text) for name, text in now.items()}
+    told = {name: _short(text) for name, text in now.items()}
     names = [name for name in dict.fromkeys([*before, *told]) if before.get(name) != told.get(name)]
     return [f"{name} was {before.get(name, 'not there')} and is {told.get(name, 'not there')}" for name in names]
 

@@ -212,7 +212,7 @@ def _made(kind: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> Any:
 
     The properties come from one section on purpose; librdkafka would warn of those that are another kind of client's.
     """
-    of_kind = {_Consumer: librdkafka.PRODUCER, _Producer: librdkafka.CONSUMER}
+    of_kind: dict[Callable[[dict[str, Any]], Any], frozenset[str]] = {_Consumer: librdkafka.PRODUCER, _Producer: librdkafka.CONSUMER}
     others = of_kind.get(kind, librdkafka.PRODUCER | librdkafka.CONSUMER)  # an AdminClient neither reads nor writes
     config = {name: value for name, value in config.items() if name not in others}
     try:

@@ -162,7 +162,7 @@ def newest(settings: Settings, topic: str, partitions: int, records: int, *, tim
                 error = message.error()
                 if error is None:
                     found.append(message)
-                elif error.code() == KafkaError._PARTITION_EOF:
+                elif error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):  # the end, or gone meanwhile
                     left.discard(message.partition())
                 else:
                     _end_if_decided(error, topic)

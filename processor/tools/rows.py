@@ -276,7 +276,7 @@ def _why_none(text: str) -> str:
         return " (thousands are set apart in it: write 1234.56, or 1234,56 in a file of decimal commas)"
     if re.fullmatch(r"[+-]?[\d.,]+\s*%", text, re.ASCII):
         return " (a percent sign: leave it out)"
-    if re.fullmatch(r"[+-]?\d[\d.,]*\s*(?:[^\W\d]|°).{0,10}", text):
+    if re.fullmatch(r"[+-]?\d[\d.,]*\s*(?:[^\W\d_]|°).{0,10}", text):
         return " (something stands behind the number: leave it out)"
     return ""
 
