@@ -88,10 +88,11 @@ class Watched:
         assert [event["topic"] for event in self.service.events(GONE)].count(topic) == 1
 
     def went_on(self, topic: str) -> None:
+        wait_for(lambda: topic in [event["topic"] for event in self.service.events(AGAIN)], "the new topic taken up", 120)
         self.service.wait_ready(120)
-        assert [event["topic"] for event in self.service.events(AGAIN)].count(topic) == 1
         self.stream.feed(60)
         self.answered()
+        assert [event["topic"] for event in self.service.events(AGAIN)].count(topic) == 1
 
 
 @pytest.mark.timeout(900)
