@@ -162,7 +162,7 @@ def test_a_service_waits_for_a_topic_that_is_gone_and_goes_on_with_another_of_it
         watched.waits(topics.input)
         assert service.wait_end(90) == 3
         last = service.said().splitlines()[-1]
-        assert f"the topic {topics.input} (input.topic) is gone from the broker" in last
+        assert f"the topic {topics.input} (input.topic) has been gone from the broker" in last
         assert "slotstream init" in last
         assert "#a-topic-is-gone" in last
 
