@@ -6,7 +6,7 @@ import signal
 
 import numpy as np
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 from harness import L, Service, Topics, answers_due, readings, save_model, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -77,8 +77,16 @@ def test_missing_topics_are_named_and_init_makes_them_once(command, kafka):
     code, out, _ = command("check")
     assert code == 0, out
     assert "BAD" not in out
+    assert " warn " not in out
 
     client = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    change = ConfigEntry("retention.ms", "60000", incremental_operation=AlterConfigOpType.SET)
+    for future in client.incremental_alter_configs([ConfigResource(ResourceType.TOPIC, topics[0], incremental_configs=[change])]).values():
+        future.result(30)
+    code, out, _ = command("check")
+    assert (code, out.count(" warn "), out.count("BAD")) == (0, 1, 0)
+    assert f"{topics[0]} keeps readings for 60 s" in out
+
     client.delete_topics([topics[2]])[topics[2]].result(30)
     wait_for(lambda: topics[2] not in client.list_topics().topics, "the topic gone")
     code, out, _ = command("check")

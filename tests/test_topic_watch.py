@@ -98,7 +98,7 @@ def test_a_topic_that_is_gone_is_waited_for_told_once_and_ends_the_service_after
         assert watched.check() == 1
     assert [(line["log_level"], line["topic"]) for line in log] == [("error", f"the-{key}")]
     watched.look(1)
-    with pytest.raises(TopicGone, match=f"the topic the-{key} .{key}. is gone") as caught:
+    with pytest.raises(TopicGone, match=f"the topic the-{key} .{key}. has been gone") as caught:
         watched.check()
     assert (caught.value.exit_code, caught.value.see) == (3, "a-topic-is-gone")
 

@@ -7,7 +7,7 @@ from processor.settings import Settings
 def gone(key: str, name: str, absent_s: float) -> TopicGone:
     """key: the setting that names the topic."""
     return TopicGone(
-        f"the topic {name} ({key}) is gone from the broker, for {absent_s:.0f} s",
+        f"the topic {name} ({key}) has been gone from the broker for {absent_s:.0f} s",
         expected="the topic that was there at the start",
         do="find out who deleted it; create it again with `slotstream init` (which brings none of its records back), then start again",
         see="a-topic-is-gone",
