@@ -205,7 +205,7 @@ def test_a_service_tells_of_its_life_and_works_on_when_nobody_reads_its_log(kafk
         try:
             assert process.stderr.readline()
             process.stderr.close()
-            wait_for(lambda: supervisor.has("READY=1"), lambda: supervisor.lines)
+            wait_for(lambda: supervisor.has("READY=1"), lambda: supervisor.lines, timeout_s=200.0)
             assert list(locks.iterdir())
             stream.feed()
             wait_for(lambda: len(topics.answers()) >= stream.due, "all answers", every_s=0.5)
