@@ -33,8 +33,8 @@ class RungShape:
 
 LADDER = tuple(RungShape(*shape) for shape in ((8, 256), (64, 64), (128, 32), (256, 16), (512, 16), (1024, 16), (2048, 8), (4096, 8)))
 REFERENCE_ROWS = 512
-TILE_BYTES_MAX = 512 << 20  # of the largest value in a tile
-VALUES = 8  # as large as the largest that are there at once, as measured
+TILE_BYTES_MAX = 128 << 20  # of the largest value in a tile; several such are there at once
+VALUES = 8  # of that size at once: 4 were measured for two Bidirectional LSTMs, and twice as many are told
 ALIGNMENT = 64  # bytes
 PROBE_STEPS, PROBE_WINDOWS = 6, 2  # several steps; each of a windowed model runs the model on a whole window
 PROBE_ROWS = 8  # divides the rows of every rung
