@@ -228,7 +228,7 @@ TIME = [
     ),
     Panel(
         "Sensors and slots",
-        "Sensors in slots, sensors parked beside them, the slots that there are, and sensors found in several partitions, which should be 0.",
+        "Sensors in slots, sensors parked beside them, the slots that there are; and sensors in several partitions, which should be 0.",
         [
             Query(f"sum({series('slotstream_slots_used')})", "in slots"),
             Query(f"sum({series('slotstream_sensors_parked')})", "parked"),
