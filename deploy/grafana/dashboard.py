@@ -228,11 +228,12 @@ TIME = [
     ),
     Panel(
         "Sensors and slots",
-        "Sensors in slots, sensors parked beside them, and the slots that there are.",
+        "Sensors in slots, sensors parked beside them, the slots that there are; and sensors in several partitions, which should be 0.",
         [
             Query(f"sum({series('slotstream_slots_used')})", "in slots"),
             Query(f"sum({series('slotstream_sensors_parked')})", "parked"),
             Query(f"sum({series('slotstream_slots')})", "slots"),
+            Query(f"max({series('slotstream_sensors_split')})", "in several partitions"),
         ],
     ),
     Panel(
