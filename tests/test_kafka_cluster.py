@@ -12,11 +12,11 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from harness import wait_for
 
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.kafka.create_topics import init
 from processor.sandbox.kafka_cluster import OFFSETS, TRANSACTIONS, KafkaCluster, partition_of
 from processor.sandbox.kafka_node import ask
 from processor.sandbox.ports import free_ports
 from processor.settings import load_settings
-from processor.stream import admin
 from processor.tools.verify.cluster_faults import CLUSTER_FAULTS
 from processor.tools.verify.links import Links
 from processor.tools.verify.run import chosen
@@ -171,7 +171,7 @@ def test_a_group_and_a_transactional_id_are_coordinated_by_the_broker_that_is_na
 def test_when_init_returns_every_broker_knows_the_topics(cluster: KafkaCluster) -> None:
     topics = {f"--{key}=known.{key}" for key in ("input.topic", "output.topic", "dead_letter.topic", "checkpoint.topic")}
     settings = load_settings(None, [f"--kafka=bootstrap.servers={cluster.bootstrap}", "--group=known", *sorted(topics)], {})
-    assert len(admin.init(settings, 4, None)) == 4
+    assert len(init(settings, 4, None)) == 4
     for number in cluster.numbers:
         listed = ask(cluster._admin(number))
         assert listed is not None

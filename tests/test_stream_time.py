@@ -12,11 +12,11 @@ from judge import echo_model
 
 from processor.checkpoint.snapshot import Snapshot, from_tensors, to_tensors
 from processor.checkpoint.topic import MARKER, TopicStore, TopicWriter, _Read
+from processor.kafka.topics import Topic
 from processor.records import Batch, Claim
 from processor.rules import NEVER, Clock, keep_time
 from processor.settings import Settings
 from processor.slots.rows import Rows
-from processor.stream.admin import Topic
 from processor.stream.assignment import Beginning, Mark
 from processor.tools import oracle
 
