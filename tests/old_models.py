@@ -3,8 +3,8 @@
 tf_keras is Keras 2 for today's TensorFlow. For every model of MODELS it writes NAME.h5, NAME.keras and NAME.npz: x and, for each output,
 y0, y1 ... Weights are random, moving statistics too, and large enough for hard_sigmoid to meet all three of its pieces. The files that
 tf_keras no longer writes (cuDNN's layers) are made from those that compute the same, with its own conversion of weights. For those of
-IN_ALL_LAYOUTS it writes NAME-LAYOUT.keras too, as the versions in LAYOUTS laid weights out: files of TensorFlow 2.13.1, 2.14.1 and 2.15.1
-have the same groups.
+IN_ALL_LAYOUTS it writes NAME-LAYOUT.keras too, as the versions in LAYOUTS laid weights out: as their sources do it, and for 2.13.1 as six
+files of that version have it.
 """
 
 import io
