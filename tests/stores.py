@@ -2,12 +2,13 @@
 
 import itertools
 import secrets
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import IsolationLevel, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from processor.checkpoint import directory
 from processor.checkpoint import topic as topic_module
@@ -99,8 +100,8 @@ class Log:
     """A checkpoint topic, written to as the loop's transactions do."""
 
     def __init__(self, bootstrap: str, name: str, partitions: int = P + 1) -> None:
-        admin = AdminClient({"bootstrap.servers": bootstrap})
-        admin.create_topics([NewTopic(name, partitions, 1, config={"cleanup.policy": "compact"})])[name].result(30)
+        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._admin.create_topics([NewTopic(name, partitions, 1, config={"cleanup.policy": "compact"})])[name].result(30)
         self.topic = Topic(name, "checkpoint-id", partitions, 1_000_000, "compact")
         # Waiting for more at the log's end is half of what reading a short topic takes.
         self.settings = Settings(kafka={"bootstrap.servers": bootstrap, "fetch.wait.max.ms": "10"}, group="group")
@@ -122,6 +123,15 @@ class Log:
         else:
             self.producer.flush(30)
             self.producer.abort_transaction(30)
+        until_s = time.monotonic() + LONG_S
+        while self._ends(IsolationLevel.READ_COMMITTED) != self._ends(IsolationLevel.READ_UNCOMMITTED):
+            assert time.monotonic() < until_s, "the log is not decided"
+            time.sleep(0.01)
+
+    def _ends(self, level: IsolationLevel) -> list[int]:
+        """A transaction is decided before its markers are in the log: until then its end is an earlier one for readers of committed data."""
+        wanted = {TopicPartition(self.topic.name, p): OffsetSpec.latest() for p in range(self.topic.partitions)}
+        return [found.result(30).offset for found in self._admin.list_offsets(wanted, isolation_level=level).values()]
 
     def round(self, writer: TopicWriter, snapshot: Snapshot) -> Written:
         """A whole round, each piece in a transaction of its own."""

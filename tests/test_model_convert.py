@@ -25,6 +25,7 @@ from processor.model.legacy import convert_file
 from processor.model.load import load
 from processor.model.tiles import LADDER, REFERENCE_ROWS, reference_rung
 
+pytestmark = pytest.mark.timeout(1200)  # the first test makes all old models: a minute and a half where nothing else runs
 WITHIN, WITHIN_ATTENTION = 1e-6, 1e-5
 NAMES = [*old_models.MODELS, "cudnnlstm", "cudnngru"]
 # Names too long for a path in a zip, and layers of the graphics card, are found in .h5 files only.

@@ -336,12 +336,6 @@ def zip_of(**members: str) -> Callable[[Path], Path]:
     return write
 
 
-def under_another_name(tmp_path: Path) -> Path:
-    path = tmp_path / "model.bin"
-    path.write_bytes(bytes_of_a_model(tmp_path))
-    return path
-
-
 NO_MODEL: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda tmp_path: tmp_path / "none.keras", "none.keras cannot be read: No such file"),
     "directory": (folder, "is a directory"),
@@ -376,7 +370,6 @@ NO_MODEL: dict[str, tuple[Callable[[Path], Path], str]] = {
     "broken config": (zip_of(config="{"), "is damaged"),
     "a config of another kind": (zip_of(config='{"class_name": 1, "config": {"dtype": {}}}', metadata="{}"), "was saved by Keras 1"),
     "config without weights": (zip_of(config="{}", metadata='{"keras_version": "3.0.0"}'), "holds an architecture without weights"),
-    "another name": (under_another_name, "holds a .keras file under another name"),
 }
 
 
@@ -405,6 +398,7 @@ def test_describe_names_layers_states_and_mode(tmp_path: Path) -> None:
     assert {key: said[key] for key in said if key not in ("why", "fingerprint", "layers")} == {
         "servable": True, "mode": "carried", "features": F, "outputs": 2, "per_step": False, "output_steps": None, "window": None,
         "trained_window": None, "past_window": None, "state_bytes": 32,
+        "memory_mb": None, "tried": "sequences of 8 of zeros and of random numbers give finite outputs",
     }  # fmt: skip
     assert said["fingerprint"] == model.digest
     assert said["layers"] == [

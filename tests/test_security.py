@@ -171,7 +171,7 @@ def working(settings: Settings, monkeypatch):
     """The service's loop in this process, which has TensorFlow already. Turn it by hand."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     service = service_module.Service(settings, Metrics())
-    worker, watch, lock = service._build()
+    worker, watch = service._build()
     try:
         yield worker
         watch.close()
@@ -181,7 +181,7 @@ def working(settings: Settings, monkeypatch):
         worker.abandon(leave=True)
         raise
     finally:
-        lock.release()
+        service._release()
 
 
 def turn_until(worker, condition, timeout_s: float = 60.0) -> None:

@@ -159,7 +159,7 @@ def through_a_topic(mark: Mark) -> Mark:
     writer.write(Snapshot(3, mark, BEGINNING, [], Rows.zeros(0, 2)))
     read = _Read(2)
     read.take([SimpleNamespace(key=lambda out=out: out.key, value=lambda out=out: out.value) for out in writer.outs()[0]])
-    found = store._snapshot(3, read, None, lambda _: True)
+    found = store._snapshot(3, read, topic, None, lambda _: True)
     assert found is not None
     return found.mark
 

@@ -255,16 +255,6 @@ def test_a_residual_of_a_model_that_gives_something_else_is_refused(run, tmp_pat
     assert "output.residual" in said
 
 
-def test_whoever_reads_the_table_may_stop(model, tmp_path, monkeypatch):
-    def closed(*_words, **_options):
-        raise BrokenPipeError
-
-    monkeypatch.setattr(try_model, "try_model", closed)
-    with (tmp_path / "stdout").open("w") as out:
-        monkeypatch.setattr(sys, "stdout", out)
-        assert cli.main(["try", str(model), "a.csv", "--sensor=s"]) == 0
-
-
 # The picture.
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -24,7 +24,7 @@ from processor.tools.verify import faults, site
 from processor.tools.verify.faults import FAULTS, Fault
 from processor.tools.verify.harm import NoHarmError
 from processor.tools.verify.instances import Instances, Running
-from processor.tools.verify.proxy import Proxy
+from processor.tools.verify.proxy import Proxy, Route
 from processor.tools.verify.report import Phase, Totals
 from processor.tools.verify.run import Options, main
 from processor.tools.verify.site import Site
@@ -239,7 +239,7 @@ def test_a_broker_that_does_not_end_was_not_broken(name: str, make_site: Callabl
 
 @pytest.mark.parametrize(("name", "what"), [("cut", "a connection to be there"), ("slow", "the proxy to slow something")])
 def test_a_way_to_the_broker_that_nobody_uses_was_not_broken(name: str, what: str, make_site: Callable[..., Site]) -> None:
-    with Proxy(free_port(), free_port()) as proxy:
+    with Proxy(Route(free_port(), free_port())) as proxy:
         assert_did_not_happen(name, make_site(proxy=proxy), what)
 
 

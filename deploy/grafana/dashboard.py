@@ -237,6 +237,14 @@ TIME = [
         ],
     ),
     Panel(
+        "Topics",
+        "Topics that are gone, and what a look at topics and session found: a warning can be lived with, an error ends the next start.",
+        [
+            Query(f"max by (topic) ({series('slotstream_topic_gone')})", "gone: {{topic}}"),
+            Query(f"max by (level) ({series('slotstream_topic_findings')})", "findings: {{level}}"),
+        ],
+    ),
+    Panel(
         "Sensors that changed places",
         "Evictions for each reading: above 0.5 the slots are too few. Sensors that expired and sensors that began anew, a second.",
         [

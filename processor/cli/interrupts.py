@@ -10,7 +10,7 @@ from types import FrameType
 
 from processor.cli import INTERRUPTED
 
-RETRY_S = 0.02
+RETRY_S = 0.001
 IMPORT = "<frozen importlib._bootstrap>"
 
 
@@ -22,8 +22,13 @@ def install() -> None:
 
 
 def end_at_once() -> None:
-    """From here on nothing is left to be cleaned up: for the interpreter's own end, which would print a traceback."""
+    """From here on nothing is left to be cleaned up: for the interpreter's own end, which would print a traceback.
+
+    An interrupt that still waits for the end of an import ends the process here: its alarm would outlive the handler.
+    """
     if signal.getsignal(signal.SIGINT) is _interrupt:
+        if signal.setitimer(signal.ITIMER_REAL, 0)[0] > 0:
+            os._exit(INTERRUPTED)
         signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(INTERRUPTED))
 
 
