@@ -129,7 +129,7 @@ class Log:
             time.sleep(0.01)
 
     def _ends(self, level: IsolationLevel) -> list[int]:
-        """A transaction is decided before its markers are in the log: until then its end is an earlier one for readers of committed data."""
+        """A transaction is decided before its markers are in the log: until then readers of committed data see an earlier end."""
         wanted = {TopicPartition(self.topic.name, p): OffsetSpec.latest() for p in range(self.topic.partitions)}
         return [found.result(30).offset for found in self._admin.list_offsets(wanted, isolation_level=level).values()]
 
