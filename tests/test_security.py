@@ -425,12 +425,12 @@ def test_a_login_that_is_refused_while_the_client_runs_is_told_once_until_the_fi
     password.write_text("wrong-word\n")
     settings = load_settings(write(tmp_path, {**secure.login(), "sasl.password": {"file": str(password)}}), ["--group=left-out"], {})
     with Heard(settings, monkeypatch) as heard:
-        assert f"refuses the login of {USER}" in wait_for(heard.reason, "the refusal").found
+        assert f"refuses the login of {USER}" in wait_for(heard.reason, "the refusal", 180).found
         for _ in range(40):  # and not again at each attempt
             heard.reason()
         assert [line["log_level"] for line in heard.told("no access to the broker, retrying")] == ["error"]
         password.write_text(f"{PASSWORD}\n")
-        wait_for(lambda: heard.reason() is None and heard.told("the broker gives access again"), "access")
+        wait_for(lambda: heard.reason() is None and heard.told("the broker gives access again"), "access", 180)
         assert heard.told("renewed credentials were read from their files")
         assert not [line for line in heard._lines if PASSWORD in str(line)]
 
@@ -441,15 +441,15 @@ def test_an_expired_certificate_of_the_broker_is_told_until_it_was_renewed(secur
     with forwarded(secure.security.port("EXPIRED")) as (port, send_to):
         kafka = {**secure.tls(), "bootstrap.servers": f"127.0.0.1:{port}"}
         with Heard(load_settings(write(tmp_path, kafka), [], {}), monkeypatch) as heard:
-            assert "expired on 20" in wait_for(heard.reason, "the refusal").found
+            assert "expired on 20" in wait_for(heard.reason, "the refusal", 180).found
             send_to(secure.security.port("TLS"))
-            wait_for(lambda: heard.reason() is None and heard.told("the broker gives access again"), "access")
+            wait_for(lambda: heard.reason() is None and heard.told("the broker gives access again"), "access", 180)
 
 
 @pytest.mark.failure("a name does not resolve, an advertised address does not, or a certificate has expired")
 def test_an_advertised_name_that_does_not_resolve_is_told_while_the_client_runs(secure, tmp_path, monkeypatch):
     with Heard(load_settings(write(tmp_path, secure.tls("NOWHERE")), [], {}), monkeypatch) as heard:
-        assert "sends clients to broker.invalid:19192" in wait_for(heard.reason, "the reason").found
+        assert "sends clients to broker.invalid:19192" in wait_for(heard.reason, "the reason", 180).found
 
 
 def test_one_wrong_server_of_several_is_no_reason_to_stay_out(secure, tmp_path):

@@ -71,6 +71,11 @@ def _reduced(operation: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _transpose(a: Any, perm: Any = None, conjugate: bool = False) -> Any:
+    del conjugate  # of complex numbers, which no model here has
+    return ops.transpose(a, perm)
+
+
 def _matmul(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> Any:
     turned = [ops.swapaxes(x, -1, -2) if turn else x for x, turn in ((a, transpose_a), (b, transpose_b))]
     return ops.matmul(*turned)
@@ -122,8 +127,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "squeeze": _squeeze,
     "compat.v1.squeeze": _squeeze,
     "reshape": lambda tensor, shape: ops.reshape(tensor, shape),
-    "transpose": lambda a, perm=None: ops.transpose(a, perm),
-    "compat.v1.transpose": lambda a, perm=None: ops.transpose(a, perm),
+    "transpose": _transpose,
+    "compat.v1.transpose": _transpose,
     "reverse": lambda tensor, axis: ops.flip(tensor, axis=axis),
     "clip_by_value": lambda t, clip_value_min, clip_value_max: ops.clip(t, clip_value_min, clip_value_max),
     "cast": _cast,
