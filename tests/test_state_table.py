@@ -76,7 +76,7 @@ def run(monkeypatch, capsys):
     monkeypatch.setattr(logs, "configure", lambda *_: None)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def run(service: Service, until: Callable[[Ran], object] = lambda _: False, timeout_s: float = 90.0) -> Ran:
+    def run(service: Service, until: Callable[[Ran], object] = lambda _: False, timeout_s: float = 240.0) -> Ran:
         over, failures = threading.Event(), []
 
         def watch(so_far: Ran) -> None:
@@ -96,6 +96,7 @@ def run(monkeypatch, capsys):
             try:
                 code = cli.main(["run", *service.options])
             finally:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what comes now is for nobody, and would end this process
                 over.set()
                 watcher.join()
         assert not failures, failures
