@@ -172,7 +172,10 @@ class Worker:
     def resume(self) -> None:
         """Joins again with a new producer, if the name is still ours. Raises as turn(); then it is suspended still."""
         self._membership.prove_name("it was suspended")
-        self._transaction.renew()
+        try:
+            self._transaction.renew()
+        except ProducerFencedError as fenced:
+            self._renew(fenced)
         self._rewind_due = self._busy = False
         self._membership.join_again()
         self._suspended = False
