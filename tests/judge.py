@@ -5,7 +5,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from processor.codec.codec import Codec
 from processor.records import ERRORS
@@ -75,13 +74,15 @@ def echo_model(features: int) -> Any:
     )
 
 
+def echo(x, _counts, _steps, state) -> Any:
+    return x.copy(), state, None
+
+
 class Judge:
     """The reference oracle over a model that says back what it is given: all but the step is the oracle's own."""
 
     def __init__(self, settings: Settings, features: int) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(oracle, "reference_rung", lambda _model: lambda x, _counts, _steps, state: (x.copy(), state, None))
-            self._reference = oracle.Reference(echo_model(features), settings, "3f2a9c01")
+        self._reference = oracle.Reference(echo_model(features), settings, "3f2a9c01", run=echo)
 
     def verdict(self, value: bytes, headers: Any = ()) -> Any:
         answer = self._reference.feed(oracle.InputRecord(3, 7, b"pump-7", value, RECORD_MS, headers))

@@ -10,14 +10,14 @@ import tensorflow as tf
 from hypothesis import HealthCheck, assume, given, settings, strategies
 
 from processor.model.load import ServableModel, load
-from processor.model.tiles import LADDER, REFERENCE_ROWS, Run, RungShape, reference_rung
+from processor.model.rungs import REFERENCE, Run, RungShape
+from processor.model.tiles import reference_rung
 from processor.model.windows import _convolved
 
 L = keras.layers
 F = 3
 STEPS = 9
 ROWS = 5
-REFERENCE = next(shape for shape in LADDER if shape.rows == REFERENCE_ROWS)
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,8 @@ from processor.errors import ConfigurationError, ModelRefused, SlotstreamError
 from processor.model import files
 from processor.model.legacy import convert_file
 from processor.model.load import load
-from processor.model.tiles import LADDER, REFERENCE_ROWS, reference_rung
+from processor.model.rungs import REFERENCE
+from processor.model.tiles import reference_rung
 
 pytestmark = pytest.mark.timeout(1200)  # the first test makes all old models: a minute and a half where nothing else runs
 WITHIN, WITHIN_ATTENTION = 1e-6, 1e-5
@@ -165,7 +166,7 @@ def test_both_formats_give_one_model(old: Path, tmp_path: Path) -> None:
 def test_a_converted_model_is_stepped_as_tf_keras_runs_whole_sequences(name: str, old: Path, tmp_path: Path) -> None:
     known, model = np.load(old / f"{name}.npz"), load(converted(old / f"{name}.h5", tmp_path)[0])
     assert model.mode == "carried"
-    run, shape = reference_rung(model), next(s for s in LADDER if s.rows == REFERENCE_ROWS)
+    run, shape = reference_rung(model), REFERENCE
     x, state, found = known["x"], np.zeros((shape.rows, model.width), np.float32), []
     for at in range(x.shape[1]):
         tile = np.zeros((shape.steps_max, shape.rows, model.features), np.float32)

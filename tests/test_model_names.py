@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from processor.model.load import describe_file, load
 from processor.model.names import USABLE, make_usable, usable
-from processor.model.tiles import RungShape, _compile
+from processor.model.rungs import RungShape
+from processor.model.tiles import _compile
 
 L = keras.layers
 ODD = ["out put 1", "Ausgang ü", "出力", "_x", "-x", "x" * 300, "a>b", "a:b", "a\\b", "a\nb", " ", "%d", "{x}", "..", "a'b\""]

@@ -9,13 +9,13 @@ import pytest
 import tensorflow as tf
 
 from processor.errors import ModelRefused
-from processor.model import tiles as tiles_module
+from processor.model import rungs
 from processor.model.load import ServableModel, load
-from processor.model.tiles import LADDER, REFERENCE_ROWS, Tiles, reference_rung
+from processor.model.rungs import LADDER, REFERENCE
+from processor.model.tiles import Tiles, reference_rung
 
 L = keras.layers
 F = 4
-REFERENCE = next(shape for shape in LADDER if shape.rows == REFERENCE_ROWS)
 
 
 class Log:
@@ -93,7 +93,7 @@ def ragged(tiles: Tiles, model: ServableModel, rung: int, sequences: list[np.nda
 def test_bits_do_not_depend_on_rung_row_neighbours_or_calls(tmp_path: Path, rows_max: int, layers: Any, steps: int | None) -> None:
     model = served(tmp_path, *layers(), steps=steps)
     tiles = Tiles(model, rows_max=rows_max, log=Log())
-    assert REFERENCE_ROWS in [shape.rows for shape in tiles.shapes]
+    assert REFERENCE.rows in [shape.rows for shape in tiles.shapes]
     rng = np.random.default_rng(5)
     sequences = [rng.normal(size=(length, F)).astype(np.float32) for length in (1, 2, 3, 5, 7, 8)]
     expected = one_at_a_time(model, sequences)
@@ -105,7 +105,7 @@ def test_only_rungs_that_can_be_filled_and_the_reference_are_compiled(tmp_path: 
     log = Log()
     tiles = Tiles(served(tmp_path, L.LSTM(4)), rows_max=50, log=log)
     logged = log.compiled()
-    assert sorted(logged["rows_kept"] + logged["rows_dropped"]) == [8, 64, REFERENCE_ROWS]
+    assert sorted(logged["rows_kept"] + logged["rows_dropped"]) == [8, 64, REFERENCE.rows]
     assert [shape.rows for shape in tiles.shapes] == logged["rows_kept"]
     assert all(shape in LADDER for shape in tiles.shapes)
 
@@ -113,10 +113,10 @@ def test_only_rungs_that_can_be_filled_and_the_reference_are_compiled(tmp_path: 
 def test_a_model_of_large_rows_gets_no_rungs_that_would_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = served(tmp_path, L.Bidirectional(L.LSTM(8)), steps=5)
     assert model.row_numbers >= 5 * F
-    monkeypatch.setattr(tiles_module, "TILE_BYTES_MAX", 200 * 4 * model.row_numbers)
+    monkeypatch.setattr(rungs, "TILE_BYTES_MAX", 200 * 4 * model.row_numbers)
     log = Log()
     Tiles(model, log=log)
-    assert sorted(log.compiled()["rows_kept"] + log.compiled()["rows_dropped"]) == [8, 64, 128, REFERENCE_ROWS]
+    assert sorted(log.compiled()["rows_kept"] + log.compiled()["rows_dropped"]) == [8, 64, 128, REFERENCE.rows]
 
 
 def test_a_row_without_readings_keeps_its_state(tmp_path: Path) -> None:
