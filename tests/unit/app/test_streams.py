@@ -12,6 +12,8 @@ import pytest
 from processor import logs
 from processor.cli import streams
 
+pytestmark = pytest.mark.full  # each starts a process
+
 COMMAND = [sys.executable, "-m", "processor.cli"]
 PRINT = ["run", "--help"]  # more than a pipe's buffer would be, in short lines
 WRONG = ["run", "--slots=0"]

@@ -159,6 +159,7 @@ def test_another_process_adds_to_what_it_has_read(tmp_path):
 keys_in_use = st.lists(st.sampled_from([b"a", b"b", b"c", b"d", b"", b"\0"]), unique=True)
 
 
+@pytest.mark.full
 @settings(parent=deterministic, max_examples=400)
 @given(first=keys_in_use, rounds=st.lists(st.tuples(keys_in_use, keys_in_use), max_size=5))
 def test_a_chain_merged_is_what_a_dict_would_hold(first, rounds):
@@ -340,6 +341,7 @@ def left_of(files: Written, older: Snapshot, damaged: int) -> object:
     return content(([older, *files.wholes])[damaged])
 
 
+@pytest.mark.full
 @settings(parent=deterministic, max_examples=600)
 @given(which=st.integers(0, 2), at=st.floats(0, 1, exclude_max=True), mask=st.integers(1, 255))
 def test_a_byte_changed_in_any_file_of_a_chain_makes_all_that_builds_on_it_unusable_or_means_the_same(chains, which, at, mask):
@@ -736,6 +738,7 @@ TURNS = ["zombie writes", "zombie adds", "zombie prunes late", "successor writes
 turn = st.tuples(st.sampled_from(TURNS), st.integers(1, 3))
 
 
+@pytest.mark.full
 @settings(parent=deterministic, max_examples=80)
 @given(turns=st.lists(turn, min_size=8, max_size=24), beginning=st.sampled_from([BEGINNING, OTHER]))
 def test_a_zombie_that_writes_and_prunes_late_never_takes_the_successors_newest_two(tmp_path_factory, turns, beginning):

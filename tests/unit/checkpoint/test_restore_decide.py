@@ -560,6 +560,7 @@ def known_to(of):
     return [b for b in (of.said, of.newest and of.newest.beginning) if b]
 
 
+@pytest.mark.full
 @hypothesis_settings(max_examples=1000, deadline=None, derandomize=True)
 @given(of=situations(), settings=policies)
 def test_whatever_is_found_a_decision_can_be_carried_out_and_loads_only_its_own_past(of, settings):

@@ -126,6 +126,7 @@ def test_a_record_of_fields_is_told_of_the_setting_that_names_them():
     assert "input.features" in found
 
 
+@pytest.mark.full
 @deterministic
 @given(st.dictionaries(st.sampled_from(["motor", "motor.current", "timestamp"]), st.recursive(
     st.one_of(st.none(), st.integers(-9, 9), st.floats(-9, 9)), lambda inner: st.dictionaries(st.just("current"), inner), max_leaves=3
@@ -141,6 +142,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.full
 @deterministic
 @given(st.dictionaries(st.sampled_from(["temperature", "motor", "timestamp", "values"]), json_values))
 def test_the_oracle_says_the_same_of_any_object(found):

@@ -453,6 +453,7 @@ record = st.builds(
 )
 
 
+@pytest.mark.full
 @deterministic
 @given(records=st.lists(record, max_size=12), each_record=st.booleans())
 def test_whatever_the_bytes_every_record_ends_once_in_order_in_the_batch_or_among_the_refused(records, each_record):
@@ -526,6 +527,7 @@ def damaged(text: bytes, slips: list[tuple[int, int, bytes]]) -> bytes:
     return text
 
 
+@pytest.mark.full
 @hypothesis_settings(max_examples=1500, deadline=None, derandomize=True)
 @given(value=st.builds(damaged, written, st.lists(slip, max_size=2)))
 def test_the_oracle_says_the_same_of_any_json_whole_or_damaged(judge, value):
@@ -669,6 +671,7 @@ def longest_numbers(count: int) -> np.ndarray:
     return np.resize(drawn[np.argsort(lengths)[-100:]], count)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("outputs", "steps"), [(1, 1), (1, 1024), (64, 1), (64, 1024)])
 def test_no_output_passes_the_size_that_is_checked_at_start(outputs, steps):
     batch = batch_of([steps], [b"\x01" * 1024], event_ms=-(2**53))

@@ -180,6 +180,7 @@ def check(engine, plain, records, clocks=None, *, dropped=False):
         first += int(batch.steps[i])
 
 
+@pytest.mark.full
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(turns=st.lists(turn, max_size=12), slots=st.sampled_from([1, 2, 3, 5, 64]), disk=st.booleans())
 def test_any_interleaving_equals_a_plain_dict_of_states(turns, slots, disk):
@@ -217,6 +218,7 @@ rules = st.builds(
 )
 
 
+@pytest.mark.full
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(turns=st.lists(st.lists(timed, max_size=12), max_size=8), by=rules, slots=st.sampled_from([1, 3, 64]))
 def test_late_records_and_resets_by_rule_equal_one_record_after_another_however_it_is_cut(turns, by, slots):
@@ -234,6 +236,7 @@ def test_late_records_and_resets_by_rule_equal_one_record_after_another_however_
             assert (steps, event_ms) == (expected_steps, plain.latest_ms[(partition, key)])
 
 
+@pytest.mark.full
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     records=st.lists(timed, max_size=30),
@@ -269,6 +272,7 @@ def rows_of(engine):
     return dict(zip(keys, zip(rows.state.tolist(), rows.steps.tolist(), rows.incomplete.tolist(), strict=True), strict=True))
 
 
+@pytest.mark.full
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     turns=st.lists(st.tuples(st.lists(timed, max_size=12), st.sampled_from(["drop", "commit", "abort", "go on"])), max_size=10),
@@ -303,6 +307,7 @@ def test_dropping_what_has_expired_at_any_commit_does_not_show(turns, by, expire
                 assert set(engine.table.copy(p)[0]) == left
 
 
+@pytest.mark.full
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(turns=st.lists(st.tuples(st.lists(timed, max_size=12), st.booleans()), max_size=8), by=rules, slots=st.sampled_from([1, 3, 64]))
 def test_after_a_gap_every_sensor_is_flagged_until_its_reset_and_no_other_partitions(turns, by, slots):
@@ -318,6 +323,7 @@ def test_after_a_gap_every_sensor_is_flagged_until_its_reset_and_no_other_partit
     assert not engine.table.copy(0)[1].incomplete.any()
 
 
+@pytest.mark.full
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(records=st.lists(timed, max_size=30), data=st.data(), by=rules, slots=st.sampled_from([1, 3, 64]))
 def test_dropping_in_a_replay_leaves_rows_that_are_newer_than_its_position(records, data, by, slots):

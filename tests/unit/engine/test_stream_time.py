@@ -111,6 +111,7 @@ records = st.lists(st.tuples(st.sampled_from([b"a", b"a", b"b", b"c"]), events |
 deterministic = settings(max_examples=300, deadline=None, derandomize=True)
 
 
+@pytest.mark.full
 @deterministic
 @given(made=records, cuts=st.sets(st.integers(1, 29)), expire_ms=st.sampled_from([None, 0, 12, 40]))
 def test_time_does_not_depend_on_how_the_log_is_cut(made, cuts, expire_ms):
@@ -129,6 +130,7 @@ def test_time_does_not_depend_on_how_the_log_is_cut(made, cuts, expire_ms):
     assert clock[0] == one_by_one
 
 
+@pytest.mark.full
 @deterministic
 @given(made=records, expire_ms=st.sampled_from([None, 0, 12, 40]))
 def test_the_oracle_keeps_the_same_time(made, expire_ms):
@@ -162,6 +164,7 @@ def through_a_topic(mark: Mark) -> Mark:
     return found.mark
 
 
+@pytest.mark.full
 @deterministic
 @given(
     made=st.lists(st.tuples(st.sampled_from([b"a", b"", b"\xff\0"]), events), max_size=20),

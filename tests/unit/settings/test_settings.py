@@ -483,6 +483,7 @@ def test_every_name_that_kafka_takes_is_taken(name: str) -> None:
     assert load(None, f"--group={name}").group == name
 
 
+@pytest.mark.full
 @STEADY
 @given(st.text(min_size=1, max_size=260))
 def test_no_name_that_kafka_refuses_is_taken(name: str) -> None:

@@ -122,6 +122,7 @@ def test_a_pipe_is_read_as_a_file_is(write):
     os.close(ends[0])
 
 
+@pytest.mark.full
 def test_the_file_is_not_held(write):
     import tracemalloc
 
@@ -489,6 +490,7 @@ WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_character
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 
 
+@pytest.mark.full
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     data=st.lists(st.tuples(WORDS, FLOATS, FLOATS), min_size=1, max_size=8),

@@ -17,6 +17,7 @@ from processor.codec import json_records
 SEED = 20
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_a_hundred_thousand_bad_inputs_are_refused_as_the_contract_says(tmp_path):
     targets = list(all_targets(tmp_path, oracle_share=0.1))
@@ -65,6 +66,7 @@ def test_fuzzing_ends_when_it_finds_too_much():
     assert (counts, len(found)) == ({"bad": 200}, 20)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("change", [{"DEPTH_MAX": 95}, {"DEPTH_MAX": 105}, {"DIGITS_MAX": 1}, {"_check_finite": lambda numbers: None}])
 def test_a_codec_that_judges_otherwise_than_the_oracle_is_found_out(change, monkeypatch, tmp_path):
     for name, value in change.items():

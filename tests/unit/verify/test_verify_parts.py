@@ -48,6 +48,7 @@ def test_a_seed_makes_the_same_readings_every_time_and_another_seed_makes_others
     assert made(500) != made(500, seed=2)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("options", "never"),
     [
