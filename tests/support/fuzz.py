@@ -21,7 +21,7 @@ from fuzz_targets import Target, all_targets
 
 from processor import logs
 
-BATCH_S_MAX = 5.0  # some ten thousand times what a batch takes
+BATCH_S_MAX = 5.0  # of processor time: some ten thousand times what a batch takes
 HANG_S = 120.0
 GROWTH_BYTES_MAX = 64_000_000
 FINDINGS_MAX = 20  # then it is no fuzzing any more
@@ -62,7 +62,6 @@ def fuzz(
             warm = resident_bytes()
         if time.monotonic() - said_s > TELL_EVERY_S:
             said_s = time.monotonic()
-            faulthandler.dump_traceback_later(HANG_S, exit=True)
             tell(f"{done:,} of {count:,} inputs, {len(found)} findings, {resident_bytes() / 1e6:.0f} MB")
     grown = resident_bytes() - warm
     if warm and grown > GROWTH_BYTES_MAX:
@@ -71,13 +70,13 @@ def fuzz(
 
 
 def run_batch(target: Target, seed: int, batch: int) -> list[Finding]:
-    begun_s = time.monotonic()
+    begun_s = time.thread_time()
     try:
         target.run(Random(f"{seed} {target.name} {batch}"))
     except Exception as error:  # noqa: BLE001 - any exception is what is looked for
         where = traceback.extract_tb(error.__traceback__)[-1]
         return [Finding(target.name, batch, f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {error}")]
-    took_s = time.monotonic() - begun_s
+    took_s = time.thread_time() - begun_s
     return [Finding(target.name, batch, f"took {took_s:.1f} s")] if took_s > BATCH_S_MAX else []
 
 
@@ -89,6 +88,13 @@ def resident_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def tell(line: str) -> None:
+    """Prints it, and gives the next line HANG_S seconds: then the process shows where each thread is, and ends."""
+    faulthandler.dump_traceback_later(HANG_S, exit=True)
+    if line:
+        print(line, flush=True)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Bad input in bulk into whatever reads bytes.")
     parser.add_argument("--count", type=int, default=10_000_000, help="inputs (10,000,000)")
@@ -98,14 +104,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--oracle-share", type=float, default=1 / 50, help="of the records that the slow oracle judges too (0.02)")
     given = parser.parse_args(argv)
     faulthandler.enable()  # a crash of a library is a finding too
-    faulthandler.dump_traceback_later(HANG_S, exit=True)
+    tell("")
     logs.configure("error", "console")  # that damage is passed over is said each time
     with tempfile.TemporaryDirectory() as folder:
         targets = [t for t in all_targets(Path(folder), oracle_share=given.oracle_share) if given.only in (None, t.name)]
         if not targets:
             parser.error(f"there is no target {given.only}")
         begun_s = time.monotonic()
-        counts, found = fuzz(targets, given.count, given.seed, first=given.first, tell=lambda line: print(line, flush=True))
+        counts, found = fuzz(targets, given.count, given.seed, first=given.first, tell=tell)
+    faulthandler.cancel_dump_traceback_later()
     for finding in found:
         print(f"FOUND --only {finding.target} --seed {given.seed} --from {finding.batch} --count 1\n      {finding.what}")
     inputs = ", ".join(f"{name} {n:,}" for name, n in counts.items())

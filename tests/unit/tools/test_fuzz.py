@@ -74,3 +74,12 @@ def test_a_codec_that_judges_otherwise_than_the_oracle_is_found_out(change, monk
     target = next(all_targets(tmp_path, oracle_share=1.0))
     _, found = fuzz([target], 60_000, SEED)
     assert found
+
+
+def test_only_the_command_ends_its_process_when_a_batch_hangs(monkeypatch):
+    """Armed by fuzz() itself, the timer outlived the test and ended pytest's process two minutes later."""
+    monkeypatch.setattr(module, "TELL_EVERY_S", -1.0)
+    monkeypatch.setattr(module.faulthandler, "dump_traceback_later", lambda *_, **__: pytest.fail("armed"))
+    lines: list[str] = []
+    fuzz([Bad(lambda random: None)], 100, 5, tell=lines.append)
+    assert len(lines) == 10
