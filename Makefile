@@ -94,3 +94,28 @@ setup: .venv/.test ## everything into .venv, nothing run
 
 clean: ## removes what make made
 	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+# Each takes one extra alone: the pages and the archives need neither TensorFlow nor a broker in .venv.
+.venv/.docs .venv/.dist: .venv/.%: pyproject.toml constraints.txt scripts/extra.py | $(BIN)/python
+	@echo "adding what make $* needs to .venv"
+	@$(PIP) $$($(BIN)/python scripts/extra.py $*)
+	@touch $@
+
+.venv/.coverage: .venv/.test
+	@$(PIP) $$($(BIN)/python scripts/extra.py coverage)
+	@touch $@
+
+.PHONY: docs dist coverage workflows
+docs: .venv/.docs ## the documentation as a site in build/site; a broken link or a page without a place fails
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --fresh-env -q -d build/doctrees docs build/site
+	@echo "build/site/index.html"
+
+dist: .venv/.dist ## wheel and source archive in dist/, installed into an empty environment, where the demo runs for SECONDS=10
+	$(BIN)/python scripts/dist.py $(if $(SECONDS),--seconds $(SECONDS))
+
+coverage: .venv/.coverage ## the lines of processor/ that the unit tests reach; in a browser: build/coverage/index.html
+	$(BIN)/python -m pytest tests/unit -q --cov --cov-report=term --cov-report=html:build/coverage
+
+# Its Python package downloads a program that no package index has; Go builds it from source.
+workflows: ## the GitHub workflows, by actionlint (from the path, or built by Go)
+	@if command -v actionlint > /dev/null; then actionlint; else go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12; fi

@@ -1,18 +1,23 @@
-"""Writes what is said about settings and metrics from the code that reads and counts them.
+"""Writes the reference pages on settings, metrics and commands from the code that reads, counts and parses them.
 
-`python -m processor.tools.docs` rewrites config/slotstream.yaml, docs/configuration.md and docs/metrics.md in the working
-directory; a test tells when they are not current. Responsible for these three only: the other pages are written by hand.
+`python -m scripts.generate_docs` rewrites the FILES in the working directory; a test fails when they are not current.
+All other pages are written by hand.
 """
 
+import argparse
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
+from unittest.mock import patch
 
+from processor.cli.parser import make_parser
 from processor.metrics import CATALOGUE, PREFIX, Spec
+from processor.sandbox import demo, plant
 from processor.settings import BOOTSTRAP_DEFAULT, KAFKA_REFUSED, Key, Settings, keys, sections
 
-MADE_BY = "made by `python -m processor.tools.docs`: change the code, not this file"
+MADE_BY = "made by `python -m scripts.generate_docs`: change the code, not this file"
 
 CONFIGURATION = f"""\
 # Configuration
@@ -41,7 +46,7 @@ On the command line: `--kafka KEY=VALUE`, once for each. Numbers, `true` and `fa
 
 A secret stays out of files and process lists as `{file: PATH}`: the file's text without its last line end. It can be written so in
 all three sources; the secret itself is refused on the command line, which every user of the machine can read. Secrets never appear in
-messages. What a secure broker needs stands in [operations.md](operations.md#secure-it).
+messages. What a secure broker needs stands in [Secure it](operations/security.md).
 
 ```yaml
 kafka:
@@ -104,13 +109,78 @@ def _labels(spec: Spec) -> str:
     return "; ".join(f"{label}: {', '.join(values)}" if values else label for label, values in spec.labels.items())
 
 
+COMMANDS = f"""\
+# Commands
+
+<!-- {MADE_BY} -->
+
+Commands that read settings take `--config FILE` and every setting of [Configuration](configuration.md) as an option, such as
+`--input.topic readings`. `slotstream COMMAND --help` prints both. [Exit codes](operations/exit-codes.md) are the same for all commands.
+"""
+
+
+def commands() -> str:
+    """docs/commands.md."""
+    return "\n".join([COMMANDS, *_command_sections(make_parser())])
+
+
+def _command_sections(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """One section a command, those of groups such as `state` in a row."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                if command.get_default("command"):
+                    own = OWN_PARSERS.get(name)
+                    yield _command_section(command, _parser_of(own) if own else command)
+                yield from _command_sections(command)
+
+
+# Their options are parsed where they run.
+OWN_PARSERS: Mapping[str, Callable[[list[str]], Any]] = {"demo": demo.main, "plant": plant.main}
+
+
+class _Built(Exception):
+    """The parser that a command has built, at the moment when it would parse."""
+
+
+def _parser_of(run: Callable[[list[str]], Any]) -> argparse.ArgumentParser:
+    def parse(parser: argparse.ArgumentParser, *_arguments: Any) -> NoReturn:
+        raise _Built(parser)
+
+    with patch.object(argparse.ArgumentParser, "parse_args", parse):
+        try:
+            run([])
+        except _Built as built:
+            return built.args[0]  # type: ignore[no-any-return]
+    raise AssertionError("this command parses no arguments")
+
+
+def _command_section(command: argparse.ArgumentParser, parser: argparse.ArgumentParser) -> str:
+    actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
+    words = [f"{action.metavar or action.dest}{' ...' if action.nargs == '+' else ''}" for action in actions if not action.option_strings]
+    takes = ["[options]"] if any(action.option_strings for action in actions) else []
+    settings = ["[settings]"] if command.get_default("has_settings") else []
+    lines = [f"## {command.prog}", "", f"{command.description}", "", "```", " ".join([command.prog, *words, *takes, *settings]), "```", ""]
+    rows = [f"| `{_words(action)}` | {_cell(_meaning(action))} |" for action in actions]
+    return "\n".join([*lines, *(["| argument or option | meaning |", "| --- | --- |", *rows, ""] if rows else [])])
+
+
+def _words(action: argparse.Action) -> str:
+    takes = "" if action.nargs == 0 else str(action.metavar or ", ".join(map(str, action.choices or ())) or action.dest.upper())
+    return " ".join([*action.option_strings, takes]).strip()
+
+
+def _meaning(action: argparse.Action) -> str:
+    return (action.help or "").replace("%%", "%") + (" (required)" if action.option_strings and action.required else "")
+
+
 def settings_yaml() -> str:
     """config/slotstream.yaml."""
     return "\n".join(_yaml_lines()) + "\n"
 
 
 def _yaml_lines() -> Iterator[str]:
-    yield from _comment("Every setting with its default; all of it can be left out. docs/configuration.md tells more.", "")
+    yield from _comment("Every setting with its default; all of it can be left out. docs/configuration.md explains them.", "")
     yield from _comment(MADE_BY, "")
     described = {key.name: key for key in keys()}
     parts = sections()
@@ -140,6 +210,7 @@ FILES: Mapping[str, Callable[[], str]] = {
     "config/slotstream.yaml": settings_yaml,
     "docs/configuration.md": configuration,
     "docs/metrics.md": metrics,
+    "docs/commands.md": commands,
 }
 
 
