@@ -95,8 +95,8 @@ setup: .venv/.test ## everything into .venv, nothing run
 clean: ## removes what make made
 	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-# Each takes one extra alone: the pages and the archives need neither TensorFlow nor a broker in .venv.
-.venv/.docs .venv/.dist: .venv/.%: pyproject.toml constraints.txt scripts/extra.py | $(BIN)/python
+# Each takes one extra alone: pages, archives and workflows need neither TensorFlow nor a broker in .venv.
+.venv/.docs .venv/.dist .venv/.workflows: .venv/.%: pyproject.toml constraints.txt scripts/extra.py | $(BIN)/python
 	@echo "adding what make $* needs to .venv"
 	@$(PIP) $$($(BIN)/python scripts/extra.py $*)
 	@touch $@
@@ -116,6 +116,10 @@ dist: .venv/.dist ## wheel and source archive in dist/, installed into an empty 
 coverage: .venv/.coverage ## the lines of processor/ that the unit tests reach; in a browser: build/coverage/index.html
 	$(BIN)/python -m pytest tests/unit -q --cov --cov-report=term --cov-report=html:build/coverage
 
-# Its Python package downloads a program that no package index has; Go builds it from source.
-workflows: ## the GitHub workflows, by actionlint (from the path, or built by Go)
-	@if command -v actionlint > /dev/null; then actionlint; else go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12; fi
+# actionlint is no Python package, so it is taken from the path or built by Go; where there is neither, the other two judge alone.
+workflows: .venv/.workflows ## the GitHub workflows, by their schema, zizmor and actionlint (from the path, or built by Go)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet .github
+	@if command -v actionlint > /dev/null; then actionlint; \
+	elif command -v go > /dev/null; then go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12; \
+	else echo "actionlint was NOT run: found neither it nor Go on the path"; fi
