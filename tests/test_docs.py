@@ -122,3 +122,16 @@ def test_each_row_of_the_table_of_failures_has_a_test_of_its_name() -> None:
     assert len(rows) > 40
     assert rows - named == set(), "rows without a test"
     assert named - rows == set(), "tests of rows that are not there"
+
+
+@pytest.mark.parametrize(("pages", "lines_max"), [("README.md", 150), ("docs/architecture/*.md", 200), ("docs/operations/*.md", 300)])
+def test_a_page_is_short_enough_to_be_read(pages: str, lines_max: int) -> None:
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in ROOT.glob(pages)}
+    assert lengths
+    assert {name: lines for name, lines in lengths.items() if lines > lines_max} == {}
+
+
+def test_each_decision_is_in_the_index() -> None:
+    index = (ROOT / "docs/decisions/index.md").read_text(encoding="utf-8")
+    decisions = sorted(path.name for path in (ROOT / "docs/decisions").glob("[0-9]*.md"))
+    assert re.findall(r"\((\d{4}-[\w-]+\.md)\)", index) == decisions
