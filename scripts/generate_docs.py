@@ -24,7 +24,7 @@ CONFIGURATION = f"""\
 
 <!-- {MADE_BY} -->
 
-Every setting has a default, so that a file, a variable or an option is needed only for what differs. Later sources win:
+Every setting has a default: write only what differs into a file, a variable or an option. Later sources win:
 
 | source | `input.topic` is written |
 | --- | --- |
@@ -32,21 +32,21 @@ Every setting has a default, so that a file, a variable or an option is needed o
 | the environment | `SLOTSTREAM_INPUT__TOPIC=readings` |
 | the command line | `--input.topic readings` or `--input.topic=readings` |
 
-Everything wrong in all three is told at once, with its source, and the command ends with exit code 2. Durations are written with
-their unit (`100ms`, `30s`, `15m`, `1h`, `2d`); `null` is written as such in a variable or an option too. Relative paths start at
+All mistakes in all three are reported at once, each with its source, and the command ends with exit code 2. Durations have
+a unit (`100ms`, `30s`, `15m`, `1h`, `2d`); write `null` as such in a variable or an option too. Relative paths start at
 the working directory. `config/slotstream.yaml` holds every key with its default.
 """
 
 KAFKA = """\
 ## kafka
 
-What stands under `kafka` is handed to librdkafka, for every client. Dots and underscores are one, so that
+The properties under `kafka` are handed to librdkafka, for every client. Dots and underscores mean the same, so
 `SLOTSTREAM_KAFKA__BOOTSTRAP_SERVERS`, `bootstrap_servers` and `bootstrap.servers` are one key (`log_level` is librdkafka's own name).
-On the command line: `--kafka KEY=VALUE`, once for each. Numbers, `true` and `false` may stand without quotes.
+On the command line use `--kafka KEY=VALUE`, once for each. Numbers, `true` and `false` need no quotes.
 
-A secret stays out of files and process lists as `{file: PATH}`: the file's text without its last line end. It can be written so in
-all three sources; the secret itself is refused on the command line, which every user of the machine can read. Secrets never appear in
-messages. What a secure broker needs stands in [Secure it](operations/security.md).
+`{file: PATH}` keeps a secret out of settings and process lists: the value is the file's text without its last line end. All three sources
+accept it; the secret itself is refused on the command line, which every user of the machine can read. Secrets never appear in
+messages. [Secure it](operations/security.md) says what a secure broker needs.
 
 ```yaml
 kafka:
@@ -57,7 +57,7 @@ kafka:
   sasl.password: {file: /run/secrets/kafka-password}
 ```
 
-These are refused, because the promise of the service hangs on them:
+These properties are refused, because [the promise](architecture/promise.md) depends on them:
 
 | property | what to do |
 | --- | --- |
@@ -70,7 +70,7 @@ METRICS = f"""\
 
 `GET /metrics` on `http.host`:`http.port` (127.0.0.1:8080), in Prometheus's text format. Names begin with `{PREFIX}`, units are base units.
 No label holds a sensor's name: the number of series grows with the partitions, not with the sensors. Series whose labels are known
-beforehand are there from the start, at 0. On Linux there are also the figures that Prometheus's client library tells of every process:
+beforehand exist from the start, at 0. On Linux there are also the metrics that Prometheus's client library exports for every process:
 `process_start_time_seconds`, `process_resident_memory_bytes`, `process_cpu_seconds_total`, `process_open_fds` and others.
 
 | name | kind | unit | labels | meaning |
