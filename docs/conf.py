@@ -17,6 +17,7 @@ html_theme = "pydata_sphinx_theme"
 html_theme_options = {"header_links_before_dropdown": 9, "show_nav_level": 2, "secondary_sidebar_items": ["page-toc"], "footer_end": []}
 html_sidebars = {"**": ["sidebar-nav-bs"]}
 html_show_sourcelink = False
+html_copy_source = False
 exclude_patterns = ["conf.py"]
 myst_heading_anchors = 4  # as GitHub makes them, so that one link works in both places
 suppress_warnings = ["misc.highlighting_failure"]
