@@ -99,7 +99,7 @@ demo-model: .venv/.run ## trains the demo's model again
 setup: .venv/.test ## everything into .venv, nothing run
 
 clean: ## removes what make made
-	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .cache .coverage build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # Each takes one extra alone: pages, archives and workflows need neither TensorFlow nor a broker in .venv.
 .venv/.docs .venv/.dist .venv/.workflows: .venv/.%: pyproject.toml constraints.txt scripts/extra.py | $(BIN)/python
