@@ -4,7 +4,7 @@
 
 A transaction is open from the first thing published until the next commit; an abort puts everything back to the last one:
 the engine's rows, the partitions' positions, the consumer. Rebalance callbacks run inside consume, so they find the loop
-between two batches, never within one. Why each step stands where it does: docs/architecture.md.
+between two batches, never within one. Why each step stands where it does: docs/architecture/commit.md.
 """
 
 import contextlib

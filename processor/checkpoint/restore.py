@@ -81,7 +81,7 @@ class Present:
 
 
 def decide(found: Found, present: Present, settings: Settings) -> Decision:
-    """The table of docs/architecture.md. Raises PolicyStop where a policy says fail."""
+    """The table of docs/architecture/restore.md. Raises PolicyStop where a policy says fail."""
     if found.committed is None:
         return _first_start(found, present, settings)
     committed, said = found.committed, found.said or (found.newest.beginning if found.newest else None)
