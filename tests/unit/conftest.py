@@ -8,6 +8,11 @@ import pytest
 from processor.sandbox.kafka import EmbeddedKafka
 
 
+@pytest.fixture(scope="session")
+def kafka() -> None:
+    pytest.fail("a unit test asks for no broker; tests that need one are in tests/broker")
+
+
 @pytest.fixture(autouse=True)
 def stays_in_the_unit_tier(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fails a test that starts a broker, or that is the first in its process to import TensorFlow."""

@@ -223,12 +223,14 @@ def test_records_of_another_type_leave_their_neighbours_alone():
     assert decoded.batch.x.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 
+@pytest.mark.full
 @deterministic
 @given(st.binary(max_size=64), st.sampled_from([(), *(steps(b"%d" % n) for n in range(1, 6))]))
 def test_the_oracle_says_the_same_of_any_bytes_and_steps(value, headers):
     both(value, settings("--input.format=float32"), headers=headers)
 
 
+@pytest.mark.full
 @deterministic
 @given(st.binary(max_size=64))
 def test_the_oracle_says_the_same_of_any_bytes(value):

@@ -473,6 +473,7 @@ def test_whatever_the_bytes_every_record_ends_once_in_order_in_the_batch_or_amon
     assert {rejected.error for _, rejected in decoded.rejected} <= set(ERRORS)
 
 
+@pytest.mark.full
 @deterministic
 @given(records=st.lists(record, max_size=8), data=st.data())
 def test_a_verdict_is_the_records_alone_whatever_stands_beside_it(records, data):
@@ -651,6 +652,7 @@ def test_numbers_read_back_as_the_same_float32_bit_for_bit(bits):
     assert np.array([*found["prediction"], found["residual"]], np.float32).view(np.uint32).tolist() == bits
 
 
+@pytest.mark.full
 def test_many_random_float32_read_back_bit_for_bit():
     bits = np.random.default_rng(5).integers(0, 2**32, 200_000, np.uint32)
     y = bits.view(np.float32)

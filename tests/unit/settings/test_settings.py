@@ -614,6 +614,7 @@ JSON = st.recursive(
 NAMES = st.sampled_from([*Settings.model_fields, *(key.name.rpartition(".")[2] for key in keys())])
 
 
+@pytest.mark.full
 @settings(STEADY, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(
     st.dictionaries(NAMES, JSON | st.dictionaries(NAMES, JSON, max_size=4), max_size=4), st.dictionaries(st.text(), st.text(), max_size=2)
@@ -628,6 +629,7 @@ def test_whatever_is_written_is_taken_or_told(path: Path, content: dict[str, Any
         assert loaded.kafka_config()
 
 
+@pytest.mark.full
 @settings(STEADY, max_examples=200)
 @given(st.lists(st.text(max_size=12) | st.sampled_from(["--", "--kafka", "--input.topic", "--slots=", "--=", "--kafka=", "="]), max_size=6))
 def test_whatever_is_on_the_command_line_is_taken_or_told(words: list[str]) -> None:

@@ -190,6 +190,7 @@ moves = st.lists(
 )
 
 
+@pytest.mark.full
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(moves=moves)
 def test_whatever_is_parked_read_and_given_up_a_disk_is_as_memory(moves):
@@ -410,6 +411,7 @@ keys = st.lists(st.sampled_from([b"a", b"b", b"c", b"d", b"e"]), unique=True, ma
 action = st.tuples(st.sampled_from(["put", "put", "put", "forget", "drop", "move", "keep", "restore"]), st.integers(0, 1), keys)
 
 
+@pytest.mark.full
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(actions=st.lists(action, max_size=30), slots=st.integers(3, 7))
 def test_any_interleaving_of_turns_moves_and_restores_equals_a_dict(actions, slots):
