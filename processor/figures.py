@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from processor.engine import Engine
 from processor.metrics import Metrics
+from processor.partitions import Partition, State
 from processor.records import RULES, Applied, Batch, Rejected
-from processor.stream.assignment import Partition, State
 
 _log = structlog.get_logger(__name__)
 
@@ -141,15 +141,15 @@ class Figures:
         for partition in partitions:
             metrics.set("checkpoint_age_seconds", _checkpoint_age_s(partition, now_s), partition=partition.number)
             if partition.replay is not None:
-                left = partition.replay.stop - partition.applied.position
+                left = partition.replay.stop - partition.applied.offset
                 metrics.set("restore_records_left", max(0, left), partition=partition.number)
             if partition.live:
-                lag = max(0, known_end(partition.number) - partition.committed.position)
+                lag = max(0, known_end(partition.number) - partition.committed.offset)
                 metrics.set("lag_records", lag, partition=partition.number)
 
     def _report_replays(self, partitions: Collection[Partition], now_s: float) -> None:
         """How far they have come, all together, every PROGRESS_EVERY_S while there are any."""
-        replays = [(p.replay, p.applied.position) for p in partitions if p.replay is not None]
+        replays = [(p.replay, p.applied.offset) for p in partitions if p.replay is not None]
         if not replays or self._replay_progress is None:
             self._replay_progress = (now_s, self._replayed) if replays else None
             return
@@ -171,7 +171,7 @@ class Figures:
     def _report(self, partitions: Collection[Partition], now_s: float, *, ready: bool) -> None:
         """How far the start has come: at first, every PROGRESS_EVERY_S, and once when it is over."""
         live = [p for p in partitions if p.live]
-        backlog = sum(max(0, p.end_seen - p.committed.position) for p in live)
+        backlog = sum(max(0, p.end_seen - p.committed.offset) for p in live)
         replayed = int(self._metrics.value("replayed_readings_total"))
         told_s, before = self._progress
         if ready:
@@ -193,6 +193,6 @@ class Figures:
 
 def _checkpoint_age_s(partition: Partition, now_s: float) -> float:
     """An idle partition's checkpoint does not age: it holds all there is."""
-    if partition.live and partition.checkpoint_position == partition.committed.position:
+    if partition.live and partition.checkpoint_position == partition.committed.offset:
         return 0.0
     return now_s - (partition.assigned_at_s if partition.checkpoint_at_s is None else partition.checkpoint_at_s)

@@ -42,12 +42,12 @@ from processor.kafka.topic_watch import TopicWatch
 from processor.kafka.topics import Looker, Topics, describe
 from processor.loop.membership import CONFIRM_S, Membership, Name
 from processor.metrics import Metrics
+from processor.partitions import Partition
 from processor.rules import Rules
 from processor.settings import Settings, format_duration, keys
 from processor.slots.parking import Parking, StateFile
 from processor.split_sensors import SplitSensors
 from processor.stream import admin, group, permissions
-from processor.stream.assignment import Partition
 from processor.stream.at_least_once import AtLeastOnce
 from processor.stream.clients import librdkafka_version, output_producer, session_ms, shows_mark, watch_of
 from processor.stream.consumer import Reader

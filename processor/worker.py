@@ -27,12 +27,12 @@ from processor.figures import Figures
 from processor.kafka.topic_errors import partitions_added
 from processor.kafka.topics import Topics
 from processor.loop.membership import Membership
+from processor.partitions import Partition, Position, State
 from processor.records import Applied, Out, Rejected
 from processor.rules import Clock, Jumps, keep_time
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
 from processor.split_sensors import KEYS_MAX as SPLIT_KEYS_MAX
 from processor.split_sensors import SplitSensors
-from processor.stream.assignment import Mark, Partition, State
 from processor.stream.at_least_once import AtLeastOnce
 from processor.stream.consumer import MemberFencedError, Polled, Reader
 from processor.stream.transaction import AbortedError, ProducerFencedError, Transaction
@@ -245,8 +245,8 @@ class Worker:
         last = {message.partition(): message.offset() for message in messages}
         for number, offset in last.items():
             partition, clock = self.partitions[number], clocks.get(number)
-            passed = partition.applied.passed(offset + 1)
-            partition.applied = passed if clock is None else Mark(offset + 1, clock.time_ms, clock.first_ms, clock.claim)
+            passed, move = partition.applied.passed(offset + 1), partition.apply if partition.live else partition.replayed
+            move(passed if clock is None else Position(offset + 1, clock.time_ms, clock.first_ms, clock.claim))
 
     def _with_left_out(self, decoded: Decoded, applied: Applied) -> list[tuple[int, Rejected]]:
         """The codec's dead letters, and those of records that the engine left out, by message."""
@@ -277,9 +277,7 @@ class Worker:
         for number, end in polled.ends.items():
             partition = self.partitions.get(number)
             if partition is not None and partition.live:
-                partition.end_at(end)
-                if not partition.moved and partition.applied.position >= partition.end_seen:
-                    partition.caught_up = True
+                partition.reached_end(end)
 
     # -- commit and abort ---------------------------------------------------------------------------------------------------
 
@@ -300,7 +298,7 @@ class Worker:
             with self._figures.timed("commit"):
                 if checkpoints:
                     self._transaction.publish(checkpoints)
-                self._transaction.commit(self._topics.input.name, [self._offset(p) for p in positions], self._reader)
+                self._transaction.commit(self._topics.input.name, [p.offset for p in positions], self._reader)
         except AbortedError as error:
             self._undo(str(error), None if error.passing else error.kind)
         except MemberFencedError as error:
@@ -309,10 +307,6 @@ class Worker:
             self._recover(error)
         else:
             self._committed(positions)
-
-    def _offset(self, partition: Partition) -> tuple[int, int, str]:
-        metadata = partition.beginning.to_metadata() if partition.beginning else ""
-        return partition.number, partition.applied.position, metadata
 
     def _committed(self, positions: list[Partition]) -> None:
         self._engine.commit()
@@ -362,7 +356,7 @@ class Worker:
     def _rewind(self) -> None:
         self._rewind_due = False
         self._busy = False
-        self._reader.rewind({p.number: p.applied.position for p in self.partitions.values() if p.live})
+        self._reader.rewind({p.number: p.applied.offset for p in self.partitions.values() if p.live})
 
     def _recover(self, fenced: ProducerFencedError) -> None:
         self._renew(fenced)
@@ -447,7 +441,7 @@ class Worker:
             self._commit()
         for number in partitions:
             partition = self.partitions.get(number)
-            if partition is not None and self._worth_checkpointing(partition):
+            if partition is not None and partition.checkpoint_stale:
                 self._finish_writing([number], until_s)
                 if not self._writer.busy(number) and not partition.moved:
                     self._writer.write(self._snapshot(partition))
@@ -468,7 +462,7 @@ class Worker:
         partition = self.partitions.pop(number, None)
         if partition is None:
             return
-        partition.to(State.DROPPED)
+        partition.drop()
         restore = self._restores.pop(number, None)
         if restore is not None:
             restore.cancel()
@@ -489,7 +483,7 @@ class Worker:
             return  # they are started again where they stood, and found again
         for number in numbers:
             partition = self.partitions[number]
-            _log.warning("the log does not hold the next record", partition=number, position=partition.applied.position)
+            _log.warning("the log does not hold the next record", partition=number, position=partition.applied.offset)
             self._reader.stop([number])
             # What is still written is of the state that ends here: it must not be taken for a checkpoint of the next one.
             self._take_written(self._writer.wait([number], REVOKE_CHECKPOINT_S))
@@ -518,62 +512,53 @@ class Worker:
         if partition.number in self._decisions:
             # Decided once more, since the log was cut in the replay: nothing of what was restored so far counts.
             self._engine.drop(partition.number)
-            partition.applied = partition.committed = Mark(0, None)
-            partition.checkpoint_position = None
         self._decisions[partition.number] = decision
-        partition.beginning = decision.beginning
         if decision.policy is not None:
             self._figures.gap(decision.policy)
-        if decision.replay_from is not None:
-            partition.applied = partition.committed = Mark(decision.replay_from, None)
-            partition.replay = range(decision.replay_from, decision.position)
-        snapshot = decision.snapshot
+        start, snapshot = decision.replay_from, decision.snapshot
+        partition.begin(
+            decision.beginning,
+            snapshot.mark if snapshot is not None else Position(decision.position if start is None else start, None),
+            replay=None if start is None else range(start, decision.position),
+            checkpoint=None if snapshot is None else snapshot.mark.offset,
+        )
         self._writer.begins(partition.number, snapshot)
         if snapshot is None:
             return
         if snapshot.made_by != self._made_by:
             _log.warning("the checkpoint was made elsewhere: bits may differ", by=snapshot.made_by, here=self._made_by)
         self._engine.table.load(partition.number, snapshot.keys, snapshot.rows)
-        partition.applied = partition.committed = snapshot.mark
-        partition.checkpoint_position = snapshot.mark.position
 
     def _replay(self, partition: Partition, messages: list[Message]) -> None:
         decoded = self._codec.decode(messages)
-        clocks, begun_at = self._keep_time(decoded), partition.applied.position
+        clocks, begun_at = self._keep_time(decoded), partition.applied.offset
         self._engine.apply(decoded.batch, replay=True)
         self._move(messages, clocks)
-        partition.committed = partition.applied  # it was committed before: an abort does not go back behind it
-        self._figures.replayed(len(decoded.batch.x), partition.applied.position - begun_at)
+        self._figures.replayed(len(decoded.batch.x), partition.applied.offset - begun_at)
 
     def _restored(self, partition: Partition, done: Done) -> None:
         del self._restores[partition.number]
         decision = self._decisions.pop(partition.number)
-        partition.applied = partition.applied.passed(decision.position)
-        partition.committed = partition.applied
-        partition.replay = None
-        partition.end_seen = done.end
-        partition.caught_up = decision.position >= done.end
-        if partition.checkpoint_position is None:
-            partition.checkpoint_due_s = 0.0  # the first is made at once: a crash in the first seconds finds one
+        partition.restored(decision.position, done.end)
         seconds = time.monotonic() - partition.assigned_at_s
         self._figures.restored(partition.number, seconds)
         _log.info(
             "partition restored",
             partition=partition.number,
             sensors=self._engine.table.sensors(partition.number),
-            checkpoint=decision.snapshot.mark.position if decision.snapshot else None,
+            checkpoint=decision.snapshot.mark.offset if decision.snapshot else None,
             position=decision.position,
             backlog=max(0, done.end - decision.position),
             seconds=round(seconds, 3),
         )
         if decision.new:
-            partition.to(State.JOINING)  # its beginning is committed before any record is read
+            partition.join()  # its beginning is committed before any record is read
         else:
             self._go_live(partition)
 
     def _go_live(self, partition: Partition) -> None:
-        partition.to(State.LIVE)
-        self._reader.start({partition.number: partition.applied.position})
+        partition.go_live()
+        self._reader.start({partition.number: partition.applied.offset})
 
     # -- checkpoints ----------------------------------------------------------------------------------------------------------
 
@@ -585,16 +570,16 @@ class Worker:
         now_s = time.monotonic()
         self._expire_one(now_s)
         for partition in self.partitions.values():
-            if now_s >= partition.checkpoint_due_s and self._worth_checkpointing(partition) and not self._writer.busy(partition.number):
+            if now_s >= partition.checkpoint_due_s and partition.checkpoint_stale and not self._writer.busy(partition.number):
                 with self._figures.timed("checkpoint"):
                     self._writer.write(self._snapshot(partition))
-                partition.checkpoint_due_s = now_s + self._settings.checkpoint.interval
+                partition.checkpoint_taken(now_s + self._settings.checkpoint.interval)
                 return
 
     def checkpoint_anew(self) -> None:
         """What was written is gone: a checkpoint of every partition is due, idle ones too."""
         for partition in self.partitions.values():
-            partition.checkpoint_position, partition.checkpoint_due_s = None, 0.0
+            partition.checkpoint_lost()
 
     def _expire_one(self, now_s: float) -> None:
         """At a commit boundary: drops what has expired of one partition that is due, in a replay too; and looks for split sensors."""
@@ -607,10 +592,7 @@ class Worker:
 
     def _expire(self, partition: Partition) -> None:
         clock = _clock(partition, partition.committed)
-        self._figures.expired(self._engine.expire(partition.number, partition.committed.position, clock))
-
-    def _worth_checkpointing(self, partition: Partition) -> bool:
-        return partition.live and partition.committed.position != partition.checkpoint_position
+        self._figures.expired(self._engine.expire(partition.number, partition.committed.offset, clock))
 
     def _snapshot(self, partition: Partition) -> Snapshot:
         if partition.beginning is None or partition.applied != partition.committed:
@@ -635,11 +617,10 @@ class Worker:
             self._figures.checkpointed(written.seconds, written.bytes)
             partition = self.partitions.get(written.partition)
             if partition is not None:
-                partition.checkpoint_position = written.position
-                partition.checkpoint_at_s = time.monotonic()
+                partition.checkpointed(written.position, time.monotonic())
                 self._prunable.append(written)
 
 
-def _clock(partition: Partition, mark: Mark) -> Clock:
+def _clock(partition: Partition, mark: Position) -> Clock:
     gap = partition.beginning is not None and partition.beginning.gap
     return Clock(mark.time_ms, mark.first_ms, gap=gap, claim=mark.claim)

@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 from processor import figures
 from processor.figures import Figures
 from processor.metrics import Metrics
-from processor.stream.assignment import Mark, Partition, State
+from processor.partitions import Partition, Position, State
 
 
 class Nothing:
@@ -29,12 +29,12 @@ class Told:
         self.figures = Figures(self.metrics)
 
     def replays(self, number, start, stop):
-        partition = Partition(number, self.now_s, replay=range(start, stop), applied=Mark(start, None))
+        partition = Partition(number, self.now_s, replay=range(start, stop), applied=Position(start, None))
         self.partitions.append(partition)
         return partition
 
     def replayed(self, partition, offsets):
-        partition.applied = Mark(partition.applied.position + offsets, None)
+        partition.applied = Position(partition.applied.offset + offsets, None)
         self.figures.replayed(offsets, offsets)
 
     def passes(self, seconds):

@@ -37,9 +37,9 @@ from processor.checkpoint import restore
 from processor.checkpoint.directory import Directory, Name
 from processor.kafka import topic_watch
 from processor.kafka.topics import describe
+from processor.partitions import Beginning
 from processor.service import fingerprint_of, load_model
 from processor.stream import history
-from processor.stream.assignment import Beginning
 from processor.tools.oracle import Reference
 
 PARTITIONS = 7

@@ -19,8 +19,8 @@ import structlog
 from processor.checkpoint.snapshot import Snapshot
 from processor.errors import PolicyStop, SlotstreamError
 from processor.kafka.topic_errors import another_input, partitions_added
+from processor.partitions import Beginning, differences
 from processor.settings import Settings
-from processor.stream.assignment import Beginning, differences
 from processor.stream.history import CancelledError, History, OutOfRangeError
 
 _log = structlog.get_logger(__name__)
@@ -106,7 +106,7 @@ def decide(found: Found, present: Present, settings: Settings) -> Decision:
     snapshot = found.usable(said)
     if snapshot is None:
         return _missing_state(found, committed, said, present, settings, new=new)
-    start = snapshot.mark.position
+    start = snapshot.mark.offset
     if start < committed and start < found.low:
         return _gap(found, committed, start, present, settings)
     return Decision(committed, said, new=new, snapshot=snapshot, replay_from=start)
@@ -117,7 +117,7 @@ def _first_start(found: Found, present: Present, settings: Settings) -> Decision
     if (other := next((said.topic_id for said in told if said.topic_id != present.topic_id), None)) is not None:
         return _another_topic(found, None, other, present, settings)
     if found.newest is not None:
-        position = found.newest.mark.position
+        position = found.newest.mark.offset
         group, topic = settings.group_id, settings.input.topic
         raise PolicyStop(
             f"partition {found.partition}: group {group} has no committed offset, but a checkpoint at {position}",

@@ -170,7 +170,7 @@ class Writer(CheckpointWriter):
 
     def _write(self, snapshot: Snapshot, before: Chain | None) -> tuple[Written, Chain | None]:
         begun_s = time.monotonic()
-        partition, position = snapshot.partition, snapshot.mark.position
+        partition, position = snapshot.partition, snapshot.mark.offset
         try:
             _, size, chain = self._store.write(snapshot, before)
             prunable = self._store.prunable(partition, snapshot.beginning, position)

@@ -20,8 +20,8 @@ import orjson
 
 from processor.logs import LIBRDKAFKA, Recent
 from processor.metrics import STAGES, Metrics
+from processor.partitions import Partition
 from processor.settings import Settings
-from processor.stream.assignment import Partition
 from processor.web.history import BOUNDS, EVERY_S, NOW_S, History, Numbers, Sample, before, quantile, rate
 
 if TYPE_CHECKING:
@@ -209,8 +209,8 @@ def _partition(partition: Partition, numbers: Numbers) -> dict[str, Any]:
         "lag_records": numbers.known("lag_records", label),
         "checkpoint_age_s": numbers.known("checkpoint_age_seconds", label) if live else None,
         "restore_records_left": numbers.known("restore_records_left", label),
-        "committed": partition.committed.position if live else None,
-        "replay_records": max(0, partition.committed.position - begun_at) if live and begun_at is not None else None,
+        "committed": partition.committed.offset if live else None,
+        "replay_records": max(0, partition.committed.offset - begun_at) if live and begun_at is not None else None,
     }
 
 

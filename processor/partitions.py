@@ -1,7 +1,7 @@
-"""One partition of the input that this instance owns: where it stands, and what its state is a function of.
+"""One partition of the input that this instance owns: its state, its positions, and what its state is a function of.
 
-The source of truth for positions: only what is applied is committed, and only what is committed is gone back to. What the
-client believes (position(), committed()) is never asked.
+The source of truth for positions: only what is applied is committed, and an abort goes back only to what is committed. The positions that
+the Kafka client keeps are never asked. Every change is a method that checks the state it starts from. Knows nothing of Kafka and rows.
 
     restoring --> joining --> live        and from each of them --> dropped
     (state is     (its beginning          (its records are
@@ -115,42 +115,50 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """A position and the partition's time there.
+class Position:
+    """An offset of a partition's log and the partition's time there.
 
-    position  the offset of the next record to apply
+    offset    of the next record to apply
     time_ms   partition time, None before it had one; first_ms: the first that it had
     claim     a sensor's time that partition time has not followed yet
     """
 
-    position: int
+    offset: int
     time_ms: int | None
     first_ms: int | None = None
     claim: Claim | None = None
 
-    def passed(self, position: int) -> "Mark":
+    def passed(self, offset: int) -> "Position":
         """Further on, over nothing that has a time."""
-        return replace(self, position=position)
+        return replace(self, offset=offset)
+
+
+START = Position(0, None)
 
 
 @dataclass(slots=True)
 class Partition:
-    """A partition from its assignment until it is taken away. `applied` runs ahead of `committed` within a transaction."""
+    """A partition from its assignment until it is dropped. `applied` runs ahead of `committed` within a transaction.
+
+    begun                whether the beginning is in the committed metadata
+    end_seen, caught_up  the log's end at the end of the restore, and whether everything up to it has been committed once
+    replay               the offsets that are replayed, from the restore's decision until it is done
+    """
 
     number: int
     assigned_at_s: float
     state: State = State.RESTORING
     beginning: Beginning | None = None
-    begun: bool = False  # the beginning is in the committed metadata
-    applied: Mark = field(default_factory=lambda: Mark(0, None))
-    committed: Mark = field(default_factory=lambda: Mark(0, None))
+    begun: bool = False
+    applied: Position = START
+    committed: Position = START
     end_seen: int = 0
     caught_up: bool = False
     checkpoint_due_s: float = 0.0
     checkpoint_at_s: float | None = None
     checkpoint_position: int | None = None
     expiry_due_s: float = 0.0
-    replay: range | None = None  # these offsets are replayed, from the restore's decision until it is done
+    replay: range | None = None
 
     def to(self, state: State) -> None:
         if state not in _NEXT[self.state]:
@@ -164,17 +172,97 @@ class Partition:
     @property
     def moved(self) -> bool:
         """Something is to be committed: a beginning, or records applied."""
-        return (self.state is State.JOINING and not self.begun) or (self.live and self.applied.position != self.committed.position)
+        return (self.state is State.JOINING and not self.begun) or (self.live and self.applied.offset != self.committed.offset)
 
-    def end_at(self, position: int) -> None:
+    @property
+    def offset(self) -> tuple[int, int, str]:
+        """What is committed for the group: number, applied offset, and the beginning as metadata."""
+        return self.number, self.applied.offset, self.beginning.to_metadata() if self.beginning else ""
+
+    # -- restoring ---------------------------------------------------------------------------------------------------------
+
+    def begin(self, beginning: Beginning, at: Position, *, replay: range | None, checkpoint: int | None) -> None:
+        """The state is rebuilt from here; once more from the start where the restore decides a second time."""
+        self._require(State.RESTORING)
+        self.beginning, self.replay, self.checkpoint_position = beginning, replay, checkpoint
+        self.applied = self.committed = at
+
+    def replayed(self, to: Position) -> None:
+        """Records that were committed before are applied again: an abort does not go back behind them."""
+        self._require(State.RESTORING)
+        self._forward(to)
+        self.committed = to
+
+    def restored(self, offset: int, end: int) -> None:
+        """The state is that of this offset, where the log's end was `end`. A first checkpoint is due at once if there is none."""
+        self._require(State.RESTORING)
+        self.applied = self.committed = self.applied.passed(offset)
+        self.replay, self.end_seen, self.caught_up = None, end, offset >= end
+        if self.checkpoint_position is None:
+            self.checkpoint_due_s = 0.0
+
+    def join(self) -> None:
+        """The beginning is new: it is to be committed before the first record is read."""
+        self.to(State.JOINING)
+
+    def go_live(self) -> None:
+        if self.state is State.JOINING and not self.begun:
+            raise ValueError(f"partition {self.number} cannot go live before its beginning is committed")
+        self.to(State.LIVE)
+
+    # -- applying ----------------------------------------------------------------------------------------------------------
+
+    def apply(self, to: Position) -> None:
+        """Records up to this position are in the state and in the open transaction."""
+        self._require(State.LIVE)
+        self._forward(to)
+
+    def reached_end(self, offset: int) -> None:
         """The log ended at this offset: nothing but control records lies between what was applied and it."""
-        self.applied = self.applied.passed(max(self.applied.position, position))
+        self._require(State.LIVE)
+        self.applied = self.applied.passed(max(self.applied.offset, offset))
+        if not self.moved and self.applied.offset >= self.end_seen:
+            self.caught_up = True
 
     def commit(self) -> None:
-        self.committed = self.applied
-        self.begun = True
-        if self.committed.position >= self.end_seen:
+        """The broker has confirmed the applied offset."""
+        self._require(State.JOINING, State.LIVE)
+        self.committed, self.begun = self.applied, True
+        if self.committed.offset >= self.end_seen:
             self.caught_up = True
 
     def abort(self) -> None:
         self.applied = self.committed
+
+    def drop(self) -> None:
+        """The partition is another instance's, or begins again."""
+        self.to(State.DROPPED)
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------------
+
+    @property
+    def checkpoint_stale(self) -> bool:
+        """The newest checkpoint is of another position than the committed one."""
+        return self.live and self.committed.offset != self.checkpoint_position
+
+    def checkpoint_taken(self, next_due_s: float) -> None:
+        """The rows are copied and on their way to the store."""
+        self._require(State.LIVE)
+        self.checkpoint_due_s = next_due_s
+
+    def checkpointed(self, position: int, now_s: float) -> None:
+        """The store has a checkpoint of this position."""
+        self.checkpoint_position, self.checkpoint_at_s = position, now_s
+
+    def checkpoint_lost(self) -> None:
+        """The store is empty: the next checkpoint is due at once."""
+        self.checkpoint_position, self.checkpoint_due_s = None, 0.0
+
+    def _require(self, *states: State) -> None:
+        if self.state not in states:
+            raise ValueError(f"partition {self.number} is {self.state.value}, expected {' or '.join(state.value for state in states)}")
+
+    def _forward(self, to: Position) -> None:
+        if to.offset < self.applied.offset:
+            raise ValueError(f"partition {self.number} cannot go back from {self.applied.offset} to {to.offset}")
+        self.applied = to
