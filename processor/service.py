@@ -26,7 +26,6 @@ from processor.checkpoint.directory import Directory
 from processor.checkpoint.restore import Present, Restore
 from processor.checkpoint.topic import TopicStore, TopicWriter, row_bytes_max
 from processor.checkpoint.writer import CheckpointWriter, Writer
-from processor.codec.codec import Codec
 from processor.codec.decode import KEY_BYTES_MAX, Decoder, Format
 from processor.codec.encode import Encoder, output_bytes_max
 from processor.codec.float32_records import Float32Format
@@ -43,7 +42,8 @@ from processor.kafka.topics import Looker, Topics, describe
 from processor.loop.membership import CONFIRM_S, Membership, Name
 from processor.metrics import Metrics
 from processor.partitions import Partition
-from processor.rules import Rules
+from processor.pipeline import Codec, Pipeline
+from processor.rules import Jumps, Rules
 from processor.settings import Settings, format_duration, keys
 from processor.slots.parking import Parking, StateFile
 from processor.split_sensors import SplitSensors
@@ -274,7 +274,6 @@ class Service:
             _log.warning(advice.text, trained_window=advice.window, deviation_percent=round(advice.deviation_percent, 2))
         self.probes.start_step = "compiling the model"
         engine = self._engine(Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX)), shapes, slots=slots)
-        codec = codec_of(settings, model, fingerprint)
         limits = [topic.bytes_max for topic in topics.written]
         watch = TopicWatch(
             settings,
@@ -295,7 +294,7 @@ class Service:
         producer = functools.partial(output_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
         present = Present(fingerprint, topics.input.id, topics.input.partitions, deciding_of(settings, model))
-        split = SplitSensors(self._metrics)
+        split, figures = SplitSensors(self._metrics), Figures(self._metrics)
         split.look_into(settings, topics.input.partitions)
 
         def restore(partition: int) -> Restore:
@@ -308,12 +307,14 @@ class Service:
             present=present,
             made_by=made_by(),
             engine=engine,
-            codec=codec,
+            pipeline=Pipeline(
+                codec_of(settings, model, fingerprint), engine, rules_of(settings).expire_ms, timed=figures.timed, jumps=Jumps()
+            ),
             transaction=delivery(producer, beat, watch.suspect),
             join=functools.partial(self._join, topics, beat, watch.suspect),
             restore=restore,
             writer=writer,
-            figures=Figures(self._metrics),
+            figures=figures,
             split=split,
             beat=beat,
         )

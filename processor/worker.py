@@ -12,15 +12,13 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-import numpy as np
 import structlog
 
 from processor.checkpoint.restore import Decision, Done, Present, Restore
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.writer import CheckpointWriter, Written
-from processor.codec.codec import Codec
 from processor.codec.dead_letters import BadShare, Refusals, dead_letter
-from processor.codec.decode import Decoded, Message
+from processor.codec.decode import Message
 from processor.engine import Engine
 from processor.errors import RepeatedAbort, SlotstreamError
 from processor.figures import Figures
@@ -28,8 +26,9 @@ from processor.kafka.topic_errors import partitions_added
 from processor.kafka.topics import Topics
 from processor.loop.membership import Membership
 from processor.partitions import Partition, Position, State
-from processor.records import Applied, Out, Rejected
-from processor.rules import Clock, Jumps, keep_time
+from processor.pipeline import Pipeline, Processed, clock_of, positions_after
+from processor.records import Out, Rejected
+from processor.rules import Clock
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
 from processor.split_sensors import KEYS_MAX as SPLIT_KEYS_MAX
 from processor.split_sensors import SplitSensors
@@ -44,10 +43,6 @@ ABORTS_MAX = 5
 # The final checkpoint on a revoke must leave time for the others to take the partition over.
 REVOKE_CHECKPOINT_S = 5.0
 EXPIRY_S = 30.0  # between two looks at a partition for sensors that have expired; a checkpoint looks too
-LEFT_OUT = {
-    "non_finite_state": "the record turns the sensor's state or prediction NaN or infinite; it was left out",
-    "late": "the record's timestamp lies before the sensor's latest one (late: dead_letter); it was left out",
-}
 
 
 class Join(Protocol):
@@ -65,7 +60,7 @@ class Worker:
         present: Present,
         made_by: dict[str, str],
         engine: Engine,
-        codec: Codec,
+        pipeline: Pipeline,
         transaction: Transaction | AtLeastOnce,
         join: Join,
         restore: Callable[[int], Restore],
@@ -75,16 +70,14 @@ class Worker:
         beat: Callable[[], None],
     ) -> None:
         self._settings, self._topics, self._present, self._made_by = settings, topics, present, made_by
-        self._engine, self._codec, self._transaction, self._writer = engine, codec, transaction, writer
+        self._engine, self._pipeline, self._transaction, self._writer = engine, pipeline, transaction, writer
         self._restore, self._figures, self._split, self._beat = restore, figures, split, beat
         self.partitions: dict[int, Partition] = {}
         self._restores: dict[int, Restore] = {}
         self._decisions: dict[int, Decision] = {}
         self._prunable: list[Written] = []
-        expire_s = settings.state.expire_after
-        self._expire_ms = None if expire_s is None else round(expire_s * 1000)
         self._bad_share = BadShare(settings.dead_letter.max_ratio, topics.dead_letter.name)
-        self._refusals, self._jumps = Refusals(), Jumps()
+        self._refusals = Refusals()
         self._aborts: tuple[str, int] = ("", 0)
         self._rewind_due = False
         self._abandoned = False
@@ -210,57 +203,28 @@ class Worker:
 
     def _process(self, messages: list[Message]) -> None:
         # One call may return more than the first record of an idle wait: all of it is applied now or never seen again.
-        with self._figures.timed("decode"):
-            decoded = self._codec.decode(messages)
-        clocks = self._keep_time(decoded)
-        self._jumps.tell(decoded.batch.jumps, self._forgotten_at)
-        with self._figures.timed("apply"):
-            applied = self._engine.apply(decoded.batch)
-        with self._figures.timed("encode"):
-            values = self._codec.encode(decoded.batch, applied)
-        rejected = self._with_left_out(decoded, applied)
-        self._move(messages, clocks)
-        self._figures.applied(decoded.batch, applied, decoded.resets, rejected)
-        self._refusals.tell([messages[i].key() for i, _ in rejected], [reason for _, reason in rejected])
-        self._bad_share.add(messages, rejected)
+        done = self._pipeline.process(messages, self._clocks())
+        for partition, position in positions_after(messages, self.partitions, done.clocks):
+            partition.apply(position)
+        self._figures.applied(done.batch, done.applied, done.decoded.resets, done.rejected)
+        self._refusals.tell([messages[i].key() for i, _ in done.rejected], [reason for _, reason in done.rejected])
+        self._bad_share.add(messages, done.rejected)
         try:
             with self._figures.timed("publish"):
-                self._transaction.publish(self._outputs(decoded, values))
-                self._transaction.publish(self._dead_letters(messages, rejected))
+                self._transaction.publish(self._outputs(done))
+                self._transaction.publish(self._dead_letters(messages, done.rejected))
         except AbortedError as error:
             self._undo(str(error), None if error.passing else error.kind)
         except ProducerFencedError as error:
             self._recover(error)
 
-    def _keep_time(self, decoded: Decoded) -> dict[int, Clock]:
-        """Tells the batch each partition's time; returns where it stands after it."""
-        clocks = {number: _clock(partition, partition.applied) for number, partition in self.partitions.items()}
-        return keep_time(decoded.batch, clocks, self._expire_ms)
+    def _clocks(self) -> dict[int, Clock]:
+        return {number: clock_of(partition, partition.applied) for number, partition in self.partitions.items()}
 
-    def _forgotten_at(self, partition: int, time_ms: int) -> int:
-        """How many sensors partition time leaves behind when it comes to this."""
-        return self._engine.table.older(partition, time_ms - (self._expire_ms or 0))
-
-    def _move(self, messages: list[Message], clocks: dict[int, Clock]) -> None:
-        last = {message.partition(): message.offset() for message in messages}
-        for number, offset in last.items():
-            partition, clock = self.partitions[number], clocks.get(number)
-            passed, move = partition.applied.passed(offset + 1), partition.apply if partition.live else partition.replayed
-            move(passed if clock is None else Position(offset + 1, clock.time_ms, clock.first_ms, clock.claim))
-
-    def _with_left_out(self, decoded: Decoded, applied: Applied) -> list[tuple[int, Rejected]]:
-        """The codec's dead letters, and those of records that the engine left out, by message."""
-        rejected = list(decoded.rejected)
-        for error, left_out in (("non_finite_state", ~applied.finite), ("late", applied.late)):
-            for i in np.flatnonzero(left_out).tolist():
-                reason = Rejected(decoded.batch.partition[i], int(decoded.batch.offset[i]), error, LEFT_OUT[error])
-                rejected.append((decoded.source[i], reason))
-        return sorted(rejected, key=lambda pair: pair[0])
-
-    def _outputs(self, decoded: Decoded, values: list[bytes | None]) -> Iterable[Out]:
-        topic, batch = self._topics.output, decoded.batch
+    def _outputs(self, done: Processed) -> Iterable[Out]:
+        topic, batch = self._topics.output, done.batch
         along = topic.partitions == self._topics.input.partitions
-        for i, value in enumerate(values):
+        for i, value in enumerate(done.values):
             if value is not None:
                 yield Out(topic.name, batch.partition[i] if along else None, batch.key[i], value, int(batch.record_ms[i]))
 
@@ -530,11 +494,11 @@ class Worker:
         self._engine.table.load(partition.number, snapshot.keys, snapshot.rows)
 
     def _replay(self, partition: Partition, messages: list[Message]) -> None:
-        decoded = self._codec.decode(messages)
-        clocks, begun_at = self._keep_time(decoded), partition.applied.offset
-        self._engine.apply(decoded.batch, replay=True)
-        self._move(messages, clocks)
-        self._figures.replayed(len(decoded.batch.x), partition.applied.offset - begun_at)
+        begun_at = partition.applied.offset
+        readings, clocks = self._pipeline.replay(messages, self._clocks())
+        for _, position in positions_after(messages, self.partitions, clocks):
+            partition.replayed(position)
+        self._figures.replayed(readings, partition.applied.offset - begun_at)
 
     def _restored(self, partition: Partition, done: Done) -> None:
         del self._restores[partition.number]
@@ -591,7 +555,7 @@ class Worker:
                 return
 
     def _expire(self, partition: Partition) -> None:
-        clock = _clock(partition, partition.committed)
+        clock = clock_of(partition, partition.committed)
         self._figures.expired(self._engine.expire(partition.number, partition.committed.offset, clock))
 
     def _snapshot(self, partition: Partition) -> Snapshot:
@@ -619,8 +583,3 @@ class Worker:
             if partition is not None:
                 partition.checkpointed(written.position, time.monotonic())
                 self._prunable.append(written)
-
-
-def _clock(partition: Partition, mark: Position) -> Clock:
-    gap = partition.beginning is not None and partition.beginning.gap
-    return Clock(mark.time_ms, mark.first_ms, gap=gap, claim=mark.claim)

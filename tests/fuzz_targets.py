@@ -25,7 +25,6 @@ from processor.checkpoint import topic as topic_module
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.snapshot import Snapshot, to_tensors
 from processor.checkpoint.topic import MARKER, ROW, TopicStore, TopicWriter, row_type
-from processor.codec.codec import Codec
 from processor.codec.dead_letters import OVERHEAD_BYTES, dead_letter
 from processor.codec.decode import Decoded
 from processor.codec.encode import shown
@@ -33,6 +32,7 @@ from processor.codec.reject import DETAIL_MAX
 from processor.errors import ConfigurationError
 from processor.kafka.topics import Topic
 from processor.partitions import Beginning, Position
+from processor.pipeline import Codec
 from processor.records import ERRORS, Applied
 from processor.service import codec_of
 from processor.settings import Settings, load_settings
