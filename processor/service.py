@@ -35,10 +35,12 @@ from processor.errors import ConfigurationError, Fenced, NotPermitted, Slotstrea
 from processor.figures import Figures
 from processor.instance_lock import InstanceLock
 from processor.kafka import findings
+from processor.kafka.at_least_once import AtLeastOnce
 from processor.kafka.refusals import RefusalWatch
 from processor.kafka.session_limits import session_limits
 from processor.kafka.topic_watch import TopicWatch
 from processor.kafka.topics import Looker, Topics, describe
+from processor.kafka.transaction import Transaction
 from processor.loop.membership import CONFIRM_S, Membership, Name
 from processor.metrics import Metrics
 from processor.partitions import Partition
@@ -48,11 +50,9 @@ from processor.settings import Settings, format_duration, keys
 from processor.slots.parking import Parking, StateFile
 from processor.split_sensors import SplitSensors
 from processor.stream import admin, group, permissions
-from processor.stream.at_least_once import AtLeastOnce
 from processor.stream.clients import librdkafka_version, output_producer, session_ms, shows_mark, watch_of
 from processor.stream.consumer import Reader
 from processor.stream.orphans import Orphans
-from processor.stream.transaction import Transaction
 from processor.systemd import Systemd
 from processor.worker import Worker
 

@@ -22,6 +22,7 @@ from processor.codec.decode import Message
 from processor.engine import Engine
 from processor.errors import RepeatedAbort, SlotstreamError
 from processor.figures import Figures
+from processor.kafka.delivery import AbortedError, Delivery, ProducerFencedError
 from processor.kafka.topic_errors import partitions_added
 from processor.kafka.topics import Topics
 from processor.loop.membership import Membership
@@ -32,9 +33,7 @@ from processor.rules import Clock
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
 from processor.split_sensors import KEYS_MAX as SPLIT_KEYS_MAX
 from processor.split_sensors import SplitSensors
-from processor.stream.at_least_once import AtLeastOnce
 from processor.stream.consumer import MemberFencedError, Polled, Reader
-from processor.stream.transaction import AbortedError, ProducerFencedError, Transaction
 
 _log = structlog.get_logger(__name__)
 
@@ -61,7 +60,7 @@ class Worker:
         made_by: dict[str, str],
         engine: Engine,
         pipeline: Pipeline,
-        transaction: Transaction | AtLeastOnce,
+        transaction: Delivery,
         join: Join,
         restore: Callable[[int], Restore],
         writer: CheckpointWriter,
@@ -214,7 +213,7 @@ class Worker:
                 self._transaction.publish(self._outputs(done))
                 self._transaction.publish(self._dead_letters(messages, done.rejected))
         except AbortedError as error:
-            self._undo(str(error), None if error.passing else error.kind)
+            self._undo(str(error), None if error.retriable else error.kind)
         except ProducerFencedError as error:
             self._recover(error)
 
@@ -264,7 +263,7 @@ class Worker:
                     self._transaction.publish(checkpoints)
                 self._transaction.commit(self._topics.input.name, [p.offset for p in positions], self._reader)
         except AbortedError as error:
-            self._undo(str(error), None if error.passing else error.kind)
+            self._undo(str(error), None if error.retriable else error.kind)
         except MemberFencedError as error:
             self._undo(str(error), None)  # the next consume() says it again, or tells of the loss
         except ProducerFencedError as error:

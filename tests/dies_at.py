@@ -14,8 +14,8 @@ from typing import Any
 
 from processor import cli, service
 from processor.checkpoint import directory, topic
+from processor.kafka.transaction import Transaction
 from processor.stream.consumer import Reader
-from processor.stream.transaction import Transaction
 from processor.worker import Worker
 
 

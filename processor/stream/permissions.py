@@ -1,7 +1,7 @@
 """What the broker must permit: each need of the service, which of them are not met, and the command that grants them.
 
 Responsible for the list that docs/operations.md shows, and for asking the broker, which tells what a client may do with a topic or a
-group. The use of a transactional id it does not tell: that shows only in a transaction (stream.transaction.try_transaction).
+group. The use of a transactional id it does not tell: that shows only in a transaction (kafka.transaction.try_transaction).
 """
 
 import shlex
