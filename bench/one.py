@@ -16,7 +16,6 @@ import numpy as np
 from processor import logs
 from processor.metrics import Metrics
 from processor.records import Applied, Batch
-from processor.rules import Clock
 from processor.service import Service
 from processor.settings import load_settings
 
@@ -25,11 +24,13 @@ WARM_SHARE = 0.15
 
 
 class Echo:
-    """An engine that gives every reading the same prediction."""
+    """An engine that gives every reading the same prediction, and is the one it is given in all else."""
 
     def __init__(self, engine, outputs):
-        self.table, self.undo, self.tile_rows, self.tile_readings = engine.table, engine.undo, 0, 0
-        self._outputs = outputs
+        self._engine, self._outputs = engine, outputs
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
 
     def apply(self, batch: Batch, *, replay: bool = False) -> Applied:  # noqa: ARG002
         n = len(batch)
@@ -44,18 +45,6 @@ class Echo:
             late=np.zeros(n, np.bool_),
             reset_by=np.zeros(n, np.int8),
         )
-
-    def commit(self) -> None:
-        pass
-
-    def abort(self) -> None:
-        pass
-
-    def expire(self, partition: int, position: int, clock: Clock) -> int:  # noqa: ARG002
-        return 0
-
-    def drop(self, partition: int) -> None:
-        pass
 
 
 class EchoService(Service):

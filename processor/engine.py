@@ -64,6 +64,17 @@ class Shapes:
         return self.width + (self.outputs if self.residual else 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Sensors in slots and parked now; since the last look: sensors that were parked, cells of all tiles run, and those with a reading."""
+
+    resident: int
+    parked: int
+    evictions: int
+    tile_rows: int
+    tile_readings: int
+
+
 @dataclass(slots=True)
 class _Sorted:
     """A part of a batch by sensor: its records sorted by location, in offset order within a sensor."""
@@ -103,8 +114,7 @@ class Engine:
     def __init__(self, stepper: Stepper, shapes: Shapes, rules: Rules = Rules(), *, slots: int, parking: Parking | None = None) -> None:  # noqa: B008 (it is frozen)
         self.table = Table(slots, shapes.row_width, parking)
         self.undo = Undo(self.table)
-        self.tile_rows = 0  # cells of all tiles run, and of these the ones that held a reading
-        self.tile_readings = 0
+        self.tile_rows = self.tile_readings = self._evictions = 0
         self._stepper = stepper
         self._shapes, self._rules = shapes, rules
         # One set a rung, filled again and again: what an earlier call left in unused cells is masked by the counts.
@@ -157,6 +167,40 @@ class Engine:
         if not self.undo.empty:
             raise ValueError("rows are dropped at a commit boundary")
         return self.table.forget_older(partition, before_ms, position)
+
+    @property
+    def at_boundary(self) -> bool:
+        """Nothing was applied since the last commit."""
+        return self.undo.empty
+
+    def load(self, partition: int, keys: list[bytes], rows: Rows) -> None:
+        """Gives distinct sensors, none of them known, these rows."""
+        self.table.load(partition, keys, rows)
+
+    def copy(self, partition: int, since: int | None = None) -> tuple[list[bytes], Rows, list[bytes]]:
+        """A partition's sensors, their rows, and the sensors that were forgotten since the last call.
+
+        since: only those that applied a record at this offset or later.
+        """
+        keys, rows = self.table.copy(partition, since)
+        return keys, rows, self.table.take_forgotten(partition)
+
+    def sensors(self, partition: int) -> int:
+        return self.table.sensors(partition)
+
+    def split(self, partition: int, keys_max: int) -> dict[bytes, list[int]]:
+        """Sensors of this partition that others have too (Table.split)."""
+        return self.table.split(partition, keys_max)
+
+    def older(self, partition: int, event_ms: int) -> int:
+        """How many of a partition's sensors were last heard before this time."""
+        return self.table.older(partition, event_ms)
+
+    def stats(self) -> "Stats":
+        """What was counted since the last call."""
+        evictions, self._evictions = self.table.evictions - self._evictions, self.table.evictions
+        tile_rows, tile_readings, self.tile_rows, self.tile_readings = self.tile_rows, self.tile_readings, 0, 0
+        return Stats(self.table.resident, len(self.table.parking), evictions, tile_rows, tile_readings)
 
     def drop(self, partition: int) -> None:
         """Forgets a partition: its sensors and what could bring them back."""

@@ -15,7 +15,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from processor.engine import Engine
+from processor.engine import Engine, Stats
 from processor.metrics import Metrics
 from processor.partitions import Partition, State
 from processor.records import RULES, Applied, Batch, Rejected
@@ -43,7 +43,6 @@ class Figures:
         self._metrics = metrics
         self._open = _Open()
         self._observe_due_s = 0.0
-        self._evictions = 0
         self._started = False
         self._progress: tuple[float, int] = (0.0, 0)  # when it was last told, and the backlog then
         self._replayed = 0  # offsets
@@ -68,7 +67,7 @@ class Figures:
         counts.record_ms.append(batch.record_ms[batch.steps > 0])
         self._metrics.observe("batch_readings", len(batch.x))
 
-    def committed(self) -> None:
+    def commit(self) -> None:
         counts, metrics = self._open, self._metrics
         metrics.add("transactions_total", result="committed")
         metrics.add("predictions_total", counts.predictions)
@@ -81,7 +80,7 @@ class Figures:
             metrics.observe("end_to_end_seconds", time.time() - np.concatenate(counts.record_ms) / 1000)
         self._open = _Open()
 
-    def aborted(self) -> None:
+    def abort(self) -> None:
         self._metrics.add("transactions_total", result="aborted")
         self._open = _Open()
 
@@ -116,25 +115,24 @@ class Figures:
 
     def turned(self, engine: Engine, partitions: Collection[Partition], known_end: Any, *, joined: bool, ready: bool) -> None:
         """Once a turn; most of it once a second. known_end(partition) is the log's end as it was last seen."""
-        if engine.tile_rows:
-            self._metrics.observe("tile_fill_ratio", min(1.0, engine.tile_readings / engine.tile_rows))
-            engine.tile_rows = engine.tile_readings = 0
-        now_s = time.monotonic()
+        stats, now_s = engine.stats(), time.monotonic()
+        if stats.tile_rows:
+            self._metrics.observe("tile_fill_ratio", min(1.0, stats.tile_readings / stats.tile_rows))
+        if stats.evictions:
+            self._metrics.add("evictions_total", stats.evictions)
         if now_s < self._observe_due_s:
             return
         self._observe_due_s = now_s + OBSERVE_EVERY_S
-        self._observe(engine, partitions, known_end, now_s)
+        self._observe(stats, partitions, known_end, now_s)
         self._report_replays(partitions, now_s)
         self._metrics.set("ready", float(ready))
         if joined and not self._started:
             self._report(partitions, now_s, ready=ready)
 
-    def _observe(self, engine: Engine, partitions: Collection[Partition], known_end: Any, now_s: float) -> None:
-        table, metrics = engine.table, self._metrics
-        metrics.set("slots_used", table.resident)
-        metrics.set("sensors_parked", len(table.parking))
-        metrics.add("evictions_total", table.evictions - self._evictions)
-        self._evictions = table.evictions
+    def _observe(self, stats: Stats, partitions: Collection[Partition], known_end: Any, now_s: float) -> None:
+        metrics = self._metrics
+        metrics.set("slots_used", stats.resident)
+        metrics.set("sensors_parked", stats.parked)
         states = Counter(partition.state for partition in partitions)
         for state in OWNED:
             metrics.set("partitions", states[state], state=state.value)

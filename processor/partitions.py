@@ -10,7 +10,7 @@ the Kafka client keeps are never asked. Every change is a method that checks the
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -266,3 +266,31 @@ class Partition:
         if to.offset < self.applied.offset:
             raise ValueError(f"partition {self.number} cannot go back from {self.applied.offset} to {to.offset}")
         self.applied = to
+
+
+class Partitions(dict[int, Partition]):
+    """The partitions of this instance by number, as one participant of its transactions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sent: list[Partition] = []
+
+    def offsets(self, written_for: Collection[int] = ()) -> list[tuple[int, int, str]]:
+        """What the next commit sends for the group: the partitions that moved, and those that something else is written for."""
+        self._sent = [p for p in self.values() if p.moved or p.number in written_for]
+        return [p.offset for p in self._sent]
+
+    def commit(self) -> None:
+        """What offsets() gave last is confirmed."""
+        for partition in self._sent:
+            partition.commit()
+        self._sent = []
+
+    def abort(self) -> None:
+        for partition in self.values():
+            partition.abort()
+
+    @property
+    def applied(self) -> dict[int, int]:
+        """The applied offset of each live partition: where the consumer reads on."""
+        return {p.number: p.applied.offset for p in self.values() if p.live}

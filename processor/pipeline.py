@@ -89,7 +89,7 @@ class Pipeline:
 
     def _forgotten_at(self, partition: int, time_ms: int) -> int:
         """How many sensors partition time leaves behind when it comes to this."""
-        return self._engine.table.older(partition, time_ms - (self._expire_ms or 0))
+        return self._engine.older(partition, time_ms - (self._expire_ms or 0))
 
 
 def _with_left_out(decoded: Decoded, applied: Applied) -> list[tuple[int, Rejected]]:

@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from processor.checkpoint.directory import Directory
-from processor.checkpoint.restore import Present, Restore
+from processor.checkpoint.policy import Present
+from processor.checkpoint.restore import Restore
 from processor.checkpoint.topic import TopicStore, TopicWriter, row_bytes_max
 from processor.checkpoint.writer import CheckpointWriter, Writer
+from processor.codec.dead_letters import BadShare
 from processor.codec.decode import KEY_BYTES_MAX, Decoder, Format
 from processor.codec.encode import Encoder, output_bytes_max
 from processor.codec.float32_records import Float32Format
@@ -36,14 +38,22 @@ from processor.figures import Figures
 from processor.instance_lock import InstanceLock
 from processor.kafka import findings
 from processor.kafka.at_least_once import AtLeastOnce
+from processor.kafka.delivery import Delivery
 from processor.kafka.refusals import RefusalWatch
 from processor.kafka.session_limits import session_limits
+from processor.kafka.topic_errors import partitions_added
 from processor.kafka.topic_watch import TopicWatch
 from processor.kafka.topics import Looker, Topics, describe
 from processor.kafka.transaction import Transaction
+from processor.loop.checkpoints import Checkpoints
+from processor.loop.committer import Committer
+from processor.loop.loop import Loop, Pace
 from processor.loop.membership import CONFIRM_S, Membership, Name
+from processor.loop.outputs import Outputs
+from processor.loop.rebalance import Rebalance
+from processor.loop.restorer import Restorer
 from processor.metrics import Metrics
-from processor.partitions import Partition
+from processor.partitions import Partition, Partitions
 from processor.pipeline import Codec, Pipeline
 from processor.rules import Jumps, Rules
 from processor.settings import Settings, format_duration, keys
@@ -54,7 +64,6 @@ from processor.stream.clients import librdkafka_version, output_producer, sessio
 from processor.stream.consumer import Reader
 from processor.stream.orphans import Orphans
 from processor.systemd import Systemd
-from processor.worker import Worker
 
 if TYPE_CHECKING:
     from processor.model.load import ServableModel
@@ -89,7 +98,7 @@ class Probes:
     """What /healthz, /readyz and the status page are told. Written by the loop's thread, read by the web's."""
 
     def __init__(self, systemd: Systemd | None = None) -> None:
-        self._worker: Worker | None = None
+        self._loop: Loop | None = None
         self._systemd = systemd or Systemd()
         self._turned_at_s: float | None = None  # None until the loop runs: compiling is no hang
         self._start_step: str | None = "reading its settings"
@@ -101,15 +110,15 @@ class Probes:
     def beat(self) -> None:
         """The loop turns, or waits for the broker: /healthz and systemd's watchdog rest on this alone."""
         self._turned_at_s = time.monotonic()
-        if self._worker is not None and self._systemd.listens:
-            self._systemd.beat(f"{len(self._worker.partitions)} partitions: {self.ready()[1]}", joined=self.joined)
+        if self._loop is not None and self._systemd.listens:
+            self._systemd.beat(f"{len(self._loop.partitions)} partitions: {self.ready()[1]}", joined=self.joined)
 
-    def watch(self, worker: Worker) -> None:
-        self._worker, self._start_step = worker, None
+    def watch(self, loop: Loop) -> None:
+        self._loop, self._start_step = loop, None
 
     @property
     def start_step(self) -> str | None:
-        """None when the worker is there."""
+        """None when the loop is there."""
         return self._start_step
 
     @start_step.setter
@@ -128,13 +137,13 @@ class Probes:
         return True, "alive"
 
     def ready(self) -> tuple[bool, str]:
-        worker = self._worker
+        loop = self._loop
         if (trouble := self.trouble) is not None:
             return False, trouble
-        if worker is None:
+        if loop is None:
             return False, "starting"
-        if not worker.ready:
-            return False, f"restoring {worker.restoring} partitions" if worker.restoring else "joining, or catching up with the backlog"
+        if not loop.ready:
+            return False, f"restoring {loop.restoring} partitions" if loop.restoring else "joining, or catching up with the backlog"
         return True, "ready"
 
     @property
@@ -148,11 +157,11 @@ class Probes:
     @property
     def joined(self) -> bool:
         """The group has answered with an assignment, be it empty."""
-        return self._worker is not None and self._worker.joined
+        return self._loop is not None and self._loop.joined
 
     def partitions(self) -> list[Partition]:
         """Those of this instance, to be looked at only: they are the loop's, and go on changing."""
-        return [] if self._worker is None else list(self._worker.partitions.values())
+        return [] if self._loop is None else list(self._loop.partitions.values())
 
 
 class Service:
@@ -161,7 +170,7 @@ class Service:
         self.probes = Probes()
         self.probes.refusals = watch_of(settings)
         self._joined = self._stopping = False
-        self._worker: Worker | None = None
+        self._loop: Loop | None = None
         self._lock: InstanceLock | None = None
         self._told = "", -math.inf
         self._parked: StateFile | None = None
@@ -177,41 +186,41 @@ class Service:
 
     def _run(self) -> int:
         try:
-            worker, watch = self._build()
+            loop, watch = self._build()
         except NotPermitted as refused:
             raise admin.what_is_missing(self._settings, refused) from refused
         self._joined = True
         try:
             while not self._stopping:
                 try:
-                    worker.turn()
+                    loop.turn()
                 except NotPermitted as refused:
-                    self._wait_until_permitted(worker, refused)
+                    self._wait_until_permitted(loop, refused)
             _log.info("stopping: last commit, last checkpoint")
             watch.close()
-            worker.stop(leave=self._settings.leave_on_stop)
+            loop.stop(leave=self._settings.leave_on_stop)
         except Fenced:
             watch.close()
-            worker.abandon(leave=False, abort=False)  # the name is another process's now
+            loop.abandon(leave=False, abort=False)  # the name is another process's now
             raise
         except NotPermitted as refused:
             watch.close()
-            worker.abandon(leave=self._settings.leave_on_stop)
+            loop.abandon(leave=self._settings.leave_on_stop)
             raise admin.what_is_missing(self._settings, refused) from refused
         except SlotstreamError as error:
             watch.close()
-            worker.abandon(leave=self._settings.leave_on_stop)
+            loop.abandon(leave=self._settings.leave_on_stop)
             raise watch.explained(error) from error
         except BaseException:
             watch.close()
-            worker.abandon(leave=self._settings.leave_on_stop)
+            loop.abandon(leave=self._settings.leave_on_stop)
             raise
         _log.info("stopped")
         return 0
 
-    def _wait_until_permitted(self, worker: Worker, refused: NotPermitted) -> None:
+    def _wait_until_permitted(self, loop: Loop, refused: NotPermitted) -> None:
         """A permission that was taken away may be given back: a restart would do no more than wait for it."""
-        worker.suspend()
+        loop.suspend()
         while not self._stopping:
             missing = admin.what_is_missing(self._settings, refused)
             self.probes.not_permitted = missing
@@ -221,7 +230,7 @@ class Service:
             # What the broker does not tell is tried: the use of a transactional id, or what has been given back meanwhile.
             if missing is refused or missing.kind == permissions.OF_TRANSACTIONS:
                 try:
-                    worker.resume()
+                    loop.resume()
                 except NotPermitted as again:
                     refused = again
                 else:
@@ -235,7 +244,7 @@ class Service:
             self._told = missing.found, time.monotonic()
             _log.error("a permission is missing, waiting for it", found=missing.found, expected=missing.expected, to_do=missing.do)
 
-    def _build(self) -> tuple[Worker, TopicWatch]:
+    def _build(self) -> tuple[Loop, TopicWatch]:
         settings = self._settings
         self.probes.start_step = "asking the broker for its topics"
         topics = describe(settings)
@@ -250,7 +259,6 @@ class Service:
 
         import_tensorflow()
         from processor.model.advice import past_window
-        from processor.model.machine import made_by
         from processor.model.tiles import Tiles
 
         model = load_model(settings)
@@ -274,7 +282,6 @@ class Service:
             _log.warning(advice.text, trained_window=advice.window, deviation_percent=round(advice.deviation_percent, 2))
         self.probes.start_step = "compiling the model"
         engine = self._engine(Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX)), shapes, slots=slots)
-        limits = [topic.bytes_max for topic in topics.written]
         watch = TopicWatch(
             settings,
             topics,
@@ -290,47 +297,104 @@ class Service:
             self.probes.beat()
             watch.check(self.probes.beat, lambda: self._stopping)
 
-        delivery = Transaction if settings.delivery == "exactly_once" else AtLeastOnce
-        producer = functools.partial(output_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
         present = Present(fingerprint, topics.input.id, topics.input.partitions, deciding_of(settings, model))
-        split, figures = SplitSensors(self._metrics), Figures(self._metrics)
-        split.look_into(settings, topics.input.partitions)
 
         def restore(partition: int) -> Restore:
             watch.ask()
             return Restore(settings, store, present, partition, gate)
 
-        worker = Worker(
-            settings,
-            topics=topics,
-            present=present,
-            made_by=made_by(),
-            engine=engine,
-            pipeline=Pipeline(
-                codec_of(settings, model, fingerprint), engine, rules_of(settings).expire_ms, timed=figures.timed, jumps=Jumps()
-            ),
-            transaction=delivery(producer, beat, watch.suspect),
-            join=functools.partial(self._join, topics, beat, watch.suspect),
-            restore=restore,
-            writer=writer,
-            figures=figures,
-            split=split,
-            beat=beat,
+        limits = [topic.bytes_max for topic in topics.written]
+        producer = functools.partial(output_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
+        delivery = Transaction if settings.delivery == "exactly_once" else AtLeastOnce
+        loop = self._compose(
+            topics, engine, codec_of(settings, model, fingerprint), delivery(producer, beat, watch.suspect), writer, restore, watch, beat
         )
-        self.probes.watch(worker)
-        self._worker = worker
+        self.probes.watch(loop)
+        self._loop = loop
         watch.start()
-        return worker, watch
+        return loop, watch
 
     def _take_up(self, key: str, topics: Topics, writer: CheckpointWriter) -> None:
         """On the loop's thread: a topic was replaced by another of its name."""
         if key == "checkpoint.topic" and topics.checkpoint is not None and isinstance(writer, TopicWriter):
             writer.moved(topics.checkpoint)
-            if self._worker is not None:
-                self._worker.checkpoint_anew()
+            if self._loop is not None:
+                self._loop.checkpoints_lost()
 
-    def _join(self, topics: Topics, beat: Callable[[], None], suspect: Callable[[], None], listener: Worker) -> Membership:
+    def _compose(
+        self,
+        topics: Topics,
+        engine: Engine,
+        codec: Codec,
+        delivery: Delivery,
+        writer: CheckpointWriter,
+        restore: Callable[[int], Restore],
+        watch: TopicWatch,
+        beat: Callable[[], None],
+    ) -> Loop:
+        from processor.model.machine import made_by
+
+        settings, here, there = self._settings, made_by(), topics.input.partitions
+        partitions, figures, split = Partitions(), Figures(self._metrics), SplitSensors(self._metrics)
+        split.look_into(settings, there)
+        pipeline = Pipeline(codec, engine, rules_of(settings).expire_ms, timed=figures.timed, jumps=Jumps())
+        bad_share = BadShare(settings.dead_letter.max_ratio, topics.dead_letter.name)
+        membership = self._membership(topics, beat, watch.suspect)
+
+        def check_assigned(numbers: list[int]) -> None:
+            if max(numbers, default=0) >= there:
+                raise partitions_added(settings, there, max(numbers) + 1)
+
+        committer = Committer(
+            delivery,
+            membership,
+            topics.input.name,
+            partitions=partitions,
+            writer=writer,
+            participants=[engine, bad_share],
+            figures=figures,
+        )
+        restorer = Restorer(restore, partitions=partitions, engine=engine, pipeline=pipeline, writer=writer, figures=figures, made_by=here)
+        checkpoints = Checkpoints(
+            writer,
+            settings.checkpoint.interval,
+            partitions=partitions,
+            engine=engine,
+            split=split,
+            figures=figures,
+            made_by=here,
+        )
+        rebalance = Rebalance(
+            partitions=partitions,
+            engine=engine,
+            committer=committer,
+            restorer=restorer,
+            checkpoints=checkpoints,
+            membership=membership,
+            figures=figures,
+            check_assigned=check_assigned,
+            drain_s=settings.drain_timeout,
+        )
+        loop = Loop(
+            Pace(settings.batch.readings_max, settings.batch.linger, settings.commit_interval),
+            partitions=partitions,
+            engine=engine,
+            pipeline=pipeline,
+            outputs=Outputs(topics),
+            bad_share=bad_share,
+            committer=committer,
+            restorer=restorer,
+            checkpoints=checkpoints,
+            rebalance=rebalance,
+            membership=membership,
+            figures=figures,
+            beat=beat,
+        )
+        membership.join(rebalance)
+        return loop
+
+    def _membership(self, topics: Topics, beat: Callable[[], None], suspect: Callable[[], None]) -> Membership:
         settings = self._settings
         mark = f"slotstream#{secrets.token_hex(4)}"  # of this start
         shown = shows_mark(settings)
@@ -342,7 +406,7 @@ class Service:
             confirm_s=CONFIRM_S if shown else 2 * session_ms(settings) / 1000,
         )
         orphans = Orphans(lambda: group.unowned(settings, topics.input.partitions))
-        return Membership(lambda: Reader(settings, listener, mark, suspect), name, orphans, beat)
+        return Membership(lambda listener: Reader(settings, listener, mark, suspect), name, orphans, beat)
 
     def _engine(self, stepper: Stepper, shapes: Shapes, *, slots: int) -> Engine:
         # A method of its own, so that the bench can put an echo in its place.

@@ -150,7 +150,7 @@ class Log:
             assert partitions == {snapshot.partition}
             commit = next(commits)
             self.put(outs, commit=commit)
-            writer.committed() if commit else writer.aborted()
+            writer.commit() if commit else writer.abort()
         return ends(writer, snapshot.partition)
 
     def half_round(self, writer: TopicWriter, snapshot: Snapshot) -> None:
@@ -162,7 +162,7 @@ class Log:
                 outs, _ = writer.outs()
                 if all(out.key != topic_module.MARKER for out in outs):
                     self.put(outs, commit=commit)
-                    writer.committed() if commit else writer.aborted()
+                    writer.commit() if commit else writer.abort()
 
     def close(self, writer: TopicWriter) -> None:
         writer.close()

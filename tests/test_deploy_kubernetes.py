@@ -13,8 +13,8 @@ import kustomize
 import pytest
 import yaml
 
+from processor.loop.rebalance import REVOKE_CHECKPOINT_S
 from processor.settings import ENV_CONFIG, ENV_PREFIX, Settings, load_settings
-from processor.worker import REVOKE_CHECKPOINT_S
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy" / "kubernetes"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from processor.checkpoint.restore import Decision, Found, Present, decide
+from processor.checkpoint.policy import Decision, Found, Present, decide
 from processor.checkpoint.snapshot import Snapshot
 from processor.errors import PolicyStop, SlotstreamError
 from processor.kafka.topic_errors import partitions_added

@@ -172,7 +172,7 @@ class History:
 
 
 class Process:
-    """One instance, as far as its partition's state goes: slots, a store and a writer, used as worker.py uses them."""
+    """One instance, as far as its partition's state goes: slots, a store and a writer, used as the loop uses them."""
 
     def __init__(self, home, history: History) -> None:
         self.home, self.history = home, history
@@ -223,7 +223,7 @@ class Process:
 
     def checkpoint(self, do_round) -> None:
         if len(self.history.log) in self.history.safe:
-            return  # as the worker: nothing has moved
+            return  # as the loop: nothing has moved
         if self._prunable is not None:  # a commit has succeeded since
             self.writer.prune(self._prunable)
         snapshot = self.snapshot()

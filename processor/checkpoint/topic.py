@@ -243,7 +243,7 @@ class TopicWriter(CheckpointWriter):
                 break
         return found, partitions
 
-    def committed(self) -> None:
+    def commit(self) -> None:
         for partition, round_ in list(self._rounds.items()):
             round_.committed = round_.sent
             if round_.marked:
@@ -253,7 +253,7 @@ class TopicWriter(CheckpointWriter):
                 self._store.useless.pop(partition, None)
                 del self._rounds[partition]
 
-    def aborted(self) -> None:
+    def abort(self) -> None:
         for round_ in self._rounds.values():
             round_.sent, round_.marked = round_.committed, False
 

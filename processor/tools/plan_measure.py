@@ -150,7 +150,7 @@ def _slots(settings: Settings, sensors: int) -> int:
 def _fill(engine: Engine, shapes: Shapes, keys: list[bytes]) -> None:
     rows = Rows.zeros(len(keys), shapes.row_width)
     rows.applied[:], rows.steps[:], rows.event_ms[:] = -1, 1, NOW_MS
-    engine.table.load(0, keys, rows)
+    engine.load(0, keys, rows)
 
 
 def _steps(codec: Codec, engine: Engine, feed: _Feed, records: int) -> tuple[Stepped, int]:
@@ -185,6 +185,6 @@ def _copy_row_s(engine: Engine) -> float:
     best: dict[str, tuple[float, float]] = {}
     for _ in range(3):
         with _timed(best, "copy"):
-            keys, _ = engine.table.copy(0)
+            keys, _, _ = engine.copy(0)
     wall, cpu = best["copy"]
     return (min(wall, cpu) if cpu > 0 else wall) / len(keys)
