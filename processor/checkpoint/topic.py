@@ -84,12 +84,15 @@ class TopicStore:
         """The checkpoint, if the topic holds a whole one at or below a position whose beginning is wanted."""
         read, topic = _Read(self._width), self.topic
         self.read_from[partition] = topic.id
-        for messages in read_to_end(self._settings, topic.name, partition, cancelled):
+        for messages in self._messages(topic, partition, cancelled):
             read.take(messages)
         snapshot = self._snapshot(partition, read, topic, position_max, usable)
         used = set() if snapshot is None else set(snapshot.keys)
         self.useless[partition] = [key for key in read.places if key not in used]
         return snapshot
+
+    def _messages(self, topic: Topic, partition: int, cancelled: Callable[[], bool]) -> Iterator[list[Any]]:
+        return read_to_end(self._settings, topic.name, partition, cancelled)
 
     def _snapshot(
         self, partition: int, read: "_Read", topic: Topic, position_max: int | None, usable: Callable[[Beginning], bool]

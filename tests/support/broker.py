@@ -151,6 +151,8 @@ class Broker:
         self.members[name] = Member(f"{name}-{self._ids}", mark, self.clock.s)
         if new:
             self.deal()
+        # The successor is handed what its predecessor was to keep; the rest is free.
+        self.owner = {p: owner for p, owner in self.owner.items() if owner != name or self.target[p] == name}
         return self.members[name].id
 
     def leave(self, name: str, member_id: str) -> None:
@@ -165,12 +167,14 @@ class Broker:
         member = self.members.get(name)
         return None if member is None else Holder(member.id, member.mark)
 
-    def heartbeat(self, name: str, member_id: str) -> None:
+    def heartbeat(self, name: str, member_id: str | None) -> None:
         if self.accepts(name, member_id):
             self.members[name].seen_s = self.clock.s
-        for other, member in list(self.members.items()):
+
+    def end_sessions(self) -> None:
+        for name, member in list(self.members.items()):
             if self.clock.s - member.seen_s > SESSION_S:
-                self._forget(other)
+                self._forget(name)
 
     def expire(self, name: str) -> None:
         """The member's session is over; it has not heard of it yet."""
