@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do if $$p -
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: help demo test test-page test-rules test-stack image long verify verify-seeds lint fuzz bench bench-recovery recipes kafka demo-model setup clean
+.PHONY: help demo quick test test-page test-rules test-stack image long verify verify-seeds lint fuzz bench bench-recovery recipes kafka demo-model setup clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
 
@@ -35,9 +35,15 @@ $(BIN)/python:
 demo: .venv/.run ## a whole plant on this machine; SECONDS=20 ends it by itself, CRASH=5 kills the service every 5 s
 	@$(BIN)/python -m processor.cli demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CRASH),--crash $(CRASH))
 
+# Each process takes whole files, the longest first: see tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest --dist loadgroup --no-loadscope-reorder --max-worker-restart=0
+
+quick: lint ## style, types and the unit tests: no TensorFlow, no broker, under a minute
+	$(PYTEST) tests/unit -n 2 -m "not full and not long" --durations=10
+
 # Four at a time, each with a Kafka of its own: most of a fault test's time is waiting.
 test: lint ## all tests but those of `make long`, on a real Kafka
-	$(BIN)/python -m pytest -n 4 -m "not long" --durations=20
+	$(PYTEST) -n 4 -m "not long" --durations=20
 
 test-page: .venv/.page ## the status page of a real service in a real Chromium; PICTURES=docs/images writes the pictures of it
 	$(BIN)/python -m pytest tests/page $(if $(PICTURES),--pictures $(PICTURES))
@@ -60,7 +66,7 @@ lint: .venv/.test ## style, types and the direction of imports
 	$(BIN)/lint-imports
 
 fuzz: .venv/.test ## bad input in bulk into everything that reads bytes; COUNT=10000000 inputs, SEED=1
-	$(BIN)/python tests/fuzz.py $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python tests/support/fuzz.py $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 test-rules: $(BIN)/python ## Prometheus's alert rules, tried by its own promtool (from the path, or Debian's package)
 	$(BIN)/python scripts/test_rules.py

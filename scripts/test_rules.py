@@ -2,7 +2,7 @@
 
 promtool is taken from the path, else out of Debian's package `prometheus`, which is unpacked into .cache and not installed. With
 --if-possible it is no failure that neither is there, and the last line says that nothing was tried. `make test` checks without it what
-can be checked without it: tests/test_deploy_prometheus.py.
+can be checked without it: tests/deploy/test_deploy_prometheus.py.
 """
 
 import argparse

@@ -1,38 +1,37 @@
 """What several tests share: one real Kafka a session, and names that no other test uses."""
 
+import signal
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 from processor.sandbox.kafka import EmbeddedKafka
 
-# Of these files each test stands alone and takes long: any process may take the next one. Of all others the tests share what is made once.
+# In these files each test takes long and shares nothing, so any process may take the next one. The tests of any other file share what
+# is made once for it, so one process takes the whole file.
 ALONE = {"test_crashes", "test_faults", "test_oracle", "test_recipes"}
+# Waiting for processes and brokers comes first: begun last, it would be waited for by all.
+ORDER = ("verify", "broker", "deploy", "model", "docs", "unit")
 
 
-# Minutes of waiting for processes and brokers: begun last it would be waited for by all.
-FIRST = "tests/test_verify.py"
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What `pytest -n 4 --dist loadgroup` runs in one process, and in which order."""
+    for item in items:
+        if item.path.stem not in ALONE:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=_place)
 
 
-class Scheduling(LoadScopeScheduling):
-    """For `pytest -n 4`: what one process does as a whole. After the first, files of many tests come early, those that stand alone last."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return nodeid if Path(file).stem in ALONE else file
-
-    def _assign_work_unit(self, node: Any) -> None:
-        if FIRST in self.workqueue:
-            self.workqueue.move_to_end(FIRST, last=False)
-        super()._assign_work_unit(node)
+def _place(item: pytest.Item) -> int:
+    names = {item.path.stem.removeprefix("test_"), *item.path.parts}
+    return min((place for place, name in enumerate(ORDER) if name in names), default=0)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
-    return Scheduling(config, log)
+def pytest_configure() -> None:
+    """A shell starts what runs in its background with Ctrl-C ignored, and so would be every process that a test starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

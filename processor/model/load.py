@@ -27,6 +27,7 @@ from processor.model.files import A_MODEL_FILE, broken, check_bytes, check_file,
 from processor.model.fingerprint import digest
 from processor.model.formats import SAVE_AGAIN
 from processor.model.names import in_file, make_usable
+from processor.model.rungs import memory_bytes
 from processor.model.step import CannotStepError, Step, Stepped, carried, leaf_layers, state_widths
 from processor.model.windows import windowed, without_batch
 
@@ -108,8 +109,6 @@ def load(path: Path, *, mode: str = "auto", window: int | None = None, output: s
 
 def describe(model: ServableModel) -> dict[str, Any]:
     """What `model show --json` prints of a servable model."""
-    from processor.model.tiles import memory_bytes  # which knows the rungs, and loads this module
-
     return {
         "servable": True,
         "mode": model.mode,
@@ -123,7 +122,7 @@ def describe(model: ServableModel) -> dict[str, Any]:
         "past_window": advice.text if (advice := past_window(model)) else None,
         "state_bytes": model.state_bytes,
         "tried": trial(model),
-        "memory_mb": round(memory_bytes(model) / 1e6) if model.mode == "windowed" else None,
+        "memory_mb": round(memory_bytes(model.row_numbers) / 1e6) if model.mode == "windowed" else None,
         "fingerprint": model.digest,
         "layers": [_describe_layer(layer, model.mode) for layer in leaf_layers(model.keras_model)],
     }

@@ -4,8 +4,7 @@ Responsible for compiling rungs, and for the proof that every kept rung gives a 
 how readings are batched cannot be seen in the output. Not responsible for which rows go into a tile, nor for where their state lives.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import reduce
 from operator import and_
 from typing import Any
@@ -18,23 +17,8 @@ from processor.errors import ModelRefused
 from processor.model.backend import tf
 from processor.model.heartbeat import Heartbeat
 from processor.model.load import ServableModel
+from processor.model.rungs import LADDER, REFERENCE, Float32, Run, RungShape, compiled_rungs
 
-Float32 = NDArray[np.float32]
-Run = Callable[[Float32, NDArray[np.int32], int, Float32], tuple[Float32, Float32, NDArray[np.bool_]]]
-
-
-@dataclass(frozen=True)
-class RungShape:
-    """rows: sensors in a tile. steps_max: time steps its buffers hold; at least 2, since XLA unrolls a loop of one and changes bits."""
-
-    rows: int
-    steps_max: int
-
-
-LADDER = tuple(RungShape(*shape) for shape in ((8, 256), (64, 64), (128, 32), (256, 16), (512, 16), (1024, 16), (2048, 8), (4096, 8)))
-REFERENCE_ROWS = 512
-TILE_BYTES_MAX = 128 << 20  # of the largest value in a tile; several such are there at once
-VALUES = 8  # of that size at once: 4 were measured for two Bidirectional LSTMs, and twice as many are told
 ALIGNMENT = 64  # bytes
 PROBE_STEPS, PROBE_WINDOWS = 6, 2  # several steps; each of a windowed model runs the model on a whole window
 PROBE_ROWS = 8  # divides the rows of every rung
@@ -48,12 +32,12 @@ class Tiles:
         log = structlog.get_logger(__name__) if log is None else log
         with Heartbeat(lambda doing, seconds: log.info("still working", doing=doing, seconds=round(seconds))) as heartbeat:
             compiled = {}
-            wanted = _wanted(rows_max, model.row_numbers)
+            wanted = compiled_rungs(rows_max, model.row_numbers)
             for number, shape in enumerate(wanted, 1):
                 heartbeat.doing = f"compiling rung {number} of {len(wanted)}, {shape.rows} rows"
                 compiled[shape] = _compile(model, shape)
             heartbeat.doing = "comparing the rungs"
-            expected = _probe(model, _reference_shape(), compiled[_reference_shape()])
+            expected = _probe(model, REFERENCE, compiled[REFERENCE])
             kept = {shape: run for shape, run in compiled.items() if _probe(model, shape, run) == expected}
         if expected is None:
             raise ModelRefused(
@@ -85,24 +69,8 @@ class Tiles:
 
 
 def reference_rung(model: ServableModel) -> Run:
-    """The reference rung alone: `run(x, counts, steps, state)` as in Tiles.run, for tiles of REFERENCE_ROWS rows."""
-    return _compile(model, _reference_shape())
-
-
-def memory_bytes(model: ServableModel) -> int:
-    """What compiling and running the largest rung of a model takes, about: VALUES of its largest value at once."""
-    largest = max(shape.rows for shape in _wanted(LADDER[-1].rows, model.row_numbers))
-    return VALUES * 4 * largest * model.row_numbers
-
-
-def _reference_shape() -> RungShape:
-    return next(shape for shape in LADDER if shape.rows == REFERENCE_ROWS)
-
-
-def _wanted(rows_max: int, row_numbers: int) -> tuple[RungShape, ...]:
-    largest = next((shape.rows for shape in LADDER if shape.rows >= rows_max), LADDER[-1].rows)
-    affordable = TILE_BYTES_MAX // (4 * max(row_numbers, 1))
-    return tuple(shape for shape in LADDER if shape.rows <= min(largest, affordable) or shape.rows == REFERENCE_ROWS)
+    """The reference rung alone: `run(x, counts, steps, state)` as in Tiles.run, for tiles of REFERENCE's shape."""
+    return _compile(model, REFERENCE)
 
 
 def _compile(model: ServableModel, shape: RungShape) -> Run:

@@ -13,20 +13,21 @@ import math
 import struct
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.model.load import ServableModel
-from processor.model.tiles import LADDER, REFERENCE_ROWS, reference_rung
+from processor.model.rungs import REFERENCE, Run
 from processor.settings import Settings
+
+if TYPE_CHECKING:  # loading a model imports TensorFlow, and the rules can be tried without it
+    from processor.model.load import ServableModel
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 KEY_BYTES_MAX = 1024
 NESTING_MAX = 100
 TEN_YEARS_MS = 3652.5 * 24 * 3600 * 1000
-REFERENCE = next(shape for shape in LADDER if shape.rows == REFERENCE_ROWS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,14 @@ class Reference:
     """Feeds records one after another; each gives an output object, the name of a dead letter's error, or None.
 
     gap_partitions: those whose readings before the first one fed were lost, so that a sensor may lack some of its own.
+    run: the step for tiles of REFERENCE's shape; without one the model's own is compiled.
     """
 
-    def __init__(self, model: ServableModel, settings: Settings, model_id: str, *, gap_partitions: Collection[int] = ()) -> None:
+    def __init__(
+        self, model: "ServableModel", settings: Settings, model_id: str, *, gap_partitions: Collection[int] = (), run: Run | None = None
+    ) -> None:
         self._model, self._settings, self._model_id = model, settings, model_id
-        self._run = reference_rung(model)
+        self._run = _reference_rung(model) if run is None else run
         self._sensors: dict[tuple[int, bytes], _Sensor] = {}
         self._time_ms: dict[int, int] = {}  # each partition's time, and the first that it had
         self._first_ms: dict[int, int] = {}
@@ -401,7 +405,13 @@ def as_published(value: bytes) -> dict[str, Any]:
     return found
 
 
-def keras_last(model: ServableModel, x: NDArray[np.float32]) -> NDArray[np.float32]:
+def _reference_rung(model: "ServableModel") -> Run:
+    from processor.model.tiles import reference_rung  # TensorFlow
+
+    return reference_rung(model)
+
+
+def keras_last(model: "ServableModel", x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Keras's prediction after a whole sequence, float32 [T, F] -> [O]; a windowed model sees the last of it."""
     x = x[-model.window :] if model.mode == "windowed" and model.window else x
     keras_model = model.keras_model

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from support.broker import TRANSACTION_TIMEOUT_S, Broker
+from memory_kafka import TRANSACTION_TIMEOUT_S, Broker
 
 from processor.kafka.delivery import AbortedError, Member, ProducerFencedError
 from processor.records import Out

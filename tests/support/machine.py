@@ -4,7 +4,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from support.simulation import PARTITIONS, Judge, Parts, Process, World
+from simulation import PARTITIONS, Judge, Parts, Process, World
 
 NAMES = st.sampled_from(["a", "b"])
 READINGS = st.integers(-3, 3).map(lambda number: b'{"values":[%d]}' % number)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from support.broker import Broker, Message
+from memory_kafka import Broker, Message
 
 from processor.checkpoint.snapshot import Chain, Link, Snapshot, merged
 from processor.checkpoint.topic import TopicStore

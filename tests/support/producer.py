@@ -3,7 +3,7 @@
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from support.broker import Broker
+from memory_kafka import Broker
 
 from processor.records import Out
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from support.broker import Broker
+from memory_kafka import Broker
 
 from processor.stream.consumer import DISPLACED, Listener, MemberFencedError, Polled
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import orjson
-from support.broker import Broker, Message
-from support.delivery import FakeDelivery
-from support.memory_stores import InlineWriter, MemoryFiles, MemoryTopic
-from support.reader import FakeReader
-from support.stepper import Decay, stepped
+from delivery import FakeDelivery
+from memory_kafka import Broker, Message
+from memory_stores import InlineWriter, MemoryFiles, MemoryTopic
+from reader import FakeReader
+from stepper import Decay, stepped
 
 from processor.checkpoint.policy import Present
 from processor.checkpoint.restore import Cancel, Item, restored

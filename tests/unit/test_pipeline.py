@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import orjson
 import pytest
-from support.stepper import Decay
+from stepper import Decay
 
 from processor.codec.decode import Decoder
 from processor.codec.encode import Encoder

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import pytest
-from support.broker import TRANSACTION_TIMEOUT_S, Broker
-from support.delivery import FakeDelivery
-from support.producer import Producer
+from delivery import FakeDelivery
+from memory_kafka import TRANSACTION_TIMEOUT_S, Broker
+from producer import Producer
 
 from processor.kafka.at_least_once import AtLeastOnce
 from processor.kafka.delivery import AbortedError, Delivery, ProducerFencedError

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from support.delivery import FakeDelivery
-from support.machine import simulate
-from support.reader import FakeReader
-from support.simulation import Parts
+from delivery import FakeDelivery
+from machine import simulate
+from reader import FakeReader
+from simulation import Parts
 
 from processor.checkpoint.snapshot import Snapshot
 from processor.engine import Engine

@@ -7,8 +7,8 @@ import os
 import random
 
 import pytest
-from support.machine import simulate
-from support.simulation import Parts
+from machine import simulate
+from simulation import Parts
 
 SEED = int(os.environ.get("SIMULATION_SEED", "1"))
 

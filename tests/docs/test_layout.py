@@ -1,0 +1,66 @@
+"""The layout: who may import whom, and pages made from the code that are current."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+from processor.tools import docs
+
+
+def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: import-linter imports the package it finds there."""
+    program = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "processor", tmp_path / "processor", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_imports_point_down_only_and_libraries_stay_in_their_rooms() -> None:
+    found = lint_imports(ROOT)
+    assert found.returncode == 0, found.stdout
+    assert "3 kept, 0 broken" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "broken"),
+    [
+        ("errors.py", "import processor.cli", "imports point down only"),
+        ("slots/new.py", "import processor.engine", "imports point down only"),
+        ("codec/new.py", "import processor.stream", "imports point down only"),
+        ("new.py", "import processor.errors", "imports point down only"),
+        ("codec/new.py", "import tensorflow", "TensorFlow stays in its room"),
+        ("tools/new.py", "import keras", "TensorFlow stays in its room"),
+        ("checkpoint/new.py", "import confluent_kafka", "Kafka's client stays in its rooms"),
+    ],
+)
+def test_a_broken_rule_is_found(copy: Path, module: str, line: str, broken: str) -> None:
+    with (copy / "processor" / module).open("a") as file:
+        file.write(f"\n{line}\n")
+    found = lint_imports(copy)
+    assert found.returncode == 1
+    assert f"{broken} BROKEN" in found.stdout
+
+
+@pytest.mark.parametrize("name", docs.FILES)
+def test_pages_made_from_the_code_are_current(name: str) -> None:
+    assert (ROOT / name).read_text(encoding="utf-8") == docs.FILES[name](), "run `python -m processor.tools.docs`"
+
+
+def test_the_pages_are_written_where_they_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "config").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert docs.main() == 0
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == set(docs.FILES)
