@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from processor import logs
+from processor.app import build
+from processor.app.service import Service
 from processor.metrics import Metrics
 from processor.records import Applied, Batch
-from processor.service import Service
 from processor.settings import load_settings
 
 # The start of a run is left out: the first fetches, the first calls of each rung.
@@ -47,11 +48,6 @@ class Echo:
         )
 
 
-class EchoService(Service):
-    def _engine(self, stepper, shapes, *, slots):
-        return Echo(super()._engine(stepper, shapes, slots=slots), shapes.outputs)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--echo", action="store_true")
@@ -59,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, rest = parser.parse_known_args(argv)
     logs.configure("warning", "json")
     metrics = Metrics()
-    service = (EchoService if arguments.echo else Service)(load_settings(None, rest, {}), metrics)
+    if arguments.echo:
+        make = build.Engine
+        build.Engine = lambda stepper, shapes, *rest, **options: Echo(make(stepper, shapes, *rest, **options), shapes.outputs)
+    service = Service(load_settings(None, rest, {}), metrics)
     seen: list[tuple[float, float]] = []
 
     def watch() -> None:

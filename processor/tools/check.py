@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from processor.app.fit import codec_of, load_model, open_folder, open_parking, record_bytes_of, shapes_of
 from processor.doctor.records import records
 from processor.errors import SlotstreamError
 from processor.kafka import findings
@@ -19,7 +20,6 @@ from processor.kafka.refusals.certificates import certificates, expiry, is_expir
 from processor.kafka.session_limits import session_limits
 from processor.kafka.topics import Topic, Topics, describe_sampled, describe_topic, names
 from processor.kafka.transaction import try_transaction
-from processor.service import codec_of, load_model, open_folder, open_parking, record_bytes_of, shapes_of
 from processor.settings import Settings
 from processor.stream import admin, permissions
 from processor.stream.clients import restore_consumer

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from processor.service import SLOTS_AUTO_BYTES, SLOTS_AUTO_MAX
+from processor.app.fit import SLOTS_AUTO_BYTES, SLOTS_AUTO_MAX
 from processor.settings import Settings
 from processor.slots.parking import PIECE_ROWS
 

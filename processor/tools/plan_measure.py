@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import structlog
 
+from processor.app.fit import TILE_ROWS_MAX, codec_of, fingerprint_of, load_model, rules_of, shapes_of
 from processor.engine import Engine, Shapes
 from processor.errors import ConfigurationError
 from processor.pipeline import Codec, Pipeline
 from processor.rules import Clock
-from processor.service import TILE_ROWS_MAX, codec_of, fingerprint_of, load_model, rules_of, shapes_of
 from processor.settings import Settings
 from processor.slots.rows import Rows
 from processor.tools.plan import Measured, Stepped, Wanted

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
 
+from processor.app.fit import codec_of, fingerprint_of, load_model, rules_of, shapes_of, slots_of
 from processor.engine import Engine
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.pipeline import Pipeline
 from processor.rules import Clock
-from processor.service import codec_of, fingerprint_of, load_model, rules_of, shapes_of, slots_of
 from processor.settings import Settings
 from processor.tools.csv_file import CsvFile, Form
 from processor.tools.plot import Plot

@@ -25,7 +25,7 @@ from processor.settings import Settings
 from processor.web.history import BOUNDS, EVERY_S, NOW_S, History, Numbers, Sample, before, quantile, rate
 
 if TYPE_CHECKING:
-    from processor.service import Served
+    from processor.app.health import Served
 
 TREND_S = 60.0
 IN_TIME_S = 2.0  # so much work waiting is no lag: a commit is due ten times a second, and a poll takes its time
@@ -48,7 +48,7 @@ class Verdict:
 
 
 class Source(Protocol):
-    """What the service tells of itself (processor.service.Probes)."""
+    """What the service tells of itself (app.health.Health)."""
 
     @property
     def start_step(self) -> str | None: ...

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from waiting import wait_for
 
 from processor import cli, logs
+from processor.app.fit import fingerprint_of, load_model, shapes_of
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.topic import TopicStore, TopicWriter
@@ -23,7 +24,6 @@ from processor.errors import SlotstreamError
 from processor.kafka.topics import describe
 from processor.partitions import Beginning, Position
 from processor.sandbox.kafka import free_port
-from processor.service import fingerprint_of, load_model, shapes_of
 from processor.settings import Settings, load_settings
 from processor.slots.rows import Rows
 from processor.stream import admin

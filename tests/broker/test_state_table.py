@@ -33,12 +33,12 @@ from structlog.testing import capture_logs
 from waiting import wait_for
 
 from processor import cli, logs
+from processor.app.fit import fingerprint_of, load_model
 from processor.checkpoint import restore
 from processor.checkpoint.directory import Directory, Name
 from processor.kafka import topic_watch
 from processor.kafka.topics import describe
 from processor.partitions import Beginning
-from processor.service import fingerprint_of, load_model
 from processor.stream import history
 from processor.tools.oracle import Reference
 

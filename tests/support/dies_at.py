@@ -12,7 +12,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from processor import cli, service
+from processor import cli
+from processor.app import health
 from processor.checkpoint import directory, topic
 from processor.engine import Engine
 from processor.kafka.transaction import Transaction
@@ -97,6 +98,6 @@ POINTS: dict[str, Callable[[], None]] = {
 
 if __name__ == "__main__":
     topic.ROWS_MAX = 4  # so that a round is several transactions
-    service.HUNG_S = 2.0
+    health.HUNG_S = 2.0
     POINTS[sys.argv[1]]()
     sys.exit(cli.main(sys.argv[3:]))

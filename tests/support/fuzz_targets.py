@@ -21,6 +21,7 @@ import safetensors.numpy
 from judge import Judge, Record, echo_model
 from mutate import AHEAD_MS, RECORD_MS, Mutator
 
+from processor.app.fit import codec_of
 from processor.checkpoint import topic as topic_module
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.snapshot import Snapshot, to_tensors
@@ -34,7 +35,6 @@ from processor.kafka.topics import Topic
 from processor.partitions import Beginning, Position
 from processor.pipeline import Codec
 from processor.records import ERRORS, Applied
-from processor.service import codec_of
 from processor.settings import Settings, load_settings
 from processor.slots.rows import Rows
 from processor.tools.csv_file import CsvFile, Form

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 from processor import logs
+from processor.app.health import Served
 from processor.metrics import Metrics
 from processor.partitions import Beginning, Partition, Position, State
-from processor.service import Served
 from processor.settings import Settings, load_settings
 from processor.web.history import EVERY_S, History
 from processor.web.status import Status

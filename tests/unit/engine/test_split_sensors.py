@@ -10,10 +10,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from judge import echo_model
 from structlog.testing import capture_logs
 
+from processor.app.fit import codec_of
 from processor.doctor.records import judged, records
 from processor.kafka.topics import Topic
 from processor.metrics import Metrics
-from processor.service import codec_of
 from processor.settings import load_settings
 from processor.slots.rows import Rows
 from processor.slots.table import Table
