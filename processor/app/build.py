@@ -33,7 +33,6 @@ from processor.checkpoint.topic import TopicStore, TopicWriter
 from processor.checkpoint.writer import CheckpointWriter, Writer
 from processor.codec.dead_letters import BadShare
 from processor.engine import Engine, Shapes
-from processor.figures import Figures
 from processor.instance_lock import InstanceLock
 from processor.kafka import findings
 from processor.kafka.at_least_once import AtLeastOnce
@@ -48,11 +47,13 @@ from processor.loop.committer import Committer
 from processor.loop.loop import Loop, Pace
 from processor.loop.membership import CONFIRM_S, Membership, Name
 from processor.loop.outputs import Outputs
+from processor.loop.progress import Progress
 from processor.loop.rebalance import Rebalance
 from processor.loop.restorer import Restorer
 from processor.metrics import Metrics
 from processor.partitions import Partitions
 from processor.pipeline import Codec, Pipeline
+from processor.recorder import Recorder
 from processor.rules import Jumps
 from processor.settings import Settings
 from processor.slots.parking import Parking
@@ -168,9 +169,9 @@ class Build:
         from processor.model.machine import made_by
 
         settings, here, there = self._settings, made_by(), topics.input.partitions
-        partitions, figures, split = Partitions(), Figures(self._metrics), SplitSensors(self._metrics)
+        partitions, recorder, split = Partitions(), Recorder(self._metrics), SplitSensors(self._metrics)
         split.look_into(settings, there)
-        pipeline = Pipeline(codec, engine, rules_of(settings).expire_ms, timed=figures.timed, jumps=Jumps())
+        pipeline = Pipeline(codec, engine, rules_of(settings).expire_ms, timed=recorder.timed, jumps=Jumps())
         bad_share = BadShare(settings.dead_letter.max_ratio, topics.dead_letter.name)
         membership = self._membership(topics, beat, watch.suspect)
 
@@ -185,16 +186,18 @@ class Build:
             partitions=partitions,
             writer=writer,
             participants=[engine, bad_share],
-            figures=figures,
+            recorder=recorder,
         )
-        restorer = Restorer(restore, partitions=partitions, engine=engine, pipeline=pipeline, writer=writer, figures=figures, made_by=here)
+        restorer = Restorer(
+            restore, partitions=partitions, engine=engine, pipeline=pipeline, writer=writer, recorder=recorder, made_by=here
+        )
         checkpoints = Checkpoints(
             writer,
             settings.checkpoint.interval,
             partitions=partitions,
             engine=engine,
             split=split,
-            figures=figures,
+            recorder=recorder,
             made_by=here,
         )
         rebalance = Rebalance(
@@ -204,7 +207,7 @@ class Build:
             restorer=restorer,
             checkpoints=checkpoints,
             membership=membership,
-            figures=figures,
+            recorder=recorder,
             check_assigned=check_assigned,
             drain_s=settings.drain_timeout,
         )
@@ -220,7 +223,8 @@ class Build:
             checkpoints=checkpoints,
             rebalance=rebalance,
             membership=membership,
-            figures=figures,
+            recorder=recorder,
+            progress=Progress(self._metrics, recorder),
             beat=beat,
         )
         membership.join(rebalance)

@@ -11,9 +11,9 @@ import structlog
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.writer import CheckpointWriter, Written
 from processor.engine import Engine
-from processor.figures import Figures
 from processor.partitions import Partition, Partitions
 from processor.pipeline import clock_of
+from processor.recorder import Recorder
 from processor.split_sensors import KEYS_MAX as SPLIT_KEYS_MAX
 from processor.split_sensors import SplitSensors
 
@@ -33,12 +33,12 @@ class Checkpoints:
         partitions: Partitions,
         engine: Engine,
         split: SplitSensors,
-        figures: Figures,
+        recorder: Recorder,
         made_by: dict[str, str],
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._writer, self._interval_s, self._partitions, self._engine, self._split = writer, interval_s, partitions, engine, split
-        self._figures, self._made_by, self._now_s = figures, made_by, now_s
+        self._recorder, self._made_by, self._now_s = recorder, made_by, now_s
         self._expiry_due_s: dict[int, float] = {}
 
     def first_due_s(self, i: int, of: int) -> float:
@@ -54,7 +54,7 @@ class Checkpoints:
         self._expire_one(now_s)
         for partition in self._partitions.values():
             if now_s >= partition.checkpoint_due_s and partition.checkpoint_stale and not self._writer.busy(partition.number):
-                with self._figures.timed("checkpoint"):
+                with self._recorder.timed("checkpoint"):
                     self.copy(partition)
                 partition.checkpoint_taken(now_s + self._interval_s)
                 return
@@ -107,7 +107,7 @@ class Checkpoints:
 
     def _expire(self, partition: Partition) -> None:
         clock = clock_of(partition, partition.committed)
-        self._figures.expired(self._engine.expire(partition.number, partition.committed.offset, clock))
+        self._recorder.expired(self._engine.expire(partition.number, partition.committed.offset, clock))
 
     def _take(self, finished: list[Written]) -> None:
         for written in finished:
@@ -120,7 +120,7 @@ class Checkpoints:
                     to_do="make room or mend the disk; the next checkpoint is tried after the interval",
                 )
                 continue
-            self._figures.checkpointed(written.seconds, written.bytes)
+            self._recorder.checkpointed(written.seconds, written.bytes)
             partition = self._partitions.get(written.partition)
             if partition is not None:
                 partition.checkpointed(written.position, self._now_s())

@@ -12,10 +12,10 @@ import structlog
 
 from processor.checkpoint.writer import CheckpointWriter
 from processor.errors import RepeatedAbort, SlotstreamError
-from processor.figures import Figures
 from processor.kafka.delivery import AbortedError, Delivery, ProducerFencedError
 from processor.loop.membership import Membership
 from processor.partitions import Partitions
+from processor.recorder import Recorder
 from processor.records import Out
 from processor.settings import TRANSACTION_TIMEOUT_S
 from processor.stream.consumer import MemberFencedError
@@ -47,11 +47,11 @@ class Committer:
         partitions: Partitions,
         writer: CheckpointWriter,
         participants: Sequence[Participant],
-        figures: Figures,
+        recorder: Recorder,
     ) -> None:
         self._delivery, self._membership, self._topic = delivery, membership, topic
-        self._partitions, self._writer, self._figures = partitions, writer, figures
-        self._participants = [*participants, writer, partitions, figures]
+        self._partitions, self._writer, self._recorder = partitions, writer, recorder
+        self._participants = [*participants, writer, partitions, recorder]
         self._aborts: tuple[str, int] = ("", 0)
         self.rewind_due = False
 
@@ -67,7 +67,7 @@ class Committer:
 
     def publish(self, *parts: Iterable[Out]) -> None:
         try:
-            with self._figures.timed("publish"):
+            with self._recorder.timed("publish"):
                 for outs in parts:
                     self._delivery.publish(outs)
         except AbortedError as error:
@@ -83,7 +83,7 @@ class Committer:
         if not offsets and self.age_s is None:
             return
         try:
-            with self._figures.timed("commit"):
+            with self._recorder.timed("commit"):
                 if checkpoints:
                     self._delivery.publish(checkpoints)
                 self._delivery.commit(self._topic, offsets, self._membership.reader)
@@ -157,7 +157,7 @@ class Committer:
     def _renew(self, fenced: ProducerFencedError) -> None:
         """A new producer, unless another process has the name. A rival that asks for the name at the same time may refuse this one too."""
         for _ in range(ABORTS_MAX):
-            self._figures.fenced()
+            self._recorder.fenced()
             self._membership.prove_name(str(fenced))
             told = "the broker timed the transaction out" if fenced.timed_out else "the broker refused the producer"
             _log.warning(f"{told}; going on with a new producer", reason=str(fenced))

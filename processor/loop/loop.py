@@ -14,16 +14,17 @@ from processor.codec.dead_letters import BadShare, Refusals
 from processor.codec.decode import Message
 from processor.engine import Engine
 from processor.errors import SlotstreamError
-from processor.figures import Figures
 from processor.kafka.delivery import ProducerFencedError
 from processor.loop.checkpoints import Checkpoints
 from processor.loop.committer import Committer
 from processor.loop.membership import Membership
 from processor.loop.outputs import Outputs
+from processor.loop.progress import Progress
 from processor.loop.rebalance import REVOKE_CHECKPOINT_S, Rebalance
 from processor.loop.restorer import Restorer
 from processor.partitions import Partitions
 from processor.pipeline import Pipeline, clock_of, positions_after
+from processor.recorder import Recorder
 from processor.stream.consumer import MemberFencedError, Polled
 
 _log = structlog.get_logger(__name__)
@@ -57,12 +58,13 @@ class Loop:
         checkpoints: Checkpoints,
         rebalance: Rebalance,
         membership: Membership,
-        figures: Figures,
+        recorder: Recorder,
+        progress: Progress,
         beat: Callable[[], None],
     ) -> None:
         self._pace, self.partitions, self._engine, self._pipeline, self._outputs = pace, partitions, engine, pipeline, outputs
         self._committer, self._restorer, self._checkpoints, self._rebalance = committer, restorer, checkpoints, rebalance
-        self._bad_share, self._membership, self._figures, self._beat = bad_share, membership, figures, beat
+        self._bad_share, self._membership, self._recorder, self._progress, self._beat = bad_share, membership, recorder, progress, beat
         self._refusals = Refusals()
         self._busy = self._suspended = False
 
@@ -74,7 +76,7 @@ class Loop:
         if orphans := self._membership.orphans():
             self._rebalance.join_once_more(orphans)
         try:
-            with self._figures.timed("consume"):
+            with self._recorder.timed("consume"):
                 polled = self._membership.reader.consume(*self._wait())
         except MemberFencedError as fenced:
             self._rebalance.join_again(fenced)
@@ -173,7 +175,7 @@ class Loop:
         # Before publishing: an abort in the middle of it puts back positions and states together.
         for partition, position in positions_after(messages, self.partitions, done.clocks):
             partition.apply(position)
-        self._figures.applied(done.batch, done.applied, done.decoded.resets, done.rejected)
+        self._recorder.applied(done.batch, done.applied, done.decoded.resets, done.rejected)
         self._refusals.tell([messages[i].key() for i, _ in done.rejected], [reason for _, reason in done.rejected])
         self._bad_share.add(messages, done.rejected)
         self._committer.publish(self._outputs.predictions(done), self._outputs.dead_letters(messages, done))
@@ -195,4 +197,4 @@ class Loop:
 
     def _report(self) -> None:
         reader = self._membership.reader
-        self._figures.turned(self._engine, self.partitions.values(), reader.known_end, joined=self.joined, ready=self.ready)
+        self._progress.turned(self._engine.stats(), self.partitions.values(), reader.known_end, joined=self.joined, ready=self.ready)

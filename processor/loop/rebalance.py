@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Iterable
 import structlog
 
 from processor.engine import Engine
-from processor.figures import Figures
 from processor.loop.checkpoints import Checkpoints
 from processor.loop.committer import Committer
 from processor.loop.membership import Membership
 from processor.loop.restorer import Restorer
 from processor.partitions import Partitions
+from processor.recorder import Recorder
 from processor.stream.consumer import MemberFencedError
 
 _log = structlog.get_logger(__name__)
@@ -36,13 +36,13 @@ class Rebalance:
         restorer: Restorer,
         checkpoints: Checkpoints,
         membership: Membership,
-        figures: Figures,
+        recorder: Recorder,
         check_assigned: Callable[[list[int]], None],
         drain_s: float,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._partitions, self._engine, self._committer, self._restorer = partitions, engine, committer, restorer
-        self._checkpoints, self._membership, self._figures = checkpoints, membership, figures
+        self._checkpoints, self._membership, self._recorder = checkpoints, membership, recorder
         self._check_assigned, self._drain_s, self._now_s = check_assigned, drain_s, now_s
         self.deaf = False  # after a failure: whatever the group says, nothing more is committed
 
@@ -52,20 +52,20 @@ class Rebalance:
         if self.deaf:
             return
         self._check_assigned(numbers)
-        self._figures.rebalanced("assigned")
+        self._recorder.rebalanced("assigned")
         self._membership.moved()
         for i, number in enumerate(sorted(numbers)):
             self._restorer.begin(number, self._checkpoints.first_due_s(i, len(numbers)))
         _log.info("partitions assigned", partitions=sorted(numbers), owned=len(self._partitions))
 
     def revoked(self, numbers: list[int]) -> None:
-        self._figures.rebalanced("revoked")
+        self._recorder.rebalanced("revoked")
         _log.info("partitions revoked", partitions=sorted(numbers))
         if not self.deaf:
             self._give_up(numbers, min(self._drain_s, REVOKE_CHECKPOINT_S))
 
     def lost(self, numbers: list[int]) -> None:
-        self._figures.rebalanced("lost")
+        self._recorder.rebalanced("lost")
         _log.warning("partitions lost: the group went on without this instance", partitions=sorted(numbers))
         if self.deaf:
             return
@@ -119,7 +119,7 @@ class Rebalance:
                 self._restorer.drop(number)
                 self._engine.drop(number)
                 self._checkpoints.drop(number)
-                self._figures.dropped(number)
+                self._recorder.dropped(number)
 
     def _give_up(self, numbers: list[int], timeout_s: float) -> None:
         """Commits, checkpoints what is given up as far as time allows, and forgets it."""

@@ -15,9 +15,9 @@ from processor.checkpoint.restore import Done, Item
 from processor.checkpoint.writer import CheckpointWriter
 from processor.codec.decode import Message
 from processor.engine import Engine
-from processor.figures import Figures
 from processor.partitions import Partition, Partitions, Position, State
 from processor.pipeline import Pipeline, clock_of, positions_after
+from processor.recorder import Recorder
 
 _log = structlog.get_logger(__name__)
 
@@ -40,12 +40,12 @@ class Restorer:
         engine: Engine,
         pipeline: Pipeline,
         writer: CheckpointWriter,
-        figures: Figures,
+        recorder: Recorder,
         made_by: dict[str, str],
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._start, self._partitions, self._engine, self._pipeline, self._writer = start, partitions, engine, pipeline, writer
-        self._figures, self._made_by, self._now_s = figures, made_by, now_s
+        self._recorder, self._made_by, self._now_s = recorder, made_by, now_s
         self._running: dict[int, Restore] = {}
         self._decisions: dict[int, Decision] = {}
 
@@ -93,7 +93,7 @@ class Restorer:
             self._engine.drop(partition.number)
         self._decisions[partition.number] = decision
         if decision.policy is not None:
-            self._figures.gap(decision.policy)
+            self._recorder.gap(decision.policy)
         start, snapshot = decision.replay_from, decision.snapshot
         partition.begin(
             decision.beginning,
@@ -113,14 +113,14 @@ class Restorer:
         readings, clocks = self._pipeline.replay(messages, {partition.number: clock_of(partition, partition.applied)})
         for _, position in positions_after(messages, self._partitions, clocks):
             partition.replayed(position)
-        self._figures.replayed(readings, partition.applied.offset - begun_at)
+        self._recorder.replayed(readings, partition.applied.offset - begun_at)
 
     def _restored(self, partition: Partition, done: Done) -> None:
         del self._running[partition.number]
         decision = self._decisions.pop(partition.number)
         partition.restored(decision.position, done.end)
         seconds = self._now_s() - partition.assigned_at_s
-        self._figures.restored(partition.number, seconds)
+        self._recorder.restored(partition.number, seconds)
         _log.info(
             "partition restored",
             partition=partition.number,

@@ -26,18 +26,19 @@ from processor.codec.encode import Encoder
 from processor.codec.json_records import JsonFormat
 from processor.engine import Engine, Shapes
 from processor.errors import Fenced, RepeatedAbort
-from processor.figures import Figures
 from processor.kafka.topics import Topic, Topics
 from processor.loop.checkpoints import Checkpoints
 from processor.loop.committer import Committer
 from processor.loop.loop import Loop, Pace
 from processor.loop.membership import Membership, Name
 from processor.loop.outputs import Outputs
+from processor.loop.progress import Progress
 from processor.loop.rebalance import Rebalance
 from processor.loop.restorer import Restorer
 from processor.metrics import Metrics
 from processor.partitions import Partitions
 from processor.pipeline import Codec, Pipeline
+from processor.recorder import Recorder
 from processor.rules import Clock, Rules
 from processor.settings import Settings
 from processor.split_sensors import SplitSensors
@@ -121,7 +122,7 @@ class Process:
     def __init__(self, world: World, name: str, mark: str) -> None:
         self.name, self.mark, broker, parts = name, mark, world.broker, world.parts
         now_s = broker.clock.now_s
-        self.partitions, figures = Partitions(), Figures(world.metrics)
+        self.partitions, recorder = Partitions(), Recorder(world.metrics)
         self.engine = parts.engine(Decay(), Shapes(1, 1, 1), Rules(expire_ms=EXPIRE_MS), slots=SLOTS)
         decoder = Decoder(JsonFormat(features=1, record_steps_max=4), ahead_max_s=10**9, each_record=False)
         codec = Codec(decoder.decode, Encoder(model_id="decay", per_step=False, residual=False).encode)
@@ -138,7 +139,7 @@ class Process:
             now_s,
         )
         bad_share = BadShare(1.0, DEAD.name)
-        together: dict[str, Any] = {"partitions": self.partitions, "figures": figures}
+        together: dict[str, Any] = {"partitions": self.partitions, "recorder": recorder}
         committer = parts.committer(
             parts.delivery(broker, name), self.membership, INPUT.name, writer=writer, participants=[self.engine, bad_share], **together
         )
@@ -154,8 +155,11 @@ class Process:
         together |= {"committer": committer, "restorer": restorer, "checkpoints": checkpoints, "membership": self.membership}
         rebalance = Rebalance(check_assigned=lambda _: None, drain_s=DRAIN_S, now_s=now_s, **together)
         outputs = Outputs(Topics("cluster", INPUT, OUTPUT, DEAD, CHECKPOINTS if world.in_topic else None))
+        progress = Progress(world.metrics, recorder, now_s)
         pace = Pace(RECORDS_MAX, 0.0, world.commit_s)
-        self.loop = parts.loop(pace, pipeline=pipeline, outputs=outputs, bad_share=bad_share, rebalance=rebalance, beat=_beat, **together)
+        self.loop = parts.loop(
+            pace, pipeline=pipeline, outputs=outputs, bad_share=bad_share, rebalance=rebalance, progress=progress, beat=_beat, **together
+        )
         self.membership.join(rebalance)
 
     def turn(self) -> bool:

@@ -14,7 +14,7 @@ SEED = int(os.environ.get("SIMULATION_SEED", "1"))
 
 
 def test_each_record_is_answered_once_whatever_happens() -> None:
-    simulate(Parts(), seed=SEED, examples=30, steps=30)
+    simulate(Parts(), seed=SEED, examples=25, steps=25)
 
 
 @pytest.mark.long
