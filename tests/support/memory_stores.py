@@ -67,7 +67,10 @@ class MemoryFiles:
 
 
 def _copied(snapshot: Snapshot) -> Snapshot:
-    return replace(snapshot, keys=list(snapshot.keys), rows=snapshot.rows.take(slice(None)))
+    """As it is read back from a file: without what means something only in the process that wrote it."""
+    rows = snapshot.rows.take(slice(None))
+    rows.saved_in[:] = 0
+    return replace(snapshot, keys=list(snapshot.keys), rows=rows)
 
 
 class InlineWriter(Writer):
