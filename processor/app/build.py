@@ -34,8 +34,10 @@ from processor.checkpoint.writer import CheckpointWriter, Writer
 from processor.codec.dead_letters import BadShare
 from processor.engine import Engine, Shapes
 from processor.instance_lock import InstanceLock
-from processor.kafka import findings
+from processor.kafka import findings, group
 from processor.kafka.at_least_once import AtLeastOnce
+from processor.kafka.clients import librdkafka_version, output_producer, session_ms, shows_mark
+from processor.kafka.consumer import GroupConsumer
 from processor.kafka.delivery import Delivery
 from processor.kafka.session_limits import session_limits
 from processor.kafka.topic_errors import partitions_added
@@ -46,6 +48,7 @@ from processor.loop.checkpoints import Checkpoints
 from processor.loop.committer import Committer
 from processor.loop.loop import Loop, Pace
 from processor.loop.membership import CONFIRM_S, Membership, Name
+from processor.loop.orphans import Orphans
 from processor.loop.outputs import Outputs
 from processor.loop.progress import Progress
 from processor.loop.rebalance import Rebalance
@@ -58,10 +61,6 @@ from processor.rules import Jumps
 from processor.settings import Settings
 from processor.slots.parking import Parking
 from processor.split_sensors import SplitSensors
-from processor.stream import group
-from processor.stream.clients import librdkafka_version, output_producer, session_ms, shows_mark
-from processor.stream.consumer import Reader
-from processor.stream.orphans import Orphans
 
 _log = structlog.get_logger(__name__)
 
@@ -242,7 +241,7 @@ class Build:
             confirm_s=CONFIRM_S if shown else 2 * session_ms(settings) / 1000,
         )
         orphans = Orphans(lambda: group.unowned(settings, topics.input.partitions))
-        return Membership(lambda listener: Reader(settings, listener, mark, suspect), name, orphans, beat)
+        return Membership(lambda listener: GroupConsumer(settings, listener, mark, suspect), name, orphans, beat)
 
     def _announce(self, served: Served, slots: int) -> None:
         settings = self._settings

@@ -11,12 +11,12 @@ import structlog
 from processor.app.build import Build
 from processor.app.health import Health
 from processor.errors import Fenced, NotPermitted, SlotstreamError
+from processor.kafka import admin, permissions
+from processor.kafka.clients import watch_of
 from processor.kafka.topic_watch import TopicWatch
 from processor.loop.loop import Loop
 from processor.metrics import Metrics
 from processor.settings import Settings
-from processor.stream import admin, permissions
-from processor.stream.clients import watch_of
 
 _log = structlog.get_logger(__name__)
 

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 from processor.checkpoint.policy import Decision, Found, Present, decide
 from processor.checkpoint.snapshot import Snapshot
 from processor.errors import SlotstreamError
+from processor.kafka.partition_log import CancelledError, Committed, OutOfRangeError, PartitionLog
 from processor.partitions import Beginning
 from processor.settings import Settings
-from processor.stream.history import CancelledError, Committed, History, OutOfRangeError
 
 REPLAY_BATCHES_AHEAD = 4  # read ahead of the loop, so that neither waits for the other
 TRIES = 5
@@ -44,7 +44,7 @@ class Store(Protocol):
 
 
 class Log(Protocol):
-    """What the group and the log hold of a partition: stream.history.History."""
+    """What the group and the log hold of a partition: kafka.partition_log.PartitionLog."""
 
     def committed(self) -> Committed | None: ...
     def others(self, partitions: int) -> list[str]: ...
@@ -149,7 +149,7 @@ class Restore:
         except CancelledError:
             return
         try:
-            history = History(self._settings, self._partition, self._cancelled.is_set)
+            history = PartitionLog(self._settings, self._partition, self._cancelled.is_set)
             try:
                 cancel = Cancel(self._cancelled.is_set, self._cancelled.wait)
                 for item in restored(history, self._store, self._present, self._partition, self._settings, cancel):

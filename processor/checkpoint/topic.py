@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.writer import CheckpointWriter, Written
+from processor.kafka.partition_log import read_to_end
 from processor.kafka.topics import Topic
 from processor.partitions import Beginning, Position
 from processor.records import Claim, Out
 from processor.settings import Settings
 from processor.slots.rows import Indices, Rows
-from processor.stream.history import read_to_end
 
 _log = structlog.get_logger(__name__)
 

@@ -12,11 +12,11 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from processor.errors import SlotstreamError
+from processor.kafka import permissions
+from processor.kafka.clients import UNKNOWN_TOPIC
 from processor.kafka.delivery import Member, Offset
 from processor.kafka.produce import CALL_S, PATIENCE_S, WAITING, aborted, learn_topics, produce_all
 from processor.records import Out
-from processor.stream import permissions
-from processor.stream.clients import UNKNOWN_TOPIC
 
 _log = structlog.get_logger(__name__)
 

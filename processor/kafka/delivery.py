@@ -41,7 +41,7 @@ class ProducerFencedError(Exception):
 
 
 class Member(Protocol):
-    """This process's place in the group: stream.consumer.Reader. Both raise MemberFencedError where its partitions are another member's."""
+    """This process's place in the group: kafka.consumer. Both raise MemberFencedError where its partitions are another member's."""
 
     def group_metadata(self) -> Any: ...
     def commit(self, topic: str, positions: list[Offset]) -> None: ...

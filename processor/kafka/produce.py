@@ -6,9 +6,9 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from processor.kafka.clients import UNKNOWN_TOPIC
 from processor.kafka.delivery import AbortedError
 from processor.records import Out
-from processor.stream.clients import UNKNOWN_TOPIC
 
 CALL_S = 2.0  # a call that waits for the broker comes back this often, so that the loop can show that it lives
 UNKNOWN_S = 0.5

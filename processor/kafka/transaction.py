@@ -14,12 +14,12 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from processor.errors import SlotstreamError
+from processor.kafka import permissions
+from processor.kafka.clients import UNKNOWN_TOPIC, check_producer
 from processor.kafka.delivery import AbortedError, Member, Offset, ProducerFencedError
 from processor.kafka.produce import CALL_S, PATIENCE_S, WAITING, aborted, learn_topics, produce_all
 from processor.records import Out
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
-from processor.stream import permissions
-from processor.stream.clients import UNKNOWN_TOPIC, check_producer
 
 _log = structlog.get_logger(__name__)
 

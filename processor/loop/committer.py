@@ -12,13 +12,13 @@ import structlog
 
 from processor.checkpoint.writer import CheckpointWriter
 from processor.errors import RepeatedAbort, SlotstreamError
+from processor.kafka.consumer import MemberFencedError
 from processor.kafka.delivery import AbortedError, Delivery, ProducerFencedError
 from processor.loop.membership import Membership
 from processor.partitions import Partitions
 from processor.recorder import Recorder
 from processor.records import Out
 from processor.settings import TRANSACTION_TIMEOUT_S
-from processor.stream.consumer import MemberFencedError
 
 _log = structlog.get_logger(__name__)
 

@@ -14,6 +14,7 @@ from processor.codec.dead_letters import BadShare, Refusals
 from processor.codec.decode import Message
 from processor.engine import Engine
 from processor.errors import SlotstreamError
+from processor.kafka.consumer import MemberFencedError, Polled
 from processor.kafka.delivery import ProducerFencedError
 from processor.loop.checkpoints import Checkpoints
 from processor.loop.committer import Committer
@@ -25,7 +26,6 @@ from processor.loop.restorer import Restorer
 from processor.partitions import Partitions
 from processor.pipeline import Pipeline, clock_of, positions_after
 from processor.recorder import Recorder
-from processor.stream.consumer import MemberFencedError, Polled
 
 _log = structlog.get_logger(__name__)
 

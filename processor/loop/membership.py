@@ -11,9 +11,9 @@ from collections.abc import Callable
 import structlog
 
 from processor.errors import Fenced
-from processor.stream.consumer import Listener, MemberFencedError, Reader
-from processor.stream.group import Holder
-from processor.stream.orphans import Orphans
+from processor.kafka.consumer import GroupConsumer, Listener, MemberFencedError
+from processor.kafka.group import Holder
+from processor.loop.orphans import Orphans
 
 _log = structlog.get_logger(__name__)
 
@@ -90,11 +90,11 @@ class Name:
 class Membership:
     """The consumer that is this process's member of the group. All methods are the loop's thread's."""
 
-    reader: Reader  # of this moment: join_again() replaces it
+    reader: GroupConsumer  # of this moment: join_again() replaces it
 
     def __init__(
         self,
-        start_reader: Callable[[Listener], Reader],
+        start_reader: Callable[[Listener], GroupConsumer],
         name: Name,
         orphans: Orphans,
         beat: Callable[[], None],
@@ -145,6 +145,6 @@ class Membership:
     def close(self) -> None:
         self.reader.close()
 
-    def _joining(self) -> Reader:
+    def _joining(self) -> GroupConsumer:
         self._orphans.joined()
         return self._start_reader(self._listener)

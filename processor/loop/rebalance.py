@@ -10,13 +10,13 @@ from collections.abc import Callable, Collection, Iterable
 import structlog
 
 from processor.engine import Engine
+from processor.kafka.consumer import MemberFencedError
 from processor.loop.checkpoints import Checkpoints
 from processor.loop.committer import Committer
 from processor.loop.membership import Membership
 from processor.loop.restorer import Restorer
 from processor.partitions import Partitions
 from processor.recorder import Recorder
-from processor.stream.consumer import MemberFencedError
 
 _log = structlog.get_logger(__name__)
 

@@ -26,13 +26,13 @@ from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.topic import MARKER, ROW, TopicStore, row_type
 from processor.codec.encode import shown
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.kafka.clients import restore_consumer
+from processor.kafka.partition_log import read_to_end
 from processor.kafka.topics import describe_checkpoints
 from processor.partitions import Beginning
 from processor.settings import Settings, format_duration
 from processor.slots.rows import Rows
 from processor.split_sensors import named
-from processor.stream.clients import restore_consumer
-from processor.stream.history import read_to_end
 from processor.tools.progress import counted
 
 COMMITTED_S = 5.0

@@ -32,6 +32,7 @@ from processor.app import fit
 from processor.app import service as service_module
 from processor.cli import given
 from processor.errors import NotPermitted, SlotstreamError
+from processor.kafka import admin, clients, permissions
 from processor.kafka.create_topics import init
 from processor.kafka.findings import Finding
 from processor.kafka.refusals import refusal_watch
@@ -42,7 +43,6 @@ from processor.sandbox.kafka import EmbeddedKafka
 from processor.sandbox.kafka_security import Authority, Listener, Security
 from processor.sandbox.ports import free_port
 from processor.settings import Settings, load_settings
-from processor.stream import admin, clients, permissions
 from processor.tools import check as check_module
 from processor.tools.oracle import Reference
 

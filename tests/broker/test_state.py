@@ -21,13 +21,13 @@ from processor.checkpoint.directory import Directory
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.topic import TopicStore, TopicWriter
 from processor.errors import SlotstreamError
+from processor.kafka import admin
+from processor.kafka.clients import restore_consumer
 from processor.kafka.topics import describe
 from processor.partitions import Beginning, Position
 from processor.sandbox.kafka import free_port
 from processor.settings import Settings, load_settings
 from processor.slots.rows import Rows
-from processor.stream import admin
-from processor.stream.clients import restore_consumer
 from processor.tools import state
 from processor.tools.state import as_time, keys_of, printable
 

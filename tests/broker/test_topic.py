@@ -15,10 +15,10 @@ from stores import BEGINNING, OTHER, Log, P, W, content, snapshot_of
 
 from processor.checkpoint import topic as module
 from processor.checkpoint.topic import MARKER, ROW, TopicWriter, row_bytes_max, row_type
+from processor.kafka.partition_log import CancelledError
 from processor.kafka.topics import Topic
 from processor.partitions import Beginning
 from processor.records import Out
-from processor.stream.history import CancelledError
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from processor import cli
 from processor.app import health
 from processor.checkpoint import directory, topic
 from processor.engine import Engine
+from processor.kafka.consumer import GroupConsumer
 from processor.kafka.transaction import Transaction
 from processor.loop.loop import Loop
-from processor.stream.consumer import Reader
 
 
 def die(*_: Any) -> None:
@@ -92,7 +92,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "before a checkpoint file has its name": lambda: before(directory.os, "link"),
     "hangs": lambda: before(Engine, "commit", hang, if_=has_outputs),
     "sleeps with records in hand": lambda: before(Loop, "_note_ends", sleep, if_=nothing_sent),
-    "giving up": lambda: before(Reader, "_unassign"),
+    "giving up": lambda: before(GroupConsumer, "_unassign"),
     "in a round": lambda: before(topic.TopicWriter, "commit", if_=rows_before_the_marker),
 }
 

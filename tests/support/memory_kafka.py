@@ -8,8 +8,8 @@ offsets are; a static member that comes back under its name keeps its partitions
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from processor.kafka.group import Holder
 from processor.records import Out
-from processor.stream.group import Holder
 
 TRANSACTION_TIMEOUT_S, SESSION_S = 10.0, 30.0
 

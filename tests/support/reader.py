@@ -1,10 +1,10 @@
-"""The consumer of the simulation: a member of the group in memory, with the calls of stream.consumer.Reader."""
+"""The consumer of the simulation: a member of the group in memory, with the calls of kafka.consumer.GroupConsumer."""
 
 from collections.abc import Iterable, Mapping
 
 from memory_kafka import Broker
 
-from processor.stream.consumer import DISPLACED, Listener, MemberFencedError, Polled
+from processor.kafka.consumer import DISPLACED, Listener, MemberFencedError, Polled
 
 POLL_S = 0.01
 

@@ -26,11 +26,13 @@ from processor.codec.encode import Encoder
 from processor.codec.json_records import JsonFormat
 from processor.engine import Engine, Shapes
 from processor.errors import Fenced, RepeatedAbort
+from processor.kafka.partition_log import Committed
 from processor.kafka.topics import Topic, Topics
 from processor.loop.checkpoints import Checkpoints
 from processor.loop.committer import Committer
 from processor.loop.loop import Loop, Pace
 from processor.loop.membership import Membership, Name
+from processor.loop.orphans import Orphans
 from processor.loop.outputs import Outputs
 from processor.loop.progress import Progress
 from processor.loop.rebalance import Rebalance
@@ -42,8 +44,6 @@ from processor.recorder import Recorder
 from processor.rules import Clock, Rules
 from processor.settings import Settings
 from processor.split_sensors import SplitSensors
-from processor.stream.history import Committed
-from processor.stream.orphans import Orphans
 
 PARTITIONS, SLOTS, EXPIRE_MS, RECORDS_MAX = 3, 2, 60_000, 5
 DRAIN_S = 10.0
@@ -82,7 +82,7 @@ class World:
 
 
 class _Log:
-    """As stream.history.History, read committed."""
+    """As kafka.partition_log.PartitionLog, read committed."""
 
     def __init__(self, broker: Broker, partition: int) -> None:
         self._broker, self._partition = broker, partition

@@ -8,10 +8,10 @@ from memory_kafka import TRANSACTION_TIMEOUT_S, Broker
 from producer import Producer
 
 from processor.kafka.at_least_once import AtLeastOnce
+from processor.kafka.consumer import MemberFencedError
 from processor.kafka.delivery import AbortedError, Delivery, ProducerFencedError
 from processor.kafka.transaction import Transaction
 from processor.records import Out
-from processor.stream.consumer import MemberFencedError
 
 NAME, OUT, OTHER = "group.a", Out("predictions", 0, b"pump", b"1", 5), Out("predictions", 0, b"pump", b"2", 6)
 OFFSETS = [(0, 7, "metadata")]

@@ -12,11 +12,11 @@ from simulation import Parts
 
 from processor.checkpoint.snapshot import Snapshot
 from processor.engine import Engine
+from processor.kafka.consumer import Polled
 from processor.loop.checkpoints import Checkpoints
 from processor.loop.loop import Loop
 from processor.partitions import Partition, Partitions
 from processor.pipeline import clock_of, positions_after
-from processor.stream.consumer import Polled
 
 SEED = 1
 

@@ -14,9 +14,9 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, ResourceType
 
 from processor.errors import NotPermitted
+from processor.kafka import group
 from processor.kafka.refusals.certificates import certificates
 from processor.settings import Settings
-from processor.stream import group
 
 ASK_S, TRY_S = 15.0, 5.0
 AUTHORIZATION = {
