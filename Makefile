@@ -99,4 +99,33 @@ demo-model: .venv/.run ## trains the demo's model again
 setup: .venv/.test ## everything into .venv, nothing run
 
 clean: ## removes what make made
-	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .cache .coverage build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+# Each takes one extra alone: pages, archives and workflows need neither TensorFlow nor a broker in .venv.
+.venv/.docs .venv/.dist .venv/.workflows: .venv/.%: pyproject.toml constraints.txt scripts/extra.py | $(BIN)/python
+	@echo "adding what make $* needs to .venv"
+	@$(PIP) $$($(BIN)/python scripts/extra.py $*)
+	@touch $@
+
+.venv/.coverage: .venv/.test
+	@$(PIP) $$($(BIN)/python scripts/extra.py coverage)
+	@touch $@
+
+.PHONY: docs dist coverage workflows
+docs: .venv/.docs ## the documentation as a site in build/site; a broken link or a page without a place fails
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --fresh-env -q -d build/doctrees docs build/site
+	@echo "build/site/index.html"
+
+dist: .venv/.dist ## wheel and source archive in dist/, installed into an empty environment, where the demo runs for SECONDS=10
+	$(BIN)/python scripts/dist.py $(if $(SECONDS),--seconds $(SECONDS))
+
+coverage: .venv/.coverage ## the lines of processor/ that the unit tests reach; in a browser: build/coverage/index.html
+	$(PYTEST) tests/unit -n 2 -q -m "not full and not long" --cov --cov-report=term --cov-report=html:build/coverage
+
+# actionlint is no Python package, so it is taken from the path or built by Go; where there is neither, the other two judge alone.
+workflows: .venv/.workflows ## the GitHub workflows, by their schema, zizmor and actionlint (from the path, or built by Go)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet .github
+	@if command -v actionlint > /dev/null; then actionlint; \
+	elif command -v go > /dev/null; then go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12; \
+	else echo "actionlint was NOT run: found neither it nor Go on the path"; fi

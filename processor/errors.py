@@ -15,7 +15,7 @@ Every message says what was found, what was expected and what to do; one that en
 """
 
 
-MANUAL = "docs/operations.md"
+MANUAL = "docs/operations/when-it-stops.md"
 
 
 class SlotstreamError(Exception):

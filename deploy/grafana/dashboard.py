@@ -81,7 +81,7 @@ HEALTHY = [
     ),
     stat(
         "Alerts firing",
-        "Of those in deploy/prometheus/rules. Each has its section in docs/operations.md.",
+        "Of those in deploy/prometheus/rules. Each has its section in docs/operations/alerts.md.",
         'count(ALERTS{alertname=~"Slotstream.+", alertstate="firing"}) or vector(0)',
         "short",
         ((None, GREEN), (1, RED)),
@@ -299,7 +299,7 @@ SAFE = [
     ),
     Panel(
         "Dead letters by reason",
-        "docs/operations.md tells of each reason what to do.",
+        "docs/operations/alerts.md tells of each reason what to do.",
         [Query(f"sum by (error) ({rate('slotstream_dead_letters_total')})", "{{error}}")],
         unit="ops",
         stacked=True,

@@ -1,4 +1,4 @@
-"""What a start, or a log that was cut, leads to: the table of docs/architecture.md as a pure function of what is found.
+"""What a start, or a log that was cut, leads to: the table of docs/architecture/restore.md as a pure function of what is found.
 
 Owns the decision and the words that explain it. Must not ask the broker or a store: checkpoint.restore finds what decide() is given.
 """
@@ -69,7 +69,7 @@ class Present:
 
 
 def decide(found: Found, present: Present, settings: Settings) -> Decision:
-    """The table of docs/architecture.md. Raises PolicyStop where a policy says fail."""
+    """The table of docs/architecture/restore.md. Raises PolicyStop where a policy says fail."""
     if found.committed is None:
         return _first_start(found, present, settings)
     committed, said = found.committed, found.said or (found.newest.beginning if found.newest else None)

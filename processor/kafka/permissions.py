@@ -1,7 +1,7 @@
 """What the broker must permit: each need of the service, which of them are not met, and the command that grants them.
 
-Responsible for the list that docs/operations.md shows, and for asking the broker, which tells what a client may do with a topic or a
-group. The use of a transactional id it does not tell: that shows only in a transaction (kafka.transaction.try_transaction).
+Responsible for the list that docs/operations/security.md shows, and for asking the broker, which tells what a client may do with a
+topic or a group. The use of a transactional id it does not tell: that shows only in a transaction (kafka.transaction.try_transaction).
 """
 
 import shlex
@@ -122,7 +122,7 @@ def refused(found: str, reason: KafkaError) -> NotPermitted:
     """The error of a call that the broker did not permit, before anybody has asked what is missing."""
     error = NotPermitted(
         f"{found} ({reason.name()}: {reason.str()})",
-        expected="the permissions that docs/operations.md lists",
+        expected="the permissions that docs/operations/security.md lists",
         do="look at what `slotstream check` names, and have an administrator grant it",
     )
     error.kind = reason.name()
@@ -135,7 +135,7 @@ def named(settings: Settings, needs: Sequence[Need]) -> NotPermitted:
     unseen = " (or there is no such topic: who may not see it is not told)" if any(need.kind == "topic" for need in needs) else ""
     return NotPermitted(
         f"the broker does not permit {principal(settings)}: {lacks}{unseen}",
-        expected="the permissions that docs/operations.md lists",
+        expected="the permissions that docs/operations/security.md lists",
         do="have an administrator run: " + "; ".join(grant(settings, need) for need in needs),
     )
 

@@ -2,7 +2,7 @@
 
 A transaction is open from the first thing published until the next commit; an abort puts everything back to the last one: the engine's
 rows, the partitions' positions, the consumer. Rebalance callbacks run inside the poll, so they find the loop between two batches, never
-within one. Why each step has its place: docs/architecture.md.
+within one. Why each step has its place: docs/architecture/commit.md.
 """
 
 from collections.abc import Callable

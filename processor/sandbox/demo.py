@@ -29,7 +29,6 @@ from types import FrameType
 
 from rich.console import Console
 
-import processor
 from processor.errors import SlotstreamError
 from processor.sandbox import process
 from processor.sandbox.count import Count
@@ -43,7 +42,7 @@ from processor.sandbox.watch import Residuals, Threshold, Watch
 from processor.tools.values import above_zero, positive
 
 SANDBOX = Path(__file__).resolve().parent
-CONFIG = Path(processor.__file__).resolve().parents[1] / "config" / "demo.yaml"
+CONFIG = SANDBOX / "demo.yaml"
 READINGS, PREDICTIONS, DEAD_LETTERS = "readings", "predictions", "readings.dead-letter"
 
 POLL_S = 0.1
@@ -380,8 +379,6 @@ class Demo:
 
 def run(options: Options, console: Console, interrupts: Interrupts) -> Outcome | None:
     """The whole demo in a folder of its own. When it returns or raises, nothing of it is left."""
-    if not CONFIG.exists():
-        raise SlotstreamError(f"no file {CONFIG}", expected="the demo's settings", do="run the demo from the source tree")
     with ExitStack() as stack:
         folder = stack.enter_context(OwnFolder("demo")).path
         kafka = EmbeddedKafka(folder / "kafka")

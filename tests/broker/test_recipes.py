@@ -54,7 +54,7 @@ def test_a_recipe_gives_the_predictions_of_keras(recipe: ModuleType, kafka: Embe
 def test_every_recipe_is_run_and_told_of() -> None:
     files = {path.name for path in (ROOT / "recipes").glob("*.py")} - {"__init__.py", "__main__.py", "running.py"}
     assert {f"{name_of(recipe)}.py" for recipe in RECORDS} == files
-    for told in (PAGE, ROOT / "docs" / "architecture.md", ROOT / "recipes" / "__main__.py"):
+    for told in (PAGE, ROOT / "docs" / "code-map.md", ROOT / "recipes" / "__main__.py"):
         assert [name for name in files if name.removesuffix(".py") not in told.read_text()] == []
 
 

@@ -475,7 +475,7 @@ def permitted(secure, tmp_path_factory, model):
 
 def in_the_documentation(settings: Settings, command: str) -> set[permissions.Need]:
     """The rows of the page's table for a command."""
-    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/operations/security.md").read_text(encoding="utf-8")
     names = {
         "topic `input.topic`": ("topic", settings.input.topic),
         "topic `output.topic`": ("topic", settings.output.topic),
@@ -803,9 +803,8 @@ def test_a_bugs_traceback_holds_no_secret(capsys):
 
 
 def snippets() -> list[dict[str, object]]:
-    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
-    section = re.split(r"^## ", page.partition("\n## Secure it\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
-    return [yaml.safe_load(text)["kafka"] for text in re.findall(r"^```yaml\n(.*?)^```", section, re.MULTILINE | re.DOTALL)]
+    page = (ROOT / "docs/operations/security.md").read_text(encoding="utf-8")
+    return [yaml.safe_load(text)["kafka"] for text in re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)]
 
 
 @pytest.mark.parametrize("number", range(4))

@@ -150,7 +150,7 @@ def test_the_image_runs_as_the_user_of_the_pods_and_looks_for_the_model_where_th
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
     assert "USER 10001:10001" in dockerfile
     assert "SLOTSTREAM_MODEL__PATH=/model/model.keras" in dockerfile
-    assert "COPY model.keras /model/model.keras" in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert "COPY model.keras /model/model.keras" in (ROOT / "docs/operations/kubernetes.md").read_text(encoding="utf-8")
 
 
 def test_whoever_selects_pods_selects_those_of_the_service_alone(objects: list[dict[str, Any]]) -> None:

@@ -58,7 +58,7 @@ def test_each_alert_is_complete() -> None:
         assert re.fullmatch(r"Slotstream[A-Z]\w+", name)
         assert rule["labels"]["severity"] in ("critical", "warning"), name
         assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}, name
-        assert rule["annotations"]["runbook_url"] == f"{{{{ $externalLabels.runbook_base }}}}docs/operations.md#{name.lower()}"
+        assert rule["annotations"]["runbook_url"] == f"{{{{ $externalLabels.runbook_base }}}}docs/operations/alerts.md#{name.lower()}"
         assert not set(rule) - {"alert", "expr", "for", "labels", "annotations"}, name
 
 

@@ -12,7 +12,10 @@ from processor.metrics import Metrics
 from processor.records import ERRORS
 from processor.settings import Settings, keys, sections
 
-PAGES = ("README.md", "CHANGELOG.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")))
+PAGES = (
+    *(name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md") if (ROOT / name).exists()),
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
+)
 FOLDERS = tuple(path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in {"build", "dist", "checkpoints"})
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
@@ -72,20 +75,19 @@ def test_metrics_named_exist(page: str) -> None:
 
 
 def test_errors_named_exist() -> None:
-    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/architecture/failures.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([A-Z]\w+)`, exit (\d)", page))
     assert named
     assert [(name, code) for name, code in named if str(getattr(errors, name).exit_code) != code] == []
 
 
-def test_the_readme_names_every_reason_that_a_dead_letter_can_have() -> None:
-    """But for `late`, which no record is in this version."""
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [error for error in ERRORS if error != "late" and f"`{error}`" not in page] == []
+def test_the_page_on_records_names_every_reason_for_a_dead_letter() -> None:
+    page = (ROOT / "docs/records.md").read_text(encoding="utf-8")
+    assert [error for error in ERRORS if f"`{error}`" not in page] == []
 
 
-def test_the_readmes_figures_of_the_demos_model_are_those_measured() -> None:
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_figures_of_the_demos_model_are_those_measured() -> None:
+    page = (ROOT / "docs/demo.md").read_text(encoding="utf-8")
     model = json.loads((ROOT / "processor/sandbox/demo_model.json").read_text(encoding="utf-8"))
     rows = dict(re.findall(r"^\| ([\w ]+) \| ([\d.]+)(?: readings)? \|", page, re.MULTILINE))
     assert {name: float(value) for name, value in rows.items()} == {
@@ -102,15 +104,16 @@ def test_the_readmes_figures_of_the_demos_model_are_those_measured() -> None:
     assert f"({model['test']['sensors']} machines, {model['test']['ticks']:,} readings each)" in prose
 
 
-def test_the_readmes_own_settings_are_taken() -> None:
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["README.md", "docs/quickstart.md"])
+def test_the_settings_for_your_own_model_are_valid(name: str) -> None:
+    page = (ROOT / name).read_text(encoding="utf-8")
     text = page.partition("<<'END'\n")[2].partition("END\n")[0]
     settings = Settings(**yaml.safe_load(text))
     assert (settings.input.topic, settings.output.topic) == ("sensors", "forecasts")
 
 
 def test_each_row_of_the_table_of_failures_has_a_test_of_its_name() -> None:
-    table = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("\n## Failures\n")[2].partition("\n## ")[0]
+    table = (ROOT / "docs/architecture/failures.md").read_text(encoding="utf-8")
     rows = {line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")} - {"failure", "---"}
     tests = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").rglob("test_*.py")))
     named = {row for words in re.findall(r'mark\.failure\(((?:\s*"[^"]+",?)+)', tests) for row in re.findall(r'"([^"]+)"', words)}
@@ -118,3 +121,16 @@ def test_each_row_of_the_table_of_failures_has_a_test_of_its_name() -> None:
     assert len(rows) > 40
     assert rows - named == set(), "rows without a test"
     assert named - rows == set(), "tests of rows that are not there"
+
+
+@pytest.mark.parametrize(("pages", "lines_max"), [("README.md", 150), ("docs/architecture/*.md", 200), ("docs/operations/*.md", 300)])
+def test_a_page_is_short_enough_to_be_read(pages: str, lines_max: int) -> None:
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in ROOT.glob(pages)}
+    assert lengths
+    assert {name: lines for name, lines in lengths.items() if lines > lines_max} == {}
+
+
+def test_each_decision_is_in_the_index() -> None:
+    index = (ROOT / "docs/decisions/index.md").read_text(encoding="utf-8")
+    decisions = sorted(path.name for path in (ROOT / "docs/decisions").glob("[0-9]*.md"))
+    assert re.findall(r"\((\d{4}-[\w-]+\.md)\)", index) == decisions

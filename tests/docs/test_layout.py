@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-from processor.tools import docs
+from scripts import generate_docs as docs
 
 
 def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
@@ -55,7 +55,7 @@ def test_a_broken_rule_is_found(copy: Path, module: str, line: str, broken: str)
 
 @pytest.mark.parametrize("name", docs.FILES)
 def test_pages_made_from_the_code_are_current(name: str) -> None:
-    assert (ROOT / name).read_text(encoding="utf-8") == docs.FILES[name](), "run `python -m processor.tools.docs`"
+    assert (ROOT / name).read_text(encoding="utf-8") == docs.FILES[name](), "run `python -m scripts.generate_docs`"
 
 
 def test_the_pages_are_written_where_they_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""docs/operations.md: each alert and each message that ends the service names a section there, and each section is named."""
+"""docs/operations/: each alert and each message that ends the service names a section there, and each section is named."""
 
 import ast
 import re
@@ -12,27 +12,21 @@ from places import ROOT
 from processor import errors
 from processor.errors import MANUAL, ConfigurationError, Fenced, SlotstreamError
 
+ALERTS = "docs/operations/alerts.md"
 RULES = sorted((ROOT / "deploy" / "prometheus" / "rules").glob("*.yml"))
 
 
-def sections(page: str) -> dict[str, set[str]]:
-    """The anchors of the subsections of each section, as GitHub makes them."""
+def sections(page: str) -> set[str]:
+    """The anchors of the page's sections, as GitHub makes them."""
     seen: Counter[str] = Counter()
-    found: dict[str, set[str]] = {}
-    within = ""
+    found: set[str] = set()
     for level, title in re.findall(r"^(#+) (.+)$", re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL), re.MULTILINE):
         anchor = re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
         again = f"-{seen[anchor]}" if seen[anchor] else ""
         seen[anchor] += 1
-        if len(level) == 2:
-            within = title
-            found[within] = set()
-        elif len(level) > 2:
-            found[within].add(anchor + again)
+        if len(level) > 1:
+            found.add(anchor + again)
     return found
-
-
-PAGE = sections((ROOT / MANUAL).read_text(encoding="utf-8"))
 
 
 def named_by_messages() -> Iterator[str]:
@@ -52,20 +46,20 @@ def named_by_messages() -> Iterator[str]:
 
 
 def test_anchors_are_made_as_github_makes_them() -> None:
-    page = "# Page\n\n## Part: one\n\n### A `word`, two-three (4)!\n\n```\n### none\n```\n\n## Part two\n\n### Again\n\n#### Again\n"
-    assert sections(page) == {"Part: one": {"a-word-two-three-4"}, "Part two": {"again", "again-1"}}
+    page = "# Page\n\n## A `word`, two-three (4)!\n\n```\n## none\n```\n\n## Again\n\n### Again\n"
+    assert sections(page) == {"a-word-two-three-4", "again", "again-1"}
 
 
 def test_each_message_that_ends_the_service_names_a_section_and_each_section_is_named() -> None:
     named = set(named_by_messages())
     assert len(named) > 15
-    assert named == PAGE["When it stops"]
+    assert named == sections((ROOT / MANUAL).read_text(encoding="utf-8"))
 
 
 def test_each_alert_names_a_section_and_each_section_is_named() -> None:
     rules = [rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
     named = {rule["annotations"]["runbook_url"].partition("}}")[2] for rule in rules if "alert" in rule}
-    assert named == {f"{MANUAL}#{anchor}" for anchor in PAGE["Alerts"]}
+    assert named == {f"{ALERTS}#{anchor}" for anchor in sections((ROOT / ALERTS).read_text(encoding="utf-8"))}
 
 
 # What `slotstream run` is made of. What its tools say at a prompt needs no section, and a model that is refused has one by its kind.
@@ -94,7 +88,7 @@ def test_a_message_ends_with_its_section() -> None:
 
 
 def test_the_manuals_queries_ask_only_for_what_the_service_tells() -> None:
-    page = (ROOT / MANUAL).read_text(encoding="utf-8")
+    page = (ROOT / ALERTS).read_text(encoding="utf-8")
     queries = [line for block in re.findall(r"^```promql\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
     assert len(queries) > 5
     assert [problem for query in queries for problem in promql.unknown(query, {})] == []

@@ -1,7 +1,7 @@
 """Stand-ins under the official images' names, for a machine that can pull none: real programs of the same purpose, other packaging.
 
 Responsible for the images that docker-compose.yml and deploy/Dockerfile name, but Grafana, which no registry here has. Their tags
-are read from those files. What they cannot show is told in docs/operations.md ("Local stack").
+are read from those files. What they cannot show is told in docs/operations/containers.md.
 """
 
 import os

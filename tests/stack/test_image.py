@@ -87,7 +87,7 @@ def test_it_serves_the_demos_model_with_nothing_to_write_to_but_tmp() -> None:
 def test_its_size_is_the_one_that_the_docs_tell() -> None:
     """Within a tenth: a stand-in for the base is not of the same size."""
     size_mb = json.loads(docker("inspect", IMAGE).stdout)[0]["Size"] / 1e6
-    told = re.search(r"([\d.]+) GB unpacked", (ROOT / "docs/operations.md").read_text(encoding="utf-8"))
+    told = re.search(r"([\d.]+) GB unpacked", (ROOT / "docs/operations/containers.md").read_text(encoding="utf-8"))
     assert told
     assert abs(size_mb / 1000 / float(told[1]) - 1) < 0.1, f"{size_mb:.0f} MB"
 

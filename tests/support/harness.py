@@ -13,6 +13,7 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
+import forks
 import keras
 import numpy as np
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
@@ -157,7 +158,7 @@ class Service:
             "--log.format=json",
             *options,
         ]
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen | forks.Forked | None = None
         self.log = folder / f"{instance}.log"
 
     @property
@@ -168,9 +169,11 @@ class Service:
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **self.environment}
         with self.log.open("ab") as log:
             self._log_from = log.tell()
-            self.process = subprocess.Popen(
-                [sys.executable, *self.program, "run", *self.options], stderr=log, stdout=log, env=environment, cwd=self.folder
-            )
+            words = [*self.program, "run", *self.options]
+            if self.environment or sys.platform != "linux":
+                self.process = subprocess.Popen([sys.executable, *words], stderr=log, stdout=log, env=environment, cwd=self.folder)
+            else:
+                self.process = forks.start(words, log.fileno(), environment, self.folder)
         return self
 
     def said(self) -> str:

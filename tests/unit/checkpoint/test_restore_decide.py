@@ -1,4 +1,4 @@
-"""What happens at a start, by what is found: the table of docs/architecture.md, a row a test."""
+"""What happens at a start, by what is found: the table of docs/architecture/restore.md, a row a test."""
 
 from dataclasses import replace
 
