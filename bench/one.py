@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from processor import logs
+from processor.app import build
+from processor.app.service import Service
 from processor.metrics import Metrics
 from processor.records import Applied, Batch
-from processor.rules import Clock
-from processor.service import Service
 from processor.settings import load_settings
 
 # The start of a run is left out: the first fetches, the first calls of each rung.
@@ -25,11 +25,13 @@ WARM_SHARE = 0.15
 
 
 class Echo:
-    """An engine that gives every reading the same prediction."""
+    """An engine that gives every reading the same prediction, and is the one it is given in all else."""
 
     def __init__(self, engine, outputs):
-        self.table, self.undo, self.tile_rows, self.tile_readings = engine.table, engine.undo, 0, 0
-        self._outputs = outputs
+        self._engine, self._outputs = engine, outputs
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
 
     def apply(self, batch: Batch, *, replay: bool = False) -> Applied:  # noqa: ARG002
         n = len(batch)
@@ -45,23 +47,6 @@ class Echo:
             reset_by=np.zeros(n, np.int8),
         )
 
-    def commit(self) -> None:
-        pass
-
-    def abort(self) -> None:
-        pass
-
-    def expire(self, partition: int, position: int, clock: Clock) -> int:  # noqa: ARG002
-        return 0
-
-    def drop(self, partition: int) -> None:
-        pass
-
-
-class EchoService(Service):
-    def _engine(self, stepper, shapes, *, slots):
-        return Echo(super()._engine(stepper, shapes, slots=slots), shapes.outputs)
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
@@ -70,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, rest = parser.parse_known_args(argv)
     logs.configure("warning", "json")
     metrics = Metrics()
-    service = (EchoService if arguments.echo else Service)(load_settings(None, rest, {}), metrics)
+    if arguments.echo:
+        make = build.Engine
+        build.Engine = lambda stepper, shapes, *rest, **options: Echo(make(stepper, shapes, *rest, **options), shapes.outputs)
+    service = Service(load_settings(None, rest, {}), metrics)
     seen: list[tuple[float, float]] = []
 
     def watch() -> None:

@@ -1,7 +1,7 @@
 """What the service counts and measures: the catalogue, the numbers, and their Prometheus text.
 
 Responsible for that every name, label and label value written anywhere stands in CATALOGUE, which docs/metrics.md is made
-from. Not responsible for serving the text (web.server) nor for when something is counted (worker, service).
+from. Not responsible for serving the text (web.server) nor for when something is counted (loop, service).
 
 The client library adds what it tells of every process (process_*: start, memory, processor time); only on Linux.
 

@@ -12,9 +12,9 @@ from confluent_kafka import KafkaException
 
 from processor.codec.encode import shown
 from processor.errors import SlotstreamError
+from processor.kafka.partition_log import in_several_partitions, newest
 from processor.metrics import Metrics
 from processor.settings import Settings
-from processor.stream.history import in_several_partitions, newest
 
 _log = structlog.get_logger(__name__)
 

@@ -29,7 +29,7 @@ import structlog
 from safetensors.numpy import save_file
 
 from processor.checkpoint.snapshot import INCREMENTS_MAX, Chain, Link, Snapshot, UnusableError, from_tensors, merged, to_tensors
-from processor.stream.assignment import Beginning
+from processor.partitions import Beginning
 
 _log = structlog.get_logger(__name__)
 
@@ -98,7 +98,7 @@ class Directory:
         """
         folder = self.folder(snapshot.partition)
         folder.mkdir(parents=True, exist_ok=True)
-        position, link = snapshot.mark.position, self._link(folder, snapshot, before)
+        position, link = snapshot.mark.offset, self._link(folder, snapshot, before)
         name = Name(position, position if snapshot.base is None else snapshot.base, secrets.token_hex(6))
         temporary, final = folder / f"{TEMPORARY}{name.id}", folder / str(name)
         try:
@@ -118,8 +118,8 @@ class Directory:
             return None
         if before is None or (before.position, before.beginning) != (snapshot.base, snapshot.beginning):
             raise ValueError(f"an increment on position {snapshot.base} of {snapshot.beginning}, after files of {before}")
-        if snapshot.base >= snapshot.mark.position:
-            raise ValueError(f"an increment on position {snapshot.base} that goes to {snapshot.mark.position}")
+        if snapshot.base >= snapshot.mark.offset:
+            raise ValueError(f"an increment on position {snapshot.base} that goes to {snapshot.mark.offset}")
         for path in (folder / file for file in before.files):
             if path in self._damaged or not path.exists():
                 raise OSError(errno.ENOENT, "a checkpoint that the next one adds to is damaged or gone", str(path))
@@ -277,7 +277,7 @@ def _escaped(name: str) -> str:
 
 def _check_name(path: Path, snapshot: Snapshot, link: Link | None) -> None:
     """Raises UnusableError unless the file's name says what it holds, and that of its base what it adds to."""
-    position = snapshot.mark.position
+    position = snapshot.mark.offset
     base = position if snapshot.base is None else snapshot.base
     name = Name.parse(path.name)
     if name is None or (name.position, name.base) != (position, base):

@@ -1,286 +1,30 @@
-"""How a partition's state comes back: what is found, what follows from it, and the replay.
+"""How a partition's state comes back: what the group, the log and the store hold, and the replay that follows from it.
 
-find() asks the broker and the store; decide() is the table of what happens then, a pure function; Restore does both beside
-the loop, on a consumer of its own that never joins the group, and hands the loop what it is to load and to replay. The loop
-applies it, in turns with live batches: the engine has one owner.
+restored() is all of it, step by step and without a thread. Restore runs it beside the loop, on a consumer of its own that never joins the
+group, and hands the loop what it is to load and to replay. The loop applies it, in turns with live batches: the engine has one owner.
 """
 
 import contextlib
 import queue
-import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import structlog
-
+from processor.checkpoint.policy import Decision, Found, Present, decide
 from processor.checkpoint.snapshot import Snapshot
-from processor.errors import PolicyStop, SlotstreamError
-from processor.kafka.topic_errors import another_input, partitions_added
+from processor.errors import SlotstreamError
+from processor.kafka.partition_log import CancelledError, Committed, OutOfRangeError, PartitionLog
+from processor.partitions import Beginning
 from processor.settings import Settings
-from processor.stream.assignment import Beginning, differences
-from processor.stream.history import CancelledError, History, OutOfRangeError
-
-_log = structlog.get_logger(__name__)
 
 REPLAY_BATCHES_AHEAD = 4  # read ahead of the loop, so that neither waits for the other
 TRIES = 5
 LAGS_S, LOOK_S = 5.0, 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What there is to go on.
-
-    committed, said   the group's committed offset and what its metadata says, None without
-    low, end          the log's first offset, and the one after its last committed record
-    newest            the newest intact checkpoint of any beginning
-    usable            reads the newest intact checkpoint of a beginning at or below the committed offset
-    others            what the metadata of the group's other partitions says, where this one has no committed offset
-    """
-
-    partition: int
-    committed: int | None
-    said: Beginning | None
-    low: int
-    end: int
-    newest: Snapshot | None
-    usable: Callable[[Beginning], Snapshot | None]
-    others: tuple[Beginning, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """Load `snapshot` if there is one, replay from `replay_from` up to `position`, then go on from there.
-
-    new: the beginning is not in the committed metadata, and is committed before any record is read.
-    policy: which one let it go on over lost readings, None where none were lost.
-    """
-
-    position: int
-    beginning: Beginning
-    new: bool
-    snapshot: Snapshot | None = None
-    replay_from: int | None = None
-    policy: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Present:
-    """What the state would be a function of, were it to begin now."""
-
-    fingerprint: str
-    topic_id: str
-    partitions: int
-    deciding: Mapping[str, str] | None = None
-
-    def begin(self, origin: int, *, gap: bool = False, added_to: int | None = None) -> Beginning:
-        return Beginning(origin, secrets.token_hex(8), self.fingerprint, self.topic_id, self.partitions, gap, added_to, self.deciding)
-
-
-def decide(found: Found, present: Present, settings: Settings) -> Decision:
-    """The table of docs/architecture/restore.md. Raises PolicyStop where a policy says fail."""
-    if found.committed is None:
-        return _first_start(found, present, settings)
-    committed, said = found.committed, found.said or (found.newest.beginning if found.newest else None)
-    if said is not None and said.topic_id != present.topic_id:
-        # Without metadata an operator has set the offset since, in the topic that is there now.
-        return _another_topic(found, committed if found.said is None else None, said.topic_id, present, settings)
-    if said is not None and said.partitions != present.partitions:
-        return _other_partitions(found, committed, said, present, settings)
-    if said is not None and said.fingerprint != present.fingerprint:
-        return _another_model(found, committed, said, present, settings)
-    origin = said.origin if said else found.low
-    if not found.low <= committed <= found.end:
-        return _lost_input(found, committed, origin, present, settings)
-    if said is None:
-        said = present.begin(found.low)
-    elif said.origin > committed:
-        # Moved back before everything the state ever came from: it begins here.
-        return Decision(committed, present.begin(committed, gap=said.gap), new=True)
-    new = said != found.said
-    if said.origin == committed:
-        return Decision(committed, said, new=new)
-    snapshot = found.usable(said)
-    if snapshot is None:
-        return _missing_state(found, committed, said, present, settings, new=new)
-    start = snapshot.mark.position
-    if start < committed and start < found.low:
-        return _gap(found, committed, start, present, settings)
-    return Decision(committed, said, new=new, snapshot=snapshot, replay_from=start)
-
-
-def _first_start(found: Found, present: Present, settings: Settings) -> Decision:
-    told = [*found.others, *([found.newest.beginning] if found.newest else [])]
-    if (other := next((said.topic_id for said in told if said.topic_id != present.topic_id), None)) is not None:
-        return _another_topic(found, None, other, present, settings)
-    if found.newest is not None:
-        position = found.newest.mark.position
-        group, topic = settings.group_id, settings.input.topic
-        raise PolicyStop(
-            f"partition {found.partition}: group {group} has no committed offset, but a checkpoint at {position}",
-            expected="both, or neither",
-            do=f"go on from it: kafka-consumer-groups.sh --bootstrap-server ... --group {group} --topic {topic}:{found.partition} "
-            f"--reset-offsets --to-offset {position} --execute; or start afresh under another `group`",
-            see="a-checkpoint-without-committed-offset",
-        )
-    for said in found.others:
-        _refuse_to_go_back(said, present, settings)
-    before = min((said.partitions if said.added_to is None else said.added_to for said in found.others), default=present.partitions)
-    if any(said.partitions != present.partitions for said in found.others) and settings.on_partitions_added == "fail":
-        raise partitions_added(settings, before, present.partitions)
-    if found.partition >= before:
-        # Whatever it holds was sent since it was added: nothing of it is old.
-        return Decision(found.low, present.begin(found.low, added_to=before), new=True)
-    position = _input_start(found, settings)
-    return Decision(position, present.begin(position), new=True)
-
-
-def _input_start(found: Found, settings: Settings) -> int:
-    return found.low if settings.input.start == "earliest" else found.end
-
-
-def _another_topic(found: Found, committed: int | None, before: str, present: Present, settings: Settings) -> Decision:
-    if settings.on_partitions_added == "fail":
-        raise another_input(settings, before, present.topic_id)
-    position = _input_start(found, settings) if committed is None else committed
-    if not found.low <= position <= found.end:
-        return _lost_input(found, position, position, present, settings)
-    _log.warning("another topic of the same name: every sensor starts anew", partition=found.partition, position=position)
-    return Decision(position, present.begin(position), new=True)
-
-
-def _other_partitions(found: Found, committed: int, said: Beginning, present: Present, settings: Settings) -> Decision:
-    _refuse_to_go_back(said, present, settings)
-    if settings.on_partitions_added == "fail":
-        raise partitions_added(settings, said.partitions, present.partitions)
-    if not found.low <= committed <= found.end:
-        return _lost_input(found, committed, committed, present, settings)
-    _log.warning(
-        "partitions were added, and keys went to other ones: every sensor starts anew",
-        partition=found.partition,
-        position=committed,
-        before=said.partitions,
-        now=present.partitions,
-    )
-    return Decision(committed, present.begin(committed, added_to=said.partitions), new=True)
-
-
-def _refuse_to_go_back(said: Beginning, present: Present, settings: Settings) -> None:
-    """Partitions do not become fewer: another instance has started since they were added, and this one has not."""
-    if said.partitions > present.partitions:
-        raise SlotstreamError(
-            f"{settings.input.topic} had {present.partitions} partitions when this process started and has {said.partitions}",
-            expected="every instance of the group to know them",
-            do="start again",
-            see="partitions-were-added",
-        )
-
-
-def _another_model(found: Found, committed: int, said: Beginning, present: Present, settings: Settings) -> Decision:
-    if settings.on_model_change == "fail":
-        raise PolicyStop(
-            f"partition {found.partition}: the state was made by model {said.fingerprint[:8]}, this is {present.fingerprint[:8]}"
-            f"{_what_differs(said, present)}",
-            expected="the same model file and deciding settings (on_model_change: fail)",
-            do="bring the old model and settings back; or set on_model_change to rebuild (replays the input through the new model) or cold "
-            "(every sensor starts anew); or take another `group`",
-            see="the-model-or-a-setting-that-decides-has-changed",
-        )
-    cold = settings.on_model_change == "cold"
-    if not found.low <= committed <= found.end:
-        return _lost_input(found, committed, committed if cold else said.origin, present, settings)
-    if cold:
-        _log.warning("another model: every sensor starts anew", partition=found.partition, position=committed)
-        return Decision(committed, present.begin(committed), new=True)
-    origin = min(said.origin, committed)
-    if origin < found.low:
-        return _gap(found, committed, origin, present, settings)
-    _log.warning("another model: replaying", partition=found.partition, origin=origin, position=committed)
-    return Decision(committed, present.begin(origin, gap=said.gap), new=True, replay_from=origin if origin < committed else None)
-
-
-def _what_differs(said: Beginning, present: Present) -> str:
-    if said.deciding is None or present.deciding is None:
-        return ""
-    found = differences(said.deciding, present.deciding)
-    return f" ({'; '.join(found)})" if found else ""
-
-
-def _missing_state(found: Found, committed: int, said: Beginning, present: Present, settings: Settings, *, new: bool) -> Decision:
-    if settings.on_missing_state == "fail":
-        raise PolicyStop(
-            f"partition {found.partition}: committed offset {found.committed}, but no usable checkpoint at or below it",
-            expected="one (on_missing_state: fail)",
-            do="bring the checkpoints back, or set on_missing_state to rebuild (replays the input) or cold (forgets)",
-            see="no-usable-checkpoint",
-        )
-    if settings.on_missing_state == "cold":
-        _log.warning("no usable checkpoint: every sensor starts anew", partition=found.partition, position=found.committed)
-        return Decision(committed, present.begin(committed), new=True)
-    if said.origin < found.low:
-        return _gap(found, committed, said.origin, present, settings)
-    _log.warning("no usable checkpoint: replaying", partition=found.partition, origin=said.origin, position=found.committed)
-    return Decision(committed, said, new=new, replay_from=said.origin)
-
-
-def _gap(found: Found, committed: int, start: int, present: Present, settings: Settings) -> Decision:
-    """All up to the committed offset was processed, but the log no longer holds all that the state is a function of."""
-    if settings.on_gap == "fail":
-        raise PolicyStop(
-            f"partition {found.partition}: the replay begins at {start}, but the log holds {found.low} to {found.end}",
-            expected="the log to reach back to the newest checkpoint, or else to the origin (on_gap: fail)",
-            do="bring newer checkpoints back; or set on_gap to rebuild (from what is left) or cold, both of which mark a sensor's outputs "
-            f"warming_up until its reset; and keep retention of {settings.input.topic} above the checkpoint interval",
-            see="the-log-does-not-reach-back",
-        )
-    told = {"partition": found.partition, "replay_from": start, "log_begins": found.low, "records_lost": found.low - start}
-    if settings.on_gap == "cold":
-        _log.warning("the log does not reach back: every sensor starts anew, marked until its reset", **told, position=committed)
-        return Decision(committed, present.begin(committed, gap=True), new=True, policy="cold")
-    _log.warning("the log does not reach back: replaying what is left, sensors marked until their reset", **told, position=committed)
-    replay_from = found.low if found.low < committed else None
-    return Decision(committed, present.begin(found.low, gap=True), new=True, replay_from=replay_from, policy="rebuild")
-
-
-def _lost_input(found: Found, committed: int, origin: int, present: Present, settings: Settings) -> Decision:
-    """The next record is not in the log: deleted before it was processed, or the log ends before it."""
-    deleted = committed < found.low
-    if settings.on_lost_input == "fail":
-        going_on = f"goes on at {found.low if deleted else found.end}, with every sensor marked warming_up until its reset"
-        raise PolicyStop(
-            f"partition {found.partition}: committed offset {committed}, but the log holds {found.low} to {found.end}",
-            expected="the next record to be there (on_lost_input: fail)",
-            do=f"raise retention of {settings.input.topic}, if it was that; and set on_lost_input: continue, which {going_on}",
-            see="readings-are-gone-that-were-not-processed",
-        )
-    if deleted:
-        _log.warning(
-            "readings were deleted before they were processed: every sensor starts anew, marked until its reset",
-            partition=found.partition,
-            first_lost=committed,
-            last_lost=found.low - 1,
-            records_lost=found.low - committed,
-            position=found.low,
-        )
-        return Decision(found.low, present.begin(found.low, gap=True), new=True, policy="continue")
-    # What is gone had been processed, and nothing that the log holds is lost; its new end takes the place of the offset. Checkpoints
-    # may hold readings that are gone, so the state is rebuilt from the log as it is now.
-    origin = min(max(origin, found.low), found.end)
-    _log.warning(
-        "the log ends before what was processed: going on at its end, sensors marked until their reset",
-        partition=found.partition,
-        committed=committed,
-        position=found.end,
-        replay_from=origin,
-    )
-    replay_from = origin if origin < found.end else None
-    return Decision(found.end, present.begin(origin, gap=True), new=True, replay_from=replay_from, policy="continue")
-
-
-# What a Restore hands the loop, in this order: a Decision, records to replay, then Done. A Decision may come again: begin anew.
+# What a restore hands the loop, in this order: a Decision, records to replay, then Done. A Decision may come again: begin once more.
 @dataclass(frozen=True, slots=True)
 class Done:
     """The state is that of the decision's position. end: the log's end as it was asked for."""
@@ -297,6 +41,84 @@ class Store(Protocol):
     def newest(
         self, partition: int, *, position_max: int | None, usable: Callable[[Beginning], bool], cancelled: Callable[[], bool]
     ) -> Snapshot | None: ...
+
+
+class Log(Protocol):
+    """What the group and the log hold of a partition: kafka.partition_log.PartitionLog."""
+
+    def committed(self) -> Committed | None: ...
+    def others(self, partitions: int) -> list[str]: ...
+    def bounds(self) -> tuple[int, int]: ...
+    def read(self, start: int, position: int) -> Iterator[list[Any]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """How a restore hears that it is not wanted any more. wait(seconds): returns early, and True, once it is not."""
+
+    is_set: Callable[[], bool]
+    wait: Callable[[float], bool]
+
+
+def restored(
+    log: Log,
+    store: Store,
+    present: Present,
+    partition: int,
+    settings: Settings,
+    cancel: Cancel,
+    now_s: Callable[[], float] = time.monotonic,
+) -> Iterator[Item]:
+    """Raises PolicyStop where a policy says fail, and CancelledError."""
+    found = _find(log, store, present, partition, cancel, now_s)
+    for _ in range(TRIES):
+        decision = decide(found, present, settings)
+        yield decision
+        try:
+            if decision.replay_from is not None:
+                yield from log.read(decision.replay_from, decision.position)
+        except OutOfRangeError:
+            # The log was cut while it was read. What follows from that the same table says; the loop begins once more.
+            low, end = log.bounds()
+            found = replace(found, low=low, end=end)
+            continue
+        yield Done(found.end)
+        return
+    raise SlotstreamError(
+        f"partition {partition}: the log was cut {TRIES} times while it was replayed, and begins at {found.low} now",
+        expected="a log that is kept for longer than its replay takes",
+        do=f"raise retention of {settings.input.topic}, then start again",
+        see="the-log-does-not-reach-back",
+    )
+
+
+def _find(log: Log, store: Store, present: Present, partition: int, cancel: Cancel, now_s: Callable[[], float]) -> Found:
+    committed = log.committed()
+    offset = committed.offset if committed else None
+    low, end = _settled(log, offset, cancel, now_s)
+    said = Beginning.from_metadata(committed.metadata) if committed else None
+
+    def newest(position_max: int | None, usable: Callable[[Beginning], bool]) -> Snapshot | None:
+        return store.newest(partition, position_max=position_max, usable=usable, cancelled=cancel.is_set)
+
+    def usable(beginning: Beginning) -> Snapshot | None:
+        return newest(offset, lambda b: b == beginning)
+
+    # Without metadata (an operator moved the offset) the newest checkpoint says what the state is a function of.
+    of_any = newest(None, lambda _: True) if said is None else None
+    told = map(Beginning.from_metadata, log.others(present.partitions)) if committed is None else ()
+    return Found(partition, offset, said, low, end, of_any, usable, tuple(said for said in told if said is not None))
+
+
+def _settled(log: Log, offset: int | None, cancel: Cancel, now_s: Callable[[], float]) -> tuple[int, int]:
+    """The log's bounds. An end before what is committed is looked at for a while: a leader that was just elected may lag behind."""
+    until_s = now_s() + LAGS_S
+    while True:
+        low, end = log.bounds()
+        if offset is None or offset <= end or now_s() > until_s:
+            return low, end
+        if cancel.wait(LOOK_S):
+            raise CancelledError
 
 
 class Restore:
@@ -327,9 +149,11 @@ class Restore:
         except CancelledError:
             return
         try:
-            history = History(self._settings, self._partition, self._cancelled.is_set)
+            history = PartitionLog(self._settings, self._partition, self._cancelled.is_set)
             try:
-                self._restore(history)
+                cancel = Cancel(self._cancelled.is_set, self._cancelled.wait)
+                for item in restored(history, self._store, self._present, self._partition, self._settings, cancel):
+                    self._put(item)
             finally:
                 history.close()
         except CancelledError:
@@ -344,56 +168,6 @@ class Restore:
         while not self._gate.acquire(timeout=0.1):
             if self._cancelled.is_set():
                 raise CancelledError
-
-    def _restore(self, history: History) -> None:
-        found = self._find(history)
-        for _ in range(TRIES):
-            decision = decide(found, self._present, self._settings)
-            self._put(decision)
-            try:
-                if decision.replay_from is not None:
-                    for batch in history.read(decision.replay_from, decision.position):
-                        self._put(batch)
-            except OutOfRangeError:
-                # The log was cut while it was read. What follows from that the same table says; the loop begins once more.
-                low, end = history.bounds()
-                found = replace(found, low=low, end=end)
-                continue
-            self._put(Done(found.end))
-            return
-        raise SlotstreamError(
-            f"partition {self._partition}: the log was cut {TRIES} times while it was replayed, and begins at {found.low} now",
-            expected="a log that is kept for longer than its replay takes",
-            do=f"raise retention of {self._settings.input.topic}, then start again",
-            see="the-log-does-not-reach-back",
-        )
-
-    def _find(self, history: History) -> Found:
-        committed = history.committed()
-        offset = committed.offset if committed else None
-        low, end = self._settled(history, offset)
-        said = Beginning.from_metadata(committed.metadata) if committed else None
-        # Without metadata (an operator moved the offset) the newest checkpoint says what the state is a function of.
-        newest = self._newest(None, lambda _: True) if said is None else None
-
-        def usable(beginning: Beginning) -> Snapshot | None:
-            return self._newest(offset, lambda b: b == beginning)
-
-        told = map(Beginning.from_metadata, history.others(self._present.partitions)) if committed is None else ()
-        return Found(self._partition, offset, said, low, end, newest, usable, tuple(said for said in told if said is not None))
-
-    def _settled(self, history: History, offset: int | None) -> tuple[int, int]:
-        """The log's bounds. An end before what is committed is looked at for a while: a leader that was just elected may lag behind."""
-        until_s = time.monotonic() + LAGS_S
-        while True:
-            low, end = history.bounds()
-            if offset is None or offset <= end or time.monotonic() > until_s:
-                return low, end
-            if self._cancelled.wait(LOOK_S):
-                raise CancelledError
-
-    def _newest(self, position_max: int | None, usable: Callable[[Beginning], bool]) -> Snapshot | None:
-        return self._store.newest(self._partition, position_max=position_max, usable=usable, cancelled=self._cancelled.is_set)
 
     def _put(self, item: Item) -> None:
         while not self._cancelled.is_set():

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from processor.partitions import Beginning, Position
 from processor.records import Claim
 from processor.slots.rows import Rows
-from processor.stream.assignment import Beginning, Mark
 
 # Two numbers, so that a program that knows only whole ones passes an increment over and does not take it for all there is.
 FORMAT, FORMAT_OF_INCREMENTS = 1, 2
@@ -40,7 +40,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All sensors of a partition, or those that changed since `base`; every row with an applied offset below mark.position.
+    """All sensors of a partition, or those that changed since `base`; every row with an applied offset below mark.offset.
 
     made_by   which TensorFlow and instruction set computed it: bits are promised within one of each
     base      the position of the snapshot that this one adds to; None: it is whole
@@ -49,7 +49,7 @@ class Snapshot:
     """
 
     partition: int
-    mark: Mark
+    mark: Position
     beginning: Beginning
     keys: list[bytes]
     rows: Rows
@@ -81,7 +81,7 @@ class Chain:
     @classmethod
     def grown(cls, before: "Chain | None", snapshot: Snapshot, link: Link) -> "Chain":
         """The chain that ends with this snapshot's file. before: the one that ends with the snapshot before it, if it is known."""
-        rows, position, beginning = len(snapshot.keys), snapshot.mark.position, snapshot.beginning
+        rows, position, beginning = len(snapshot.keys), snapshot.mark.offset, snapshot.beginning
         if snapshot.base is None:
             changed = np.count_nonzero(snapshot.rows.applied >= before.position) if before else 0
             return cls(position, beginning, (link.file,), link.digest, rows, 0, int(changed))
@@ -119,7 +119,7 @@ def to_tensors(snapshot: Snapshot, link: Link | None = None) -> tuple[Tensors, d
     facts: dict[str, Any] = {
         "format": FORMAT,
         "partition": snapshot.partition,
-        "position": snapshot.mark.position,
+        "position": snapshot.mark.offset,
         "time_ms": snapshot.mark.time_ms,
         "first_ms": snapshot.mark.first_ms,
         "beginning": snapshot.beginning.to_metadata(),
@@ -157,7 +157,7 @@ def from_tensors(tensors: Tensors, metadata: dict[str, str]) -> tuple[Snapshot, 
         incomplete=tensors["incomplete"].astype(np.bool_),
         saved_in=np.zeros(len(tensors["applied"]), np.int64),
     )
-    mark = Mark(facts["position"], facts["time_ms"], facts.get("first_ms"), Claim.from_json(facts.get("claim")))
+    mark = Position(facts["position"], facts["time_ms"], facts.get("first_ms"), Claim.from_json(facts.get("claim")))
     keys = _cut(tensors["keys"], tensors["key_lengths"])
     whole = Snapshot(facts["partition"], mark, beginning, keys, rows, facts["made_by"])
     if base is None:

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.writer import CheckpointWriter, Written
+from processor.kafka.partition_log import read_to_end
 from processor.kafka.topics import Topic
+from processor.partitions import Beginning, Position
 from processor.records import Claim, Out
 from processor.settings import Settings
 from processor.slots.rows import Indices, Rows
-from processor.stream.assignment import Beginning, Mark
-from processor.stream.history import read_to_end
 
 _log = structlog.get_logger(__name__)
 
@@ -84,12 +84,15 @@ class TopicStore:
         """The checkpoint, if the topic holds a whole one at or below a position whose beginning is wanted."""
         read, topic = _Read(self._width), self.topic
         self.read_from[partition] = topic.id
-        for messages in read_to_end(self._settings, topic.name, partition, cancelled):
+        for messages in self._messages(topic, partition, cancelled):
             read.take(messages)
         snapshot = self._snapshot(partition, read, topic, position_max, usable)
         used = set() if snapshot is None else set(snapshot.keys)
         self.useless[partition] = [key for key in read.places if key not in used]
         return snapshot
+
+    def _messages(self, topic: Topic, partition: int, cancelled: Callable[[], bool]) -> Iterator[list[Any]]:
+        return read_to_end(self._settings, topic.name, partition, cancelled)
 
     def _snapshot(
         self, partition: int, read: "_Read", topic: Topic, position_max: int | None, usable: Callable[[Beginning], bool]
@@ -98,13 +101,13 @@ class TopicStore:
         if facts is None:
             return None
         beginning, claim = Beginning.from_metadata(facts["beginning"]), Claim.from_json(facts.get("claim"))
-        mark = Mark(facts["position"], facts["time_ms"], facts.get("first_ms"), claim)
+        mark = Position(facts["position"], facts["time_ms"], facts.get("first_ms"), claim)
         if beginning is None or not _LINEAGE.fullmatch(beginning.lineage) or facts["topic_id"] != topic.id:
             return self._passed_over(partition, "its marker is of another topic of this name, or does not say what it is a function of")
         if not usable(beginning):
             return self._passed_over(partition, "it is of another model, group history or topic")
         keys, rows = read.of(_lineage(beginning))
-        if position_max is not None and (mark.position > position_max or (rows.applied >= position_max).any()):
+        if position_max is not None and (mark.offset > position_max or (rows.applied >= position_max).any()):
             return self._passed_over(partition, f"it lies past the committed offset {position_max}")
         return Snapshot(partition, mark, beginning, keys, rows, facts["made_by"])
 
@@ -217,7 +220,7 @@ class TopicWriter(CheckpointWriter):
 
     def begins(self, partition: int, snapshot: Snapshot | None) -> None:
         there = snapshot is not None and self._store.read_from.get(partition, self._topic.id) == self._topic.id
-        self._base[partition] = snapshot.mark.position if snapshot and there else None
+        self._base[partition] = snapshot.mark.offset if snapshot and there else None
 
     def base(self, partition: int) -> int | None:
         return self._base.get(partition)
@@ -243,17 +246,17 @@ class TopicWriter(CheckpointWriter):
                 break
         return found, partitions
 
-    def committed(self) -> None:
+    def commit(self) -> None:
         for partition, round_ in list(self._rounds.items()):
             round_.committed = round_.sent
             if round_.marked:
-                position = round_.snapshot.mark.position
+                position = round_.snapshot.mark.offset
                 self._done.append(Written(partition, position, time.monotonic() - round_.begun_s, round_.bytes))
                 self._base[partition] = position
                 self._store.useless.pop(partition, None)
                 del self._rounds[partition]
 
-    def aborted(self) -> None:
+    def abort(self) -> None:
         for round_ in self._rounds.values():
             round_.sent, round_.marked = round_.committed, False
 
@@ -291,7 +294,7 @@ class TopicWriter(CheckpointWriter):
     def _marker(self, snapshot: Snapshot) -> bytes:
         facts = {
             "format": FORMAT,
-            "position": snapshot.mark.position,
+            "position": snapshot.mark.offset,
             "time_ms": snapshot.mark.time_ms,
             "first_ms": snapshot.mark.first_ms,
             "beginning": snapshot.beginning.to_metadata(),

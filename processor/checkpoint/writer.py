@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import structlog
@@ -61,11 +62,11 @@ class CheckpointWriter:
         """What the transaction that is about to be committed is to carry, and the partitions that it is of."""
         return [], set()
 
-    def committed(self) -> None:
-        """That transaction is committed."""
+    def commit(self) -> None:
+        """The transaction is committed."""
 
-    def aborted(self) -> None:
-        """That transaction is undone."""
+    def abort(self) -> None:
+        """The transaction is undone."""
 
     def finished(self) -> list[Written]:
         """What was written since the last call."""
@@ -81,9 +82,6 @@ class CheckpointWriter:
     def drop(self, partition: int) -> None:
         """The partition is another instance's now."""
 
-    def prune(self, paths: Collection[Path]) -> None:
-        """Deletes what an earlier Written named. Call it only after a commit has succeeded since."""
-
     def close(self) -> None:
         """Ends without waiting for what is queued."""
 
@@ -98,6 +96,7 @@ class Writer(CheckpointWriter):
         self._busy: set[int] = set()
         self._left: set[int] = set()  # busy with a snapshot from before the partition was dropped
         self._chains: dict[int, Chain] = {}  # what the next snapshot of a partition may be added to
+        self._prunable: dict[int, list[Path]] = {}  # to be deleted when a commit has proved that the partition is still this instance's
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
         self._thread.start()
 
@@ -105,9 +104,9 @@ class Writer(CheckpointWriter):
         self._note(partition, snapshot.chain if snapshot is not None else None)
 
     def base(self, partition: int) -> int | None:
-        chain = self._chains.get(partition)
+        known = self._chains.get(partition)
         # While one is on its way nobody knows whether it will be there to be added to.
-        return chain.position if chain is not None and chain.may_grow and partition not in self._busy else None
+        return known.position if known is not None and known.may_grow and partition not in self._busy else None
 
     def busy(self, partition: int) -> bool:
         return partition in self._busy
@@ -116,12 +115,18 @@ class Writer(CheckpointWriter):
         self._busy.add(snapshot.partition)
         self._jobs.put((snapshot, self._chains.get(snapshot.partition)))
 
+    def commit(self) -> None:
+        self.prune(list(chain.from_iterable(self._prunable.values())))
+        self._prunable.clear()
+
     def drop(self, partition: int) -> None:
         self._chains.pop(partition, None)
+        self._prunable.pop(partition, None)
         if partition in self._busy:
             self._left.add(partition)
 
     def prune(self, paths: Collection[Path]) -> None:
+        """Deletes what an earlier Written named. To be called only after a commit has succeeded since."""
         if paths:
             self._jobs.put(list(paths))
 
@@ -145,21 +150,23 @@ class Writer(CheckpointWriter):
         self._jobs.put(None)
 
     def _take(self, done: tuple[Written, Chain | None]) -> Written:
-        written, chain = done
+        written, grown = done
         self._busy.discard(written.partition)
         if written.partition in self._left:
             # From before the partition was dropped: it goes on from another snapshot, and somebody may have added to what this replaced.
             self._left.discard(written.partition)
             return replace(written, prunable=())
         # After a failure nothing: the keys that were removed are in no file, so only a whole one is right.
-        self._note(written.partition, chain)
+        self._note(written.partition, grown)
+        if written.prunable:
+            self._prunable.setdefault(written.partition, []).extend(written.prunable)
         return written
 
-    def _note(self, partition: int, chain: Chain | None) -> None:
-        if chain is None:
+    def _note(self, partition: int, known: Chain | None) -> None:
+        if known is None:
             self._chains.pop(partition, None)
         else:
-            self._chains[partition] = chain
+            self._chains[partition] = known
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -170,13 +177,13 @@ class Writer(CheckpointWriter):
 
     def _write(self, snapshot: Snapshot, before: Chain | None) -> tuple[Written, Chain | None]:
         begun_s = time.monotonic()
-        partition, position = snapshot.partition, snapshot.mark.position
+        partition, position = snapshot.partition, snapshot.mark.offset
         try:
-            _, size, chain = self._store.write(snapshot, before)
+            _, size, grown = self._store.write(snapshot, before)
             prunable = self._store.prunable(partition, snapshot.beginning, position)
         except Exception as error:  # noqa: BLE001 - the loop tells it and goes on; a dead thread would say nothing
             return Written(partition, position, time.monotonic() - begun_s, error=str(error) or type(error).__name__), None
-        return Written(partition, position, time.monotonic() - begun_s, size, tuple(prunable)), chain
+        return Written(partition, position, time.monotonic() - begun_s, size, tuple(prunable)), grown
 
     def _delete(self, paths: list[Path]) -> None:
         try:

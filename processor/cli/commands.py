@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     logs.configure(settings.log.level, settings.log.format)
     recent = logs.keep_recent()
     faulthandler.enable(file=2)  # a watchdog's SIGABRT then shows where each thread was
-    from processor.service import Service
+    from processor.app.service import Service
     from processor.web.pages import status_pages
     from processor.web.server import serve
 

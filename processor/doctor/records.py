@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 
 from confluent_kafka import KafkaException, Message
 
-from processor.codec.codec import Codec
 from processor.codec.dead_letters import example
 from processor.errors import SlotstreamError
 from processor.kafka.findings import Finding
+from processor.kafka.partition_log import in_several_partitions, newest
 from processor.kafka.topics import Topic
+from processor.pipeline import Codec
 from processor.settings import Settings
 from processor.split_sensors import named
-from processor.stream.history import in_several_partitions, newest
 
 RECORDS = 100  # of each partition; the newest so many of all are decoded
 TIMEOUT_S = 15.0

@@ -5,9 +5,9 @@ import time
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from processor.kafka import admin, permissions
 from processor.kafka.topics import describe_topic, names
 from processor.settings import Settings
-from processor.stream import admin, permissions
 
 KNOWN_ANSWERS = 3
 # Outputs bear their input's timestamps, and what the input topic took the others must take too.

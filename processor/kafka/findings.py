@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from processor.errors import ConfigurationError
+from processor.kafka.clients import HEARTBEAT_MS, SESSION_MS
 from processor.kafka.topics import Topic, Topics
 from processor.settings import Settings
-from processor.stream.clients import HEARTBEAT_MS, SESSION_MS
 
 RETENTION_INTERVALS = 10  # a restart, its replay and an absence of some minutes should fit between two checkpoints and retention
 START_S = 10.0  # TensorFlow's import and the compilation of a model

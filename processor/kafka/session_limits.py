@@ -3,12 +3,12 @@
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import ConfigResource, ResourceType
 
+from processor.kafka.clients import admin_client
 from processor.kafka.findings import SessionLimits
 from processor.settings import Settings
-from processor.stream.clients import admin_client
 
 ASK_S = 5.0
-_NEVER_S = 3_000.0  # given up by closing the client (stream.group says why)
+_NEVER_S = 3_000.0  # given up by closing the client (kafka.group says why)
 
 
 def session_limits(settings: Settings) -> SessionLimits | None:

@@ -12,12 +12,12 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from processor.errors import ConfigurationError
+from processor.kafka import admin, permissions
+from processor.kafka.clients import admin_client
 from processor.settings import Settings
-from processor.stream import admin, permissions
-from processor.stream.clients import admin_client
 
 LOOK_S = 5.0
-_NEVER_S = 3_000.0  # a look is given up by closing its client (stream.group says why)
+_NEVER_S = 3_000.0  # a look is given up by closing its client (kafka.group says why)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """This process's place in the group: the consumer from its first join to its leave, and the question whose the name is.
 
 Owns the group's consumer and replaces it when its place is lost. Must not touch partitions, positions or transactions: what follows
-from a lost place is decided by the worker, which is the consumer's listener.
+from a lost place is decided by loop.rebalance, the consumer's listener.
 """
 
 import contextlib
@@ -11,9 +11,9 @@ from collections.abc import Callable
 import structlog
 
 from processor.errors import Fenced
-from processor.stream.consumer import MemberFencedError, Reader
-from processor.stream.group import Holder
-from processor.stream.orphans import Orphans
+from processor.kafka.consumer import GroupConsumer, Listener, MemberFencedError
+from processor.kafka.group import Holder
+from processor.loop.orphans import Orphans
 
 _log = structlog.get_logger(__name__)
 
@@ -90,9 +90,27 @@ class Name:
 class Membership:
     """The consumer that is this process's member of the group. All methods are the loop's thread's."""
 
-    def __init__(self, start_reader: Callable[[], Reader], name: Name, orphans: Orphans, beat: Callable[[], None]) -> None:
-        self._start_reader, self._name, self._orphans, self._beat = start_reader, name, orphans, beat
-        self.reader = self._joining()  # of this moment: join_again() replaces it
+    reader: GroupConsumer  # of this moment: join_again() replaces it
+
+    def __init__(
+        self,
+        start_reader: Callable[[Listener], GroupConsumer],
+        name: Name,
+        orphans: Orphans,
+        beat: Callable[[], None],
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._start_reader, self._name, self._orphans, self._beat, self._now_s = start_reader, name, orphans, beat, now_s
+
+    def join(self, listener: Listener) -> None:
+        """For the first time. The listener is that of every later reader too."""
+        self._listener = listener
+        self.reader = self._joining()
+
+    @property
+    def joined(self) -> bool:
+        """The group has answered with an assignment, be it empty."""
+        return self.reader.joined
 
     def prove_name(self, reason: str) -> None:
         """Raises Fenced if another process holds this one's name."""
@@ -100,7 +118,7 @@ class Membership:
 
     def orphans(self) -> set[int]:
         """Partitions that the group gives to nobody, and would not before a member comes or goes; empty but rarely."""
-        return self._orphans.found() if self.reader.joined else set()
+        return self._orphans.found() if self.joined else set()
 
     def moved(self) -> None:
         """The group has dealt out its partitions."""
@@ -113,9 +131,9 @@ class Membership:
     def leave(self, timeout_s: float) -> None:
         """Gives every partition back, in the listener's revoked()."""
         self.reader.leave()
-        until_s = time.monotonic() + timeout_s
+        until_s = self._now_s() + timeout_s
         with contextlib.suppress(MemberFencedError):  # a member without a place in the group need not leave it
-            while not self.reader.left and time.monotonic() < until_s:
+            while not self.reader.left and self._now_s() < until_s:
                 self._beat()
                 self.reader.consume(1, POLL_S)
 
@@ -127,6 +145,6 @@ class Membership:
     def close(self) -> None:
         self.reader.close()
 
-    def _joining(self) -> Reader:
+    def _joining(self) -> GroupConsumer:
         self._orphans.joined()
-        return self._start_reader()
+        return self._start_reader(self._listener)

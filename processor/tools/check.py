@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from processor.app.fit import codec_of, load_model, open_folder, open_parking, record_bytes_of, shapes_of
 from processor.doctor.records import records
 from processor.errors import SlotstreamError
-from processor.kafka import findings
+from processor.kafka import admin, findings, permissions
+from processor.kafka.clients import restore_consumer
 from processor.kafka.findings import Finding, RecordBytes
+from processor.kafka.permissions import NO_COORDINATOR
 from processor.kafka.refusals.certificates import certificates, expiry, is_expired
 from processor.kafka.session_limits import session_limits
 from processor.kafka.topics import Topic, Topics, describe_sampled, describe_topic, names
-from processor.service import codec_of, load_model, open_folder, open_parking, record_bytes_of, shapes_of
+from processor.kafka.transaction import try_transaction
 from processor.settings import Settings
-from processor.stream import admin, permissions
-from processor.stream.clients import restore_consumer
-from processor.stream.permissions import NO_COORDINATOR
-from processor.stream.transaction import try_transaction
 
 if TYPE_CHECKING:
     from processor.model.load import ServableModel

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 from confluent_kafka import KafkaException
 
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.kafka.clients import feed_producer
 from processor.kafka.topics import describe_input
 from processor.settings import Settings
-from processor.stream.clients import feed_producer
 from processor.tools.csv_file import CsvFile, Form
 from processor.tools.progress import Shown, counted
 from processor.tools.rows import Reading, Readings, Wanted, value_of

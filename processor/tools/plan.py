@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from processor.service import SLOTS_AUTO_BYTES, SLOTS_AUTO_MAX
+from processor.app.fit import SLOTS_AUTO_BYTES, SLOTS_AUTO_MAX
 from processor.settings import Settings
 from processor.slots.parking import PIECE_ROWS
 
@@ -34,7 +34,7 @@ COMMIT_S = 0.008  # of the loop's time, a transaction
 CLIENT_CPU_S = 6.0e-6  # of the client's own threads beside the loop, a record read and answered
 RESTORED_ROWS_S = {"topic": 100_000.0, "directory": 400_000.0}  # rows a second, one partition after another
 
-SESSION_S = 30.0  # stream.clients: session.timeout.ms
+SESSION_S = 30.0  # kafka.clients: session.timeout.ms
 
 # librdkafka: its threads and buffers, and what it fetches ahead (queued.max.messages.kbytes, queued.min.messages).
 CLIENT_BYTES = 25e6

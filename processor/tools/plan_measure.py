@@ -8,7 +8,8 @@ and, of wall and CPU time, the lesser: other work on the machine makes both only
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import structlog
 
-from processor.codec.codec import Codec
+from processor.app.fit import TILE_ROWS_MAX, codec_of, fingerprint_of, load_model, rules_of, shapes_of
 from processor.engine import Engine, Shapes
 from processor.errors import ConfigurationError
-from processor.records import Batch
-from processor.rules import Clock, keep_time
-from processor.service import TILE_ROWS_MAX, codec_of, fingerprint_of, load_model, rules_of, shapes_of
+from processor.pipeline import Codec, Pipeline
+from processor.rules import Clock
 from processor.settings import Settings
 from processor.slots.rows import Rows
 from processor.tools.plan import Measured, Stepped, Wanted
@@ -150,20 +150,18 @@ def _slots(settings: Settings, sensors: int) -> int:
 def _fill(engine: Engine, shapes: Shapes, keys: list[bytes]) -> None:
     rows = Rows.zeros(len(keys), shapes.row_width)
     rows.applied[:], rows.steps[:], rows.event_ms[:] = -1, 1, NOW_MS
-    engine.table.load(0, keys, rows)
+    engine.load(0, keys, rows)
 
 
 def _steps(codec: Codec, engine: Engine, feed: _Feed, records: int) -> tuple[Stepped, int]:
     """The fastest of several batches, stage by stage; and the bytes of an output."""
     best: dict[str, tuple[float, float]] = {}
+    pipeline = Pipeline(codec, engine, timed=lambda stage: _timed(best, stage))
     until_s, tries, output_bytes = time.perf_counter() + TRIES_S, 0, 0
     while tries < TRIES_MIN or (time.perf_counter() < until_s and tries < TRIES_MAX):
         tries += 1
         messages = feed.messages(records)
-        batch: Batch = _timed(best, "decode", lambda: codec.decode(messages)).batch  # noqa: B023 - called at once
-        keep_time(batch, {0: Clock()})
-        applied = _timed(best, "apply", lambda: engine.apply(batch))  # noqa: B023
-        values = _timed(best, "encode", lambda: codec.encode(batch, applied))  # noqa: B023
+        values = pipeline.process(messages, {0: Clock()}).values
         engine.commit()
         output_bytes = max(len(value or b"") for value in values)
     seconds = {stage: min(wall, cpu) if cpu > 0 else wall for stage, (wall, cpu) in best.items()}
@@ -173,19 +171,20 @@ def _steps(codec: Codec, engine: Engine, feed: _Feed, records: int) -> tuple[Ste
     ), output_bytes
 
 
-def _timed(best: dict[str, tuple[float, float]], stage: str, call: Callable[[], Any]) -> Any:
+@contextmanager
+def _timed(best: dict[str, tuple[float, float]], stage: str) -> Iterator[None]:
     wall_s, cpu_s = time.perf_counter(), time.process_time()
-    result = call()
+    yield
     wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
     before = best.get(stage, (wall_s, cpu_s))
     best[stage] = (min(before[0], wall_s), min(before[1], cpu_s))
-    return result
 
 
 def _copy_row_s(engine: Engine) -> float:
     """As a checkpoint takes a partition's rows."""
     best: dict[str, tuple[float, float]] = {}
     for _ in range(3):
-        keys, _ = _timed(best, "copy", lambda: engine.table.copy(0))
+        with _timed(best, "copy"):
+            keys, _, _ = engine.copy(0)
     wall, cpu = best["copy"]
     return (min(wall, cpu) if cpu > 0 else wall) / len(keys)

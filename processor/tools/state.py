@@ -26,13 +26,13 @@ from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.topic import MARKER, ROW, TopicStore, row_type
 from processor.codec.encode import shown
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.kafka.clients import restore_consumer
+from processor.kafka.partition_log import read_to_end
 from processor.kafka.topics import describe_checkpoints
+from processor.partitions import Beginning
 from processor.settings import Settings, format_duration
 from processor.slots.rows import Rows
 from processor.split_sensors import named
-from processor.stream.assignment import Beginning
-from processor.stream.clients import restore_consumer
-from processor.stream.history import read_to_end
 from processor.tools.progress import counted
 
 COMMITTED_S = 5.0
@@ -60,7 +60,7 @@ class Seen:
     def described(self, now_s: float) -> str:
         """For people, in one line."""
         snapshot = self.snapshot
-        position = snapshot.mark.position
+        position = snapshot.mark.offset
         age = "of unknown age" if self.written_ms is None else f"{max(0.0, now_s - self.written_ms / 1000):.0f} s old"
         found = f"partition {snapshot.partition}: {counted(len(snapshot.keys), 'sensor')} in a checkpoint at offset {position}, {age}"
         return f"{found}, of model {snapshot.beginning.fingerprint[:8]}; {self._committed(position)}"
@@ -133,7 +133,7 @@ class _Folder:
         if snapshot is None:
             return None
         times = list[float]()
-        for path in self._store.folder(partition).glob(f"{snapshot.mark.position:020d}-*"):
+        for path in self._store.folder(partition).glob(f"{snapshot.mark.offset:020d}-*"):
             with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
                 times.append(path.stat().st_mtime)
         return snapshot, round(max(times) * 1000) if times else None
@@ -254,7 +254,7 @@ def _listed(snapshot: Snapshot, prefix: str) -> Iterator[Listed]:
     for i in sorted(range(len(snapshot.keys)), key=snapshot.keys.__getitem__):
         name = shown(snapshot.keys[i])
         if name.startswith(prefix):
-            yield Listed(snapshot.partition, name, steps[i], event_ms[i], size, incomplete[i], snapshot.mark.position)
+            yield Listed(snapshot.partition, name, steps[i], event_ms[i], size, incomplete[i], snapshot.mark.offset)
 
 
 def _line(sensor: Listed) -> str:
@@ -317,7 +317,7 @@ def _facts(seen: Seen) -> dict[str, Any]:
     snapshot = seen.snapshot
     return {
         "partition": snapshot.partition,
-        "position": snapshot.mark.position,
+        "position": snapshot.mark.offset,
         "time_ms": snapshot.mark.time_ms,
         "written_ms": seen.written_ms,
         "committed": seen.committed,

@@ -12,9 +12,9 @@ from typing import Any
 from confluent_kafka import KafkaException
 
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.kafka.clients import feed_producer
 from processor.kafka.topics import describe_input
 from processor.settings import Settings
-from processor.stream.clients import feed_producer
 from processor.tools.state import age_said, checkpoints, keys_of, printable
 from processor.tools.state_show import no_row
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from processor.app.fit import fingerprint_of, load_model, shapes_of
 from processor.checkpoint.snapshot import Snapshot
 from processor.engine import Shapes
 from processor.errors import ConfigurationError, SlotstreamError
-from processor.service import fingerprint_of, load_model, shapes_of
 from processor.settings import Settings, format_duration
 from processor.tools.state import age_said, as_time, checkpoints, keys_of, printable
 

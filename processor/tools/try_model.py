@@ -17,19 +17,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import numpy as np
 import orjson
 
+from processor.app.fit import codec_of, fingerprint_of, load_model, rules_of, shapes_of, slots_of
 from processor.engine import Engine
 from processor.errors import ConfigurationError, SlotstreamError
-from processor.rules import Clock, keep_time
-from processor.service import codec_of, fingerprint_of, load_model, rules_of, shapes_of, slots_of
+from processor.pipeline import Pipeline
+from processor.rules import Clock
 from processor.settings import Settings
 from processor.tools.csv_file import CsvFile, Form
 from processor.tools.plot import Plot
 from processor.tools.progress import Shown, counted
 from processor.tools.rows import Reading, Readings, Wanted, value_of
-from processor.worker import LEFT_OUT
 
 if TYPE_CHECKING:
     from processor.model.load import ServableModel
@@ -152,9 +151,9 @@ class Trial:
         self.tried = Tried()
         self._features = settings.input.features
         self._format: str = settings.input.format
-        self._rules = rules_of(settings)
-        self._engine = Engine(Tiles(model, rows_max=min(slots, TILE_ROWS)), shapes, self._rules, slots=slots)
-        self._codec = codec_of(settings, model, fingerprint_of(settings, model))
+        rules = rules_of(settings)
+        self._engine = Engine(Tiles(model, rows_max=min(slots, TILE_ROWS)), shapes, rules, slots=slots)
+        self._pipeline = Pipeline(codec_of(settings, model, fingerprint_of(settings, model)), self._engine, rules.expire_ms)
         self._clocks = {0: Clock()}  # every reading is of partition 0
         # The features that the outputs forecast: those of output.residual, and all of them where the outputs are as many.
         one_a_feature = model.outputs == len(names) and model.output_steps is None
@@ -188,19 +187,15 @@ class Trial:
     def _answers(self, readings: Sequence[Reading]) -> list[_Answer]:
         """As the service would: a prediction or a dead letter for each."""
         messages = [_Message(reading, value_of(reading, self._format, self._features)) for reading in readings]
-        decoded = self._codec.decode(messages)
-        self._clocks |= keep_time(decoded.batch, self._clocks, self._rules.expire_ms)
-        applied = self._engine.apply(decoded.batch)
+        done = self._pipeline.process(messages, self._clocks)
         self._engine.commit()
+        self._clocks |= done.clocks
         answers = [_Answer() for _ in readings]
-        for i, value in zip(decoded.source, self._codec.encode(decoded.batch, applied), strict=True):
+        for i, value in zip(done.decoded.source, done.values, strict=True):
             if value is not None:
                 answers[i].output = orjson.loads(value)
-        for i, rejected in decoded.rejected:
+        for i, rejected in done.rejected:
             answers[i] = _Answer(error=rejected.error, detail=readings[i].problem or rejected.detail)
-        for error, left_out in (("non_finite_state", ~applied.finite), ("late", applied.late)):
-            for i in np.flatnonzero(left_out).tolist():
-                answers[decoded.source[i]] = _Answer(error=error, detail=LEFT_OUT[error])
         return answers
 
     def _count(self, reading: Reading, answer: _Answer) -> None:

@@ -20,12 +20,12 @@ import orjson
 
 from processor.logs import LIBRDKAFKA, Recent
 from processor.metrics import STAGES, Metrics
+from processor.partitions import Partition
 from processor.settings import Settings
-from processor.stream.assignment import Partition
 from processor.web.history import BOUNDS, EVERY_S, NOW_S, History, Numbers, Sample, before, quantile, rate
 
 if TYPE_CHECKING:
-    from processor.service import Served
+    from processor.app.health import Served
 
 TREND_S = 60.0
 IN_TIME_S = 2.0  # so much work waiting is no lag: a commit is due ten times a second, and a poll takes its time
@@ -48,7 +48,7 @@ class Verdict:
 
 
 class Source(Protocol):
-    """What the service tells of itself (processor.service.Probes)."""
+    """What the service tells of itself (app.health.Health)."""
 
     @property
     def start_step(self) -> str | None: ...
@@ -209,8 +209,8 @@ def _partition(partition: Partition, numbers: Numbers) -> dict[str, Any]:
         "lag_records": numbers.known("lag_records", label),
         "checkpoint_age_s": numbers.known("checkpoint_age_seconds", label) if live else None,
         "restore_records_left": numbers.known("restore_records_left", label),
-        "committed": partition.committed.position if live else None,
-        "replay_records": max(0, partition.committed.position - begun_at) if live and begun_at is not None else None,
+        "committed": partition.committed.offset if live else None,
+        "replay_records": max(0, partition.committed.offset - begun_at) if live and begun_at is not None else None,
     }
 
 

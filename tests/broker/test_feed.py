@@ -11,11 +11,11 @@ from waiting import wait_for
 
 from processor import cli, logs
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.kafka import admin
+from processor.kafka.clients import feed_producer
 from processor.kafka.topics import describe_input
 from processor.sandbox.kafka import free_port
 from processor.settings import load_settings
-from processor.stream import admin
-from processor.stream.clients import feed_producer
 from processor.tools import feed as feed_module
 from processor.tools.feed import Feed, Pace
 from processor.tools.rows import Reading

@@ -12,7 +12,7 @@ ASKER = """
 import sys, time
 from confluent_kafka import KafkaException
 from processor.settings import load_settings
-from processor.stream import group
+from processor.kafka import group
 
 settings = load_settings(None, ["--kafka=bootstrap.servers=" + sys.argv[1], "--kafka=log_level=0"], {})
 while True:

@@ -12,10 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from waiting import wait_for
 
 from processor import cli, logs
+from processor.kafka import admin
 from processor.metrics import CATALOGUE, PREFIX
 from processor.records import ERRORS
 from processor.sandbox.kafka import free_port
-from processor.stream import admin
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,12 @@ from places import ROOT
 from waiting import wait_for
 
 from processor import cli, logs
-from processor import service as service_module
+from processor.app import build as build_module
+from processor.app import fit
+from processor.app import service as service_module
 from processor.cli import given
 from processor.errors import NotPermitted, SlotstreamError
+from processor.kafka import admin, clients, permissions
 from processor.kafka.create_topics import init
 from processor.kafka.findings import Finding
 from processor.kafka.refusals import refusal_watch
@@ -40,7 +43,6 @@ from processor.sandbox.kafka import EmbeddedKafka
 from processor.sandbox.kafka_security import Authority, Listener, Security
 from processor.sandbox.ports import free_port
 from processor.settings import Settings, load_settings
-from processor.stream import admin, clients, permissions
 from processor.tools import check as check_module
 from processor.tools.oracle import Reference
 
@@ -127,14 +129,14 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compiled(model):
-    return tiles.Tiles(service_module.load_model(Settings(model={"path": str(model)})), rows_max=8)
+    return tiles.Tiles(fit.load_model(Settings(model={"path": str(model)})), rows_max=8)
 
 
 @pytest.fixture(autouse=True)
 def _one_model_for_all(compiled, monkeypatch):
     """Loaded and compiled once: here it is asked how the service comes in, not what it answers with."""
     monkeypatch.setattr(tiles, "Tiles", lambda *_, **__: compiled)
-    for module in (service_module, check_module):
+    for module in (build_module, check_module):
         monkeypatch.setattr(module, "load_model", lambda _: compiled._model)
     monkeypatch.setattr(admin, "REFUSED_S", 0.5)
     monkeypatch.setattr(logs, "configure", lambda *_: None)
@@ -193,7 +195,7 @@ def turn_until(worker, condition, timeout_s: float = 60.0) -> None:
 
 
 def assert_exact(settings: Settings, topics: Topics) -> None:
-    served = service_module.load_model(settings)
+    served = fit.load_model(settings)
     assert topics.read(topics.output), "nothing was predicted"
     model_id = json.loads(topics.read(topics.output)[0].value())["model"]
     assert_same(topics.answers(), Reference(served, settings, model_id).expect(topics.inputs()))

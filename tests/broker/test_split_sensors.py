@@ -10,15 +10,15 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from judge import echo_model
 from structlog.testing import capture_logs
 
+from processor.app.fit import codec_of
 from processor.doctor.records import judged, records
+from processor.kafka.partition_log import in_several_partitions, newest
 from processor.kafka.topics import Topic
 from processor.metrics import Metrics
-from processor.service import codec_of
 from processor.settings import load_settings
 from processor.slots.rows import Rows
 from processor.slots.table import Table
 from processor.split_sensors import SplitSensors
-from processor.stream.history import in_several_partitions, newest
 
 PARTITIONS = 4
 KEYS = [b"pump-%d" % i for i in range(10)]

@@ -16,18 +16,18 @@ from safetensors import safe_open
 from waiting import wait_for
 
 from processor import cli, logs
+from processor.app.fit import fingerprint_of, load_model, shapes_of
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.topic import TopicStore, TopicWriter
 from processor.errors import SlotstreamError
+from processor.kafka import admin
+from processor.kafka.clients import restore_consumer
 from processor.kafka.topics import describe
+from processor.partitions import Beginning, Position
 from processor.sandbox.kafka import free_port
-from processor.service import fingerprint_of, load_model, shapes_of
 from processor.settings import Settings, load_settings
 from processor.slots.rows import Rows
-from processor.stream import admin
-from processor.stream.assignment import Beginning, Mark
-from processor.stream.clients import restore_consumer
 from processor.tools import state
 from processor.tools.state import as_time, keys_of, printable
 
@@ -87,7 +87,7 @@ def snapshot_of(keys, partition=1, position=100, *, width=W, beginning=None, ste
     rows.applied, rows.event_ms = np.arange(n) + 50, np.arange(n) + EVENT_MS
     rows.steps = np.arange(n) + 1 if steps is None else np.full(n, steps, np.int64)
     rows.incomplete = np.arange(n) % 2 > 0
-    return Snapshot(partition, Mark(position, EVENT_MS), beginning or beginning_of(), list(keys), rows, {"tensorflow": "2.21"})
+    return Snapshot(partition, Position(position, EVENT_MS), beginning or beginning_of(), list(keys), rows, {"tensorflow": "2.21"})
 
 
 # -- list ---------------------------------------------------------------------------------------------------------------------

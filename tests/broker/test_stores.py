@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from stores import BEGINNING, OTHER, Folder, Log, P, W, content, rows_by_sensor, snapshot_of
 
 from processor.checkpoint.snapshot import Snapshot
+from processor.partitions import Beginning, Position
 from processor.slots.rows import Rows
 from processor.slots.table import Table
-from processor.stream.assignment import Beginning, Mark
 
 
 @pytest.fixture(params=["folder", "topic"])
@@ -67,7 +67,7 @@ def test_an_empty_partition_reads_back_empty_and_as_wide(home):
 def test_a_partition_without_a_time_has_none_after_either(home):
     writer, _ = opened(home)
     home.round(writer, snapshot_of([], time_ms=None))
-    assert newest(home).mark == Mark(100, None)
+    assert newest(home).mark == Position(100, None)
 
 
 def test_a_later_round_adds_what_changed_and_takes_away_what_is_gone(home):
@@ -87,10 +87,10 @@ def test_a_later_round_adds_what_changed_and_takes_away_what_is_gone(home):
 def test_a_process_that_takes_over_adds_to_what_it_has_found(home):
     home.round(opened(home)[0], snapshot_of([b"a", b"b", b"c"]))
     writer, found = opened(home)
-    assert writer.base(P) == found.mark.position == 100
+    assert writer.base(P) == found.mark.offset == 100
     home.round(writer, snapshot_of([b"a"], 200, seed=1, base=100, removed=[b"b"]))
     assert set(newest(home).keys) == {b"a", b"c"}
-    assert newest(home).mark.position == 200
+    assert newest(home).mark.offset == 200
 
 
 def test_what_was_read_may_be_written_to(home):
@@ -159,9 +159,9 @@ class History:
 
     def judge(self, found: Snapshot | None) -> None:
         """What a reader found must be the newest that is safe. Rows of a round that is not complete may be newer."""
-        assert (found.mark.position if found else None) == max(self.safe, default=None)
+        assert (found.mark.offset if found else None) == max(self.safe, default=None)
         if found is not None:
-            position = found.mark.position
+            position = found.mark.offset
             assert (found.mark.time_ms, found.beginning) == (position, self.beginning)
             assert (found.base, found.removed) == (None, [])
             newer = set(np.array(found.keys, object)[found.rows.applied >= position].tolist())
@@ -172,7 +172,7 @@ class History:
 
 
 class Process:
-    """One instance, as far as its partition's state goes: slots, a store and a writer, used as worker.py uses them."""
+    """One instance, as far as its partition's state goes: slots, a store and a writer, used as the loop uses them."""
 
     def __init__(self, home, history: History) -> None:
         self.home, self.history = home, history
@@ -188,7 +188,7 @@ class Process:
         self.writer.begins(P, found)
         if found is not None:
             self.table.load(P, found.keys, found.rows)
-        for offset in range(found.mark.position if found else self.history.beginning.origin, len(self.history.log)):
+        for offset in range(found.mark.offset if found else self.history.beginning.origin, len(self.history.log)):
             self._apply(offset, replay=True)
         self.holds_what_it_must()
 
@@ -219,11 +219,11 @@ class Process:
         base, position = self.writer.base(P), len(self.history.log)
         keys, rows = self.table.copy(P, base)
         removed = self.table.take_forgotten(P)
-        return Snapshot(P, Mark(position, position), self.history.beginning, keys, rows, {"cpu": "here"}, base, removed)
+        return Snapshot(P, Position(position, position), self.history.beginning, keys, rows, {"cpu": "here"}, base, removed)
 
     def checkpoint(self, do_round) -> None:
         if len(self.history.log) in self.history.safe:
-            return  # as the worker: nothing has moved
+            return  # as the loop: nothing has moved
         if self._prunable is not None:  # a commit has succeeded since
             self.writer.prune(self._prunable)
         snapshot = self.snapshot()
@@ -330,7 +330,7 @@ def test_every_older_snapshot_that_a_folder_still_holds_is_what_was_at_its_posit
     for _ in range(40):
         process.checkpoint(home.round)
         process.records([(KEYS[int(rng.integers(len(KEYS)))], rng.random() < 0.3)])
-    left = [safe for safe in history.safe if (found := newest(home, safe, history.beginning)) and found.mark.position == safe]
+    left = [safe for safe in history.safe if (found := newest(home, safe, history.beginning)) and found.mark.offset == safe]
     assert len(left) >= 12, "two chains and more"
     for safe in left:
         history.safe = [safe]

@@ -15,10 +15,10 @@ from stores import BEGINNING, OTHER, Log, P, W, content, snapshot_of
 
 from processor.checkpoint import topic as module
 from processor.checkpoint.topic import MARKER, ROW, TopicWriter, row_bytes_max, row_type
+from processor.kafka.partition_log import CancelledError
 from processor.kafka.topics import Topic
+from processor.partitions import Beginning
 from processor.records import Out
-from processor.stream.assignment import Beginning
-from processor.stream.history import CancelledError
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_round_without_its_marker_leaves_the_one_before_with_newer_rows_and_no
     writer.write(second)
     outs, _ = writer.outs()
     log.put(outs)
-    writer.committed()
+    writer.commit()
     assert writer.busy(P)
     *facts, rows = content(first)
     assert content(newest(log)) == (*facts, {**rows, b"a": content(second)[-1][b"a"]})
@@ -58,9 +58,9 @@ def test_an_aborted_piece_is_written_again(log, monkeypatch):
     writer.write(snapshot)
     while writer.busy(P):
         log.put(writer.outs()[0], commit=False)
-        writer.aborted()
+        writer.abort()
         log.put(writer.outs()[0])
-        writer.committed()
+        writer.commit()
     assert content(newest(log)) == content(snapshot)
     (written,) = writer.finished()
     assert (written.partition, written.position, written.error) == (P, 100, None)

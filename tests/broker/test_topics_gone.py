@@ -10,7 +10,7 @@ from harness import SMALL, L, Service, Stream, Topics, assert_same, save_model
 from places import SUPPORT
 from waiting import wait_for
 
-from processor.service import load_model
+from processor.app.fit import load_model
 from processor.tools.oracle import Reference
 
 LOOKS_OFTEN = str(SUPPORT / "looks_often.py")

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from places import ROOT
 
+from processor.loop.rebalance import REVOKE_CHECKPOINT_S
 from processor.settings import ENV_CONFIG, ENV_PREFIX, Settings, load_settings
-from processor.worker import REVOKE_CHECKPOINT_S
 
 DEPLOY = ROOT / "deploy" / "kubernetes"
 FOLDERS = sorted(path.parent for path in DEPLOY.rglob("kustomization.yaml"))

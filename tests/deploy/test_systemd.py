@@ -16,8 +16,8 @@ from harness import SMALL, L, Service, Stream, Topics, assert_exact, save_model
 from places import ROOT
 from waiting import wait_for
 
+from processor.app.health import HUNG_S
 from processor.errors import ConfigurationError, SlotstreamError, Stopped
-from processor.service import HUNG_S
 from processor.settings import load_settings
 from processor.systemd import EXTEND_EVERY_S, START_STEP_S, STOP_MARGIN_S, Systemd
 

@@ -38,7 +38,7 @@ def test_imports_point_down_only_and_libraries_stay_in_their_rooms() -> None:
     [
         ("errors.py", "import processor.cli", "imports point down only"),
         ("slots/new.py", "import processor.engine", "imports point down only"),
-        ("codec/new.py", "import processor.stream", "imports point down only"),
+        ("codec/new.py", "import processor.kafka", "imports point down only"),
         ("new.py", "import processor.errors", "imports point down only"),
         ("codec/new.py", "import tensorflow", "TensorFlow stays in its room"),
         ("tools/new.py", "import keras", "TensorFlow stays in its room"),

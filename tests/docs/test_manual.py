@@ -63,7 +63,7 @@ def test_each_alert_names_a_section_and_each_section_is_named() -> None:
 
 
 # What `slotstream run` is made of. What its tools say at a prompt needs no section, and a model that is refused has one by its kind.
-ROOMS = ("checkpoint", "kafka", "settings", "stream", "web", "instance_lock.py", "service.py", "worker.py")
+ROOMS = ("checkpoint", "kafka", "settings", "stream", "web", "instance_lock.py", "app", "loop")
 
 
 def test_each_error_that_can_end_the_service_names_a_section() -> None:

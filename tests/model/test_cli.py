@@ -62,7 +62,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> type:
                 raise self.ends
             return self.ends
 
-    module(monkeypatch, "processor.service", Service=Service)
+    module(monkeypatch, "processor.app.service", Service=Service)
     return Service
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from harness import keras, readings, rewritten, save_model
 
+from processor.app.fit import codec_of, load_model, rules_of, shapes_of
 from processor.engine import Engine
 from processor.model.tiles import Tiles
 from processor.rules import Clock, keep_time
-from processor.service import codec_of, load_model, rules_of, shapes_of
 from processor.settings import load_settings
 from processor.slots.parking import Parking, StateFile
 from processor.tools.oracle import InputRecord, Reference, as_published

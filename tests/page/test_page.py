@@ -23,8 +23,8 @@ from selenium.webdriver.common.keys import Keys
 from watched import Watched
 
 from processor.metrics import Metrics
+from processor.partitions import State
 from processor.sandbox.kafka import EmbeddedKafka
-from processor.stream.assignment import State
 from processor.web.pages import Page, page_files
 from processor.web.server import serve
 

@@ -71,7 +71,7 @@ def count() -> dict[str, int]:
 
 
 def exact() -> dict[str, int]:
-    from processor.service import load_model
+    from processor.app.fit import load_model
     from processor.tools.oracle import InputRecord, Reference, as_published
 
     values = [message.value() for message in Topic(SETTINGS.output.topic).to_end()]

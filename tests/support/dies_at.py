@@ -12,11 +12,13 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from processor import cli, service
+from processor import cli
+from processor.app import health
 from processor.checkpoint import directory, topic
-from processor.stream.consumer import Reader
-from processor.stream.transaction import Transaction
-from processor.worker import Worker
+from processor.engine import Engine
+from processor.kafka.consumer import GroupConsumer
+from processor.kafka.transaction import Transaction
+from processor.loop.loop import Loop
 
 
 def die(*_: Any) -> None:
@@ -66,13 +68,13 @@ def rows_before_the_marker(writer: topic.TopicWriter) -> bool:
     return any(round_.sent and not round_.marked for round_ in writer._rounds.values())
 
 
-def has_outputs(worker: Worker, *_: Any) -> bool:
-    return not worker._engine.undo.empty
+def has_outputs(engine: Engine) -> bool:
+    return not engine.at_boundary
 
 
-def nothing_sent(worker: Worker, *_: Any) -> bool:
+def nothing_sent(loop: Loop, *_: Any) -> bool:
     """What was published waits for more (linger.ms), and the broker has not heard of its partitions."""
-    return (worker._transaction.age_s or 1.0) < 0.004
+    return (loop._committer.age_s or 1.0) < 0.004
 
 
 def to_commit(_transaction: Transaction, call: str, *_: Any) -> bool:
@@ -84,18 +86,18 @@ POINTS: dict[str, Callable[[], None]] = {
     "after publishing": lambda: before(Transaction, "commit", flush_and_die, if_=lambda t, *_: t.age_s is not None),
     "before the commit": lambda: before(Transaction, "_until_decided", if_=to_commit),
     "in the commit": lambda: before(Transaction, "_until_decided", die_soon, if_=to_commit),
-    "after the commit": lambda: before(Worker, "_committed", if_=has_outputs),
-    "in the first commit": lambda: before(Worker, "_committed"),
+    "after the commit": lambda: before(Engine, "commit", if_=has_outputs),
+    "in the first commit": lambda: before(Engine, "commit"),
     "in a checkpoint file": lambda: before(directory, "_save", half_a_file),
     "before a checkpoint file has its name": lambda: before(directory.os, "link"),
-    "hangs": lambda: before(Worker, "_committed", hang, if_=has_outputs),
-    "sleeps with records in hand": lambda: before(Worker, "_note_ends", sleep, if_=nothing_sent),
-    "giving up": lambda: before(Reader, "_unassign"),
-    "in a round": lambda: before(topic.TopicWriter, "committed", if_=rows_before_the_marker),
+    "hangs": lambda: before(Engine, "commit", hang, if_=has_outputs),
+    "sleeps with records in hand": lambda: before(Loop, "_note_ends", sleep, if_=nothing_sent),
+    "giving up": lambda: before(GroupConsumer, "_unassign"),
+    "in a round": lambda: before(topic.TopicWriter, "commit", if_=rows_before_the_marker),
 }
 
 if __name__ == "__main__":
     topic.ROWS_MAX = 4  # so that a round is several transactions
-    service.HUNG_S = 2.0
+    health.HUNG_S = 2.0
     POINTS[sys.argv[1]]()
     sys.exit(cli.main(sys.argv[3:]))

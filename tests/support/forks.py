@@ -78,7 +78,8 @@ def _server() -> socket.socket:
 
 
 def _serve(requests: socket.socket) -> None:
-    from processor import cli, service  # noqa: F401 - all that a start imports
+    from processor import cli  # noqa: F401 - all that a start imports
+    from processor.app import service  # noqa: F401
     from processor.model import load, quiet, tiles  # noqa: F401
 
     quiet.import_tensorflow()

@@ -21,22 +21,22 @@ import safetensors.numpy
 from judge import Judge, Record, echo_model
 from mutate import AHEAD_MS, RECORD_MS, Mutator
 
+from processor.app.fit import codec_of
 from processor.checkpoint import topic as topic_module
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.snapshot import Snapshot, to_tensors
 from processor.checkpoint.topic import MARKER, ROW, TopicStore, TopicWriter, row_type
-from processor.codec.codec import Codec
 from processor.codec.dead_letters import OVERHEAD_BYTES, dead_letter
 from processor.codec.decode import Decoded
 from processor.codec.encode import shown
 from processor.codec.reject import DETAIL_MAX
 from processor.errors import ConfigurationError
 from processor.kafka.topics import Topic
+from processor.partitions import Beginning, Position
+from processor.pipeline import Codec
 from processor.records import ERRORS, Applied
-from processor.service import codec_of
 from processor.settings import Settings, load_settings
 from processor.slots.rows import Rows
-from processor.stream.assignment import Beginning, Mark
 from processor.tools.csv_file import CsvFile, Form
 from processor.tools.rows import Readings, Wanted, value_of
 
@@ -200,7 +200,7 @@ def snapshot_of(random: Random, n: int, position: int = 100) -> Snapshot:
     rows.steps, rows.event_ms = rows.applied + 1, rows.applied * 1000
     rows.incomplete = rows.applied % 2 > 0
     keys = [b"sensor-%d" % i for i in range(n - 2)] + [b"", b"\xff\0"][: min(n, 2)]
-    return Snapshot(P, Mark(position, 7), BEGINNING, keys, rows, {"tensorflow": "2.21"})
+    return Snapshot(P, Position(position, 7), BEGINNING, keys, rows, {"tensorflow": "2.21"})
 
 
 def content(snapshot: Snapshot | None) -> Any:
@@ -363,7 +363,7 @@ class Log(Target):
         assert state == {key: value[34:] for key, value in expected.items()}
         assert len(found.keys) == len(found.rows)
         if position_max is not None:
-            assert found.mark.position <= position_max
+            assert found.mark.offset <= position_max
             assert not (found.rows.applied >= position_max).any()
 
 

@@ -20,8 +20,8 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, To
 from confluent_kafka.admin import AdminClient, NewTopic
 from waiting import wait_for
 
+from processor.app.fit import load_model
 from processor.checkpoint.directory import Directory, Name
-from processor.service import load_model
 from processor.settings import load_settings
 from processor.tools.oracle import InputRecord, Reference, as_published
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from processor.codec.codec import Codec
+from processor.pipeline import Codec
 from processor.records import ERRORS
 from processor.settings import Settings
 from processor.tools import oracle

@@ -17,9 +17,9 @@ from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.topic import TopicStore, TopicWriter
 from processor.checkpoint.writer import Writer, Written
 from processor.kafka.topics import Topic
+from processor.partitions import Beginning, Position
 from processor.settings import Settings
 from processor.slots.rows import Rows
-from processor.stream.assignment import Beginning, Mark
 
 W = 3
 BEGINNING = Beginning(5, "00aa" * 4, "f" * 64, "topic-id", 8)
@@ -37,7 +37,7 @@ def snapshot_of(
     rows.state = rng.integers(0, 2**32, (n, W), np.uint32).view(np.float32)
     rows.applied, rows.steps = rng.integers(0, applied_max or max(position, 1), n), rng.integers(1, 2**62, n)
     rows.event_ms, rows.incomplete = rng.integers(-(2**53), 2**53, n), rng.random(n) < 0.5
-    mark = Mark(position, time_ms, None if time_ms is None else time_ms - 7)
+    mark = Position(position, time_ms, None if time_ms is None else time_ms - 7)
     return Snapshot(partition, mark, beginning, list(keys), rows, {"tensorflow": "2.21"}, base, list(removed))
 
 
@@ -150,7 +150,7 @@ class Log:
             assert partitions == {snapshot.partition}
             commit = next(commits)
             self.put(outs, commit=commit)
-            writer.committed() if commit else writer.aborted()
+            writer.commit() if commit else writer.abort()
         return ends(writer, snapshot.partition)
 
     def half_round(self, writer: TopicWriter, snapshot: Snapshot) -> None:
@@ -162,7 +162,7 @@ class Log:
                 outs, _ = writer.outs()
                 if all(out.key != topic_module.MARKER for out in outs):
                     self.put(outs, commit=commit)
-                    writer.committed() if commit else writer.aborted()
+                    writer.commit() if commit else writer.abort()
 
     def close(self, writer: TopicWriter) -> None:
         writer.close()

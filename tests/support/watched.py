@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 
 from processor import logs
+from processor.app.health import Served
 from processor.metrics import Metrics
-from processor.service import Served
+from processor.partitions import Beginning, Partition, Position, State
 from processor.settings import Settings, load_settings
-from processor.stream.assignment import Beginning, Mark, Partition, State
 from processor.web.history import EVERY_S, History
 from processor.web.status import Status
 
@@ -50,7 +50,7 @@ class Watched:
         for number in range(count):
             partition = Partition(number, 0.0, state=state, caught_up=caught_up)
             partition.beginning = Beginning(100, "lineage", "fingerprint", "topic", count)
-            partition.applied = partition.committed = Mark(5100, None)
+            partition.applied = partition.committed = Position(5100, None)
             self.source.owned.append(partition)
             self.metrics.set("checkpoint_age_seconds", 12 + number, partition=number)
             if state is State.LIVE:

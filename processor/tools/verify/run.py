@@ -205,7 +205,7 @@ class Run:
     def _fed(self, store: str, settings: Settings) -> tuple[Feeder, Judge]:
         """The feeder and the judge of the whole run, made while the first instances start: the model takes seconds to load here too."""
         if self._feeder is None or self._judge is None:
-            from processor.service import fingerprint_of, load_model
+            from processor.app.fit import fingerprint_of, load_model
             from processor.tools.oracle import Reference
 
             model = load_model(settings)

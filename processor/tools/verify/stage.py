@@ -16,6 +16,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.kafka.clients import admin_client, feed_producer
 from processor.kafka.create_topics import init
 from processor.kafka.topics import describe_input
 from processor.sandbox.kafka import EmbeddedKafka
@@ -25,7 +26,6 @@ from processor.sandbox.own_folder import OwnFolder
 from processor.sandbox.patience import patience_s
 from processor.sandbox.ports import free_port, free_ports
 from processor.settings import Settings, kafka_key, load_settings
-from processor.stream.clients import admin_client, feed_producer
 from processor.tools.verify import links
 from processor.tools.verify.disk import Disk
 from processor.tools.verify.links import Links

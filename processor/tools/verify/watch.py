@@ -12,8 +12,8 @@ from collections.abc import Callable
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from processor.errors import SlotstreamError
+from processor.kafka.clients import restore_consumer
 from processor.settings import Settings
-from processor.stream.clients import restore_consumer
 from processor.tools.oracle import InputRecord
 from processor.tools.verify import judge
 from processor.tools.verify.judge import Judge

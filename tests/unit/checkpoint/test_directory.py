@@ -20,8 +20,8 @@ from stores import BEGINNING, OTHER, W, content, snapshot_of
 from processor.checkpoint import directory
 from processor.checkpoint.directory import TEMPORARY, TEMPORARY_AGE_S, Directory, Name
 from processor.checkpoint.snapshot import INCREMENTS_MAX, Chain, Link, Snapshot, UnusableError, from_tensors, merged, to_tensors
+from processor.partitions import Beginning, Position
 from processor.slots.rows import Rows
-from processor.stream.assignment import Beginning, Mark
 
 deterministic = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -66,7 +66,7 @@ def written(tmp_path: Path) -> tuple[Directory, Path, bytes, Snapshot]:
 )
 def test_a_snapshot_reads_back_bit_for_bit_whatever_the_keys(keys, position, time_ms, seed):
     snapshot = snapshot_of(keys, position, seed=seed)
-    snapshot = Snapshot(2, Mark(position, time_ms), BEGINNING, keys, snapshot.rows, {"cpu": "ü"})
+    snapshot = Snapshot(2, Position(position, time_ms), BEGINNING, keys, snapshot.rows, {"cpu": "ü"})
     assert content(from_tensors(*to_tensors(snapshot))[0]) == content(snapshot)
 
 
@@ -419,7 +419,7 @@ def test_a_damaged_link_is_warned_of_once(chains, monkeypatch):
     files.paths[0].write_bytes(whole[0][:-1])
     found = warnings(monkeypatch)
     for _ in range(3):
-        assert newest(files.of).mark.position == 50
+        assert newest(files.of).mark.offset == 50
     assert [name for name, _ in found] == [files.paths[0].name, files.paths[1].name]
     assert files.paths[0].name in found[1][1]
 
@@ -439,8 +439,8 @@ def test_no_file_is_read_again_and_again_for_a_damaged_one_below_it(tmp_path, mo
 def forged(of: Directory, snapshot: Snapshot, link: Link | None, name: str | None = None, **changes: object) -> Path:
     """A file whose digest is right, whatever it says."""
     tensors, metadata = metadata_of(snapshot, link, **changes)
-    base = snapshot.mark.position if snapshot.base is None else snapshot.base
-    path = of.folder(2) / (name or str(Name(snapshot.mark.position, base, "forged")))
+    base = snapshot.mark.offset if snapshot.base is None else snapshot.base
+    path = of.folder(2) / (name or str(Name(snapshot.mark.offset, base, "forged")))
     safetensors.numpy.save_file(tensors, path, metadata)
     return path
 
@@ -502,7 +502,7 @@ def test_a_base_of_rows_of_another_width_is_none(written):
     of, path, *_ = written
     wider = replace(adding(100, [b"a"], 200), rows=Rows.zeros(1, W + 1))
     forged(of, wider, Link(path.name, directory._load(path)[1]["digest"]))
-    assert newest(of).mark.position == 100
+    assert newest(of).mark.offset == 100
 
 
 def test_no_chain_of_more_files_than_are_ever_written_is_followed(tmp_path):
@@ -510,7 +510,7 @@ def test_no_chain_of_more_files_than_are_ever_written_is_followed(tmp_path):
     files = Written(of, snapshot_of(KEYS, 1000))
     for i in range(INCREMENTS_MAX + 3):
         files.add(adding(1000 + i, [b"a"], 1001 + i))
-    assert newest(of).mark.position == 1000 + INCREMENTS_MAX
+    assert newest(of).mark.offset == 1000 + INCREMENTS_MAX
 
 
 @pytest.mark.parametrize(("position", "base"), [(50, 50), (200, 200), (200, 100)])
@@ -555,7 +555,7 @@ def test_files_of_other_names_are_neither_read_nor_deleted(tmp_path):
     for position in (1, 2, 3):
         of.write(snapshot_of([b"a"], position))
     of.prune(of.prunable(2, BEGINNING, 10**9))
-    assert newest(of).mark.position == 3
+    assert newest(of).mark.offset == 3
     assert {path.name for path in of.folder(2).iterdir()} >= set(NOT_OURS)
 
 
@@ -571,7 +571,7 @@ def test_the_newest_is_the_one_of_the_greatest_position_whenever_it_was_written(
     of = store(tmp_path)
     for position in (9, 1000, 70):
         of.write(snapshot_of(KEYS, position))
-    assert newest(of).mark.position == 1000
+    assert newest(of).mark.offset == 1000
 
 
 @pytest.mark.parametrize(("position_max", "found"), [(8, None), (9, 9), (69, 9), (70, 70), (10**18, 1000)])
@@ -580,16 +580,16 @@ def test_none_past_a_position_is_given(tmp_path, position_max, found):
     for position in (9, 70, 1000):
         of.write(snapshot_of(KEYS, position))
     snapshot = newest(of, position_max=position_max)
-    assert (snapshot and snapshot.mark.position) == found
+    assert (snapshot and snapshot.mark.offset) == found
 
 
 def test_one_of_another_beginning_is_passed_over(tmp_path):
     of = store(tmp_path)
     of.write(snapshot_of(KEYS, 10))
     of.write(snapshot_of(KEYS, 20, beginning=OTHER))
-    assert newest(of, beginning=BEGINNING).mark.position == 10
-    assert newest(of, beginning=OTHER).mark.position == 20
-    assert newest(of).mark.position == 20
+    assert newest(of, beginning=BEGINNING).mark.offset == 10
+    assert newest(of, beginning=OTHER).mark.offset == 20
+    assert newest(of).mark.offset == 20
 
 
 # -- what may be deleted ----------------------------------------------------------------------------------------
@@ -727,7 +727,7 @@ def test_the_chain_that_is_added_to_stays_although_newer_ones_were_begun(tmp_pat
     for position in (12, 25, 35, 45):
         _, _, chain = of.write(adding(chain.position, [b"a"], position), chain)
         of.prune(of.prunable(2, BEGINNING, position))
-        assert newest(of, position_max=position).mark.position == position
+        assert newest(of, position_max=position).mark.offset == position
     grown(of, 50)
     grown(of, 60)
     of.prune(of.prunable(2, BEGINNING, 60))
@@ -782,7 +782,7 @@ def test_a_zombie_that_writes_and_prunes_late_never_takes_the_successors_newest_
         )
         assert left == ever, "the newest two whole ones that were ever written are there"
         found = newest(store(path), beginning=beginning)
-        assert (found.mark.position if found else 0) == newest_ever
+        assert (found.mark.offset if found else 0) == newest_ever
 
 
 # -- files in the making -------------------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from processor.checkpoint.restore import Decision, Found, Present, decide
+from processor.checkpoint.policy import Decision, Found, Present, decide
 from processor.checkpoint.snapshot import Snapshot
 from processor.errors import PolicyStop, SlotstreamError
 from processor.kafka.topic_errors import partitions_added
+from processor.partitions import Beginning, Position
 from processor.settings import Settings, keys
 from processor.slots.rows import Rows
-from processor.stream.assignment import Beginning, Mark
 
 PRESENT = Present("f" * 64, "topic-id", 8)
 BEGINNING = Beginning(10, "lineage-1", PRESENT.fingerprint, PRESENT.topic_id, PRESENT.partitions)
@@ -21,7 +21,7 @@ OTHER_MODEL = Beginning(10, "lineage-1", "0" * 64, PRESENT.topic_id, PRESENT.par
 
 
 def snapshot_at(position: int, beginning: Beginning = BEGINNING) -> Snapshot:
-    return Snapshot(3, Mark(position, None), beginning, [], Rows.zeros(0, 2))
+    return Snapshot(3, Position(position, None), beginning, [], Rows.zeros(0, 2))
 
 
 def found(
@@ -37,11 +37,11 @@ def found(
     """What find() would give of a folder with these snapshots in it, in a group whose other partitions say so."""
 
     def usable(beginning: Beginning) -> Snapshot | None:
-        fitting = [s for s in stored if s.beginning == beginning and committed is not None and s.mark.position <= committed]
-        return max(fitting, key=lambda s: s.mark.position, default=None)
+        fitting = [s for s in stored if s.beginning == beginning and committed is not None and s.mark.offset <= committed]
+        return max(fitting, key=lambda s: s.mark.offset, default=None)
 
     # Asked for only when the metadata says nothing.
-    newest = max(stored, key=lambda s: s.mark.position, default=None) if committed is None or said is None else None
+    newest = max(stored, key=lambda s: s.mark.offset, default=None) if committed is None or said is None else None
     others = others if committed is None else ()
     return Found(partition, committed, said if committed is not None else None, low, end, newest, usable, others)
 
@@ -579,7 +579,7 @@ def test_whatever_is_found_a_decision_can_be_carried_out_and_loads_only_its_own_
     start = decision.beginning.origin
     if decision.snapshot is not None:
         assert decision.snapshot.beginning == decision.beginning
-        start = decision.snapshot.mark.position
+        start = decision.snapshot.mark.offset
         assert start <= decision.position
     if decision.replay_from is not None:
         assert decision.replay_from == start

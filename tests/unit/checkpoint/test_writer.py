@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.snapshot import INCREMENTS_MAX, Chain, Link, Snapshot
 from processor.checkpoint.writer import Writer, Written
+from processor.partitions import Beginning, Position
 from processor.slots.rows import Rows
-from processor.stream.assignment import Beginning, Mark
 
 BEGINNING = Beginning(5, "lineage-1", "f" * 64, "topic-id", 8)
 LONG_S = 30.0  # only ever waited for by a test that fails
@@ -21,7 +21,7 @@ DONE = 99  # a partition that is written last, to know that all before it is don
 
 
 def snapshot_of(partition: int, position: int = 100, base: int | None = None, *, rows: int = 1) -> Snapshot:
-    return Snapshot(partition, Mark(position, None), BEGINNING, [b"%d" % i for i in range(rows)], Rows.zeros(rows, 2), base=base)
+    return Snapshot(partition, Position(position, None), BEGINNING, [b"%d" % i for i in range(rows)], Rows.zeros(rows, 2), base=base)
 
 
 class Store:
@@ -210,7 +210,7 @@ def test_after_offsets_were_moved_back_new_snapshots_are_not_replaced_by_those_p
     flushed(writer)
     found = store.newest(1, position_max=positions[-1], usable=lambda _: True)
     assert found is not None
-    assert found.mark.position == positions[-1]
+    assert found.mark.offset == positions[-1]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

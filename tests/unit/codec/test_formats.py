@@ -12,9 +12,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from judge import RECORD_MS, Judge, Record, echo_model, verdict
 
+from processor.app.fit import codec_of, shapes_of
 from processor.errors import ConfigurationError
 from processor.records import Applied
-from processor.service import codec_of, shapes_of
 from processor.settings import Settings, load_settings
 from processor.tools.oracle import as_published
 

@@ -13,10 +13,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from judge import GOOD, RECORD_MS, Judge, Record, verdict
 
-from processor.codec.codec import Codec
 from processor.codec.decode import Decoder
 from processor.codec.encode import Encoder, output_bytes_max, shown
 from processor.codec.json_records import JsonFormat
+from processor.pipeline import Codec
 from processor.records import ERRORS, Applied, Batch
 from processor.settings import Settings
 

@@ -13,11 +13,11 @@ from judge import echo, echo_model
 from processor.checkpoint.snapshot import Snapshot, from_tensors, to_tensors
 from processor.checkpoint.topic import MARKER, TopicStore, TopicWriter, _Read
 from processor.kafka.topics import Topic
+from processor.partitions import Beginning, Position
 from processor.records import Batch, Claim
 from processor.rules import NEVER, Clock, keep_time
 from processor.settings import Settings
 from processor.slots.rows import Rows
-from processor.stream.assignment import Beginning, Mark
 from processor.tools import oracle
 
 EXPIRE_MS = 30
@@ -147,12 +147,12 @@ def test_the_oracle_keeps_the_same_time(made, expire_ms):
 # -- restarts -----------------------------------------------------------------------------------------------
 
 
-def through_a_file(mark: Mark) -> Mark:
+def through_a_file(mark: Position) -> Position:
     tensors, metadata = to_tensors(Snapshot(3, mark, BEGINNING, [], Rows.zeros(0, 2)))
     return from_tensors(tensors, metadata)[0].mark
 
 
-def through_a_topic(mark: Mark) -> Mark:
+def through_a_topic(mark: Position) -> Position:
     topic = Topic("states", "checkpoint-id", 8, 1_000_000, "compact")
     store = TopicStore(Settings(group="group"), topic, 2)
     writer = TopicWriter(store)
@@ -173,22 +173,22 @@ def through_a_topic(mark: Mark) -> Mark:
 )
 def test_a_restart_at_any_offset_decides_the_same(made, at, store):
     before = told(made[:at])
-    mark = store(Mark(at, before.time_ms, before.first_ms, before.claim))
+    mark = store(Position(at, before.time_ms, before.first_ms, before.claim))
     again = Clock(mark.time_ms, mark.first_ms, claim=mark.claim)
     assert again == before
     assert told(made[at:], again) == told(made)
 
 
 def test_a_checkpoint_of_an_older_version_has_no_claim():
-    tensors, metadata = to_tensors(Snapshot(3, Mark(7, 5, 4), BEGINNING, [], Rows.zeros(0, 2)))
+    tensors, metadata = to_tensors(Snapshot(3, Position(7, 5, 4), BEGINNING, [], Rows.zeros(0, 2)))
     assert "claim" not in json.loads(metadata["slotstream"])
-    assert from_tensors(tensors, metadata)[0].mark == Mark(7, 5, 4)
+    assert from_tensors(tensors, metadata)[0].mark == Position(7, 5, 4)
 
 
 @pytest.mark.parametrize("claim", [1, [], {}, {"key": "zz", "ms": 1, "since_ms": 1}, {"key": "", "ms": True, "since_ms": 1}, {"key": 5}])
 def test_a_marker_with_a_strange_claim_is_no_marker(claim):
     writer = TopicWriter(TopicStore(Settings(group="group"), Topic("states", "id", 8, 1_000_000, "compact"), 2))
-    writer.write(Snapshot(3, Mark(7, 5, 4), BEGINNING, [], Rows.zeros(0, 2)))
+    writer.write(Snapshot(3, Position(7, 5, 4), BEGINNING, [], Rows.zeros(0, 2)))
     ((key, value),) = [(out.key, out.value) for out in writer.outs()[0]]
     assert key == MARKER
     strange = json.dumps({**json.loads(value), "claim": claim}).encode()

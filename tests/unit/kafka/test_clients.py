@@ -11,8 +11,8 @@ from confluent_kafka import Consumer, KafkaException
 from waiting import wait_for
 
 from processor.errors import ConfigurationError
+from processor.kafka import clients
 from processor.settings import KAFKA_REFUSED, Settings, librdkafka, load_settings
-from processor.stream import clients
 
 GROUP = {
     "group.id": "g",

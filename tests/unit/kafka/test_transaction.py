@@ -3,9 +3,10 @@
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from processor.kafka.at_least_once import AtLeastOnce
+from processor.kafka.delivery import AbortedError, ProducerFencedError
+from processor.kafka.transaction import Transaction
 from processor.records import Out
-from processor.stream.at_least_once import AtLeastOnce
-from processor.stream.transaction import AbortedError, ProducerFencedError, Transaction
 
 
 class Producer:
@@ -80,7 +81,7 @@ def test_an_unknown_topic_is_tried_again_without_end_looked_for_and_told_of(deli
     transaction = delivery(lambda: producer, lambda: None, lambda: suspected.append(1))
     with pytest.raises(AbortedError) as caught:
         transaction.publish([Out("predictions", 0, b"key", b"value", 0)])
-    assert caught.value.passing
+    assert caught.value.retriable
     assert (producer.asked, suspected) == (1, [1])
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from processor.errors import Fenced
+from processor.kafka.group import Holder, rack_of
 from processor.loop.membership import CONFIRM_S, PATIENCE_S, Name
-from processor.stream.group import Holder, rack_of
 
 OURS, OTHERS = "slotstream#0000000a", "slotstream#0000000b"
 AWAY = TimeoutError("the coordinator is away")

@@ -18,9 +18,10 @@ from waiting import wait_for
 
 from processor import cli
 from processor.errors import ConfigurationError, SlotstreamError
+from processor.kafka.delivery import AbortedError
+from processor.kafka.produce import aborted
 from processor.sandbox.kafka import free_port
 from processor.settings import load_settings
-from processor.stream.transaction import AbortedError
 from processor.tools.oracle import InputRecord
 from processor.tools.verify import judge
 from processor.tools.verify.faults import FAULTS
@@ -470,7 +471,7 @@ print(full, free, read_only, writable, list(folder.iterdir()))
 
 @pytest.mark.parametrize(("code", "passing"), [("UNKNOWN_MEMBER_ID", True), ("_TIMED_OUT", True), ("INVALID_TXN_STATE", False)])
 def test_aborts_are_told_apart_by_their_kind_and_those_that_pass_are_not_counted(code: str, passing: bool) -> None:
-    make: Callable[[str], AbortedError] = lambda words: AbortedError(KafkaError(getattr(KafkaError, code), words))  # noqa: E731
+    make: Callable[[str], AbortedError] = lambda words: aborted(KafkaError(getattr(KafkaError, code), words))  # noqa: E731
     first, second = make("after 1ms"), make("after 4ms")
-    assert (first.kind, first.passing) == (second.kind, second.passing) == (code, passing)
+    assert (first.kind, first.retriable) == (second.kind, second.retriable) == (code, passing)
     assert str(first) != str(second)

@@ -10,9 +10,9 @@ import pytest
 from watched import Watched
 
 from processor.metrics import Metrics
+from processor.partitions import State
 from processor.records import ERRORS
 from processor.settings import load_settings
-from processor.stream.assignment import State
 from processor.web import history as history_module
 from processor.web.history import EVERY_S, SAMPLES_MAX, History, Numbers, before, quantile
 from processor.web.status import duration
@@ -225,7 +225,7 @@ def test_what_a_restart_replays_lies_after_the_checkpoint_or_else_the_origin(wat
     told = watched.status.told()
     assert [row["replay_records"] for row in told["partitions"]] == [100, 5000]
     assert told["state"]["replay_records"] == 5100
-    two.checkpoint_position = two.committed.position
+    two.checkpoint_position = two.committed.offset
     assert watched.verdict("state")[2] == "The oldest checkpoint is 13 s old; a restart replays 100 records."
 
 

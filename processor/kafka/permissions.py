@@ -1,7 +1,7 @@
 """What the broker must permit: each need of the service, which of them are not met, and the command that grants them.
 
 Responsible for the list that docs/operations/security.md shows, and for asking the broker, which tells what a client may do with a
-topic or a group. The use of a transactional id it does not tell: that shows only in a transaction (stream.transaction.try_transaction).
+topic or a group. The use of a transactional id it does not tell: that shows only in a transaction (kafka.transaction.try_transaction).
 """
 
 import shlex
@@ -14,9 +14,9 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, ResourceType
 
 from processor.errors import NotPermitted
+from processor.kafka import group
 from processor.kafka.refusals.certificates import certificates
 from processor.settings import Settings
-from processor.stream import group
 
 ASK_S, TRY_S = 15.0, 5.0
 AUTHORIZATION = {

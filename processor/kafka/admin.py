@@ -12,11 +12,11 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from processor.errors import NotPermitted, SlotstreamError
+from processor.kafka import permissions
+from processor.kafka.clients import admin_client
 from processor.kafka.refusals import advertised, refusal
 from processor.logs import plain
 from processor.settings import Settings, addresses
-from processor.stream import permissions
-from processor.stream.clients import admin_client
 
 _log = structlog.get_logger(__name__)
 

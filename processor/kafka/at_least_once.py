@@ -1,6 +1,6 @@
 """Delivery without transactions: outputs are flushed, then their offsets are committed.
 
-The same calls as stream.transaction. What was published and is undone stays published, so after an abort or a crash some
+What was published and is undone stays published, so after an abort or a crash some
 outputs come twice; none is lost, since no offset is committed before every output up to it was taken by the broker.
 """
 
@@ -12,11 +12,11 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from processor.errors import SlotstreamError
+from processor.kafka import permissions
+from processor.kafka.clients import UNKNOWN_TOPIC
+from processor.kafka.delivery import Member, Offset
+from processor.kafka.produce import CALL_S, PATIENCE_S, WAITING, aborted, learn_topics, produce_all
 from processor.records import Out
-from processor.stream import permissions
-from processor.stream.clients import UNKNOWN_TOPIC
-from processor.stream.consumer import Reader
-from processor.stream.transaction import CALL_S, PATIENCE_S, WAITING, AbortedError, learn_topics, produce_all
 
 _log = structlog.get_logger(__name__)
 
@@ -24,12 +24,17 @@ COMMIT_PATIENCE_S = 30.0
 
 
 class AtLeastOnce:
-    """What is published since the last commit. beat and suspect as of stream.transaction."""
+    """What is published since the last commit. beat and suspect as of kafka.transaction.Transaction."""
 
     def __init__(
-        self, make_producer: Callable[[], Producer], beat: Callable[[], None], suspect: Callable[[], None] = lambda: None
+        self,
+        make_producer: Callable[[], Producer],
+        beat: Callable[[], None],
+        suspect: Callable[[], None] = lambda: None,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._make_producer, self._beat, self._suspect = make_producer, beat, suspect
+        self._make_producer, self._beat, self._suspect, self._now_s = make_producer, beat, suspect, now_s
         self._begun_at_s: float | None = None
         self._failed: KafkaError | None = None
         self._producer = make_producer()
@@ -37,10 +42,10 @@ class AtLeastOnce:
     @property
     def age_s(self) -> float | None:
         """Seconds since the first was published; None if nothing was."""
-        return None if self._begun_at_s is None else time.monotonic() - self._begun_at_s
+        return None if self._begun_at_s is None else self._now_s() - self._begun_at_s
 
     def publish(self, outs: Iterable[Out]) -> None:
-        self._begun_at_s = time.monotonic() if self._begun_at_s is None else self._begun_at_s
+        self._begun_at_s = self._now_s() if self._begun_at_s is None else self._begun_at_s
         try:
             produce_all(self._producer, outs, self._beat, on_delivery=self._delivered)
         except KafkaException as error:
@@ -48,10 +53,10 @@ class AtLeastOnce:
             if reason.code() in UNKNOWN_TOPIC:
                 self._suspect()
                 learn_topics(self._producer)
-                raise AbortedError(reason) from error
+                raise aborted(reason) from error
             raise self._broken("produce", reason) from error
 
-    def commit(self, topic: str, positions: list[tuple[int, int, str]], reader: Reader) -> None:
+    def commit(self, topic: str, positions: list[Offset], member: Member) -> None:
         """Raises AbortedError if an output was not taken, or the group takes no offsets of this member."""
         said_at_s = time.monotonic()
         while self._producer.flush(CALL_S):
@@ -65,12 +70,12 @@ class AtLeastOnce:
         if self._failed is not None:
             if self._failed.code() in UNKNOWN_TOPIC:
                 self._suspect()
-            raise AbortedError(self._failed, "an output was not delivered: ")
+            raise aborted(self._failed, "an output was not delivered: ")
         until_s = time.monotonic() + COMMIT_PATIENCE_S
         while positions:
             self._beat()
             try:
-                reader.commit(topic, positions)
+                member.commit(topic, positions)
                 break
             except KafkaException as error:
                 reason = error.args[0]
@@ -78,7 +83,7 @@ class AtLeastOnce:
                     raise permissions.refused("the broker does not take the offsets", reason) from error
                 again = reason.retriable() or reason.code() in WAITING or reason.code() == KafkaError.REBALANCE_IN_PROGRESS
                 if not again or time.monotonic() > until_s:
-                    raise AbortedError(reason, "the offsets were not committed: ") from error
+                    raise aborted(reason, "the offsets were not committed: ") from error
         self._begun_at_s = None
 
     def abort(self) -> None:

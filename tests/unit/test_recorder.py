@@ -3,51 +3,41 @@
 import pytest
 from structlog.testing import capture_logs
 
-from processor import figures
-from processor.figures import Figures
+from processor.engine import Stats
+from processor.loop.progress import Progress
 from processor.metrics import Metrics
-from processor.stream.assignment import Mark, Partition, State
-
-
-class Nothing:
-    """An engine in which nothing happens."""
-
-    tile_rows = tile_readings = resident = evictions = 0
-    parking = ()
-
-    @property
-    def table(self):
-        return self
+from processor.partitions import Partition, Position, State
+from processor.recorder import Recorder
 
 
 class Told:
-    """Figures whose clock is set by hand."""
+    """The progress by a clock that is set by hand."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self):
         self.now_s, self.metrics, self.partitions = 1000.0, Metrics(), []
-        monkeypatch.setattr(figures.time, "monotonic", lambda: self.now_s)
-        self.figures = Figures(self.metrics)
+        self.recorder = Recorder(self.metrics)
+        self.progress = Progress(self.metrics, self.recorder, lambda: self.now_s)
 
     def replays(self, number, start, stop):
-        partition = Partition(number, self.now_s, replay=range(start, stop), applied=Mark(start, None))
+        partition = Partition(number, self.now_s, replay=range(start, stop), applied=Position(start, None))
         self.partitions.append(partition)
         return partition
 
     def replayed(self, partition, offsets):
-        partition.applied = Mark(partition.applied.position + offsets, None)
-        self.figures.replayed(offsets, offsets)
+        partition.applied = Position(partition.applied.offset + offsets, None)
+        self.recorder.replayed(offsets, offsets)
 
     def passes(self, seconds):
         """The lines told when so many seconds are over."""
         self.now_s += seconds
         with capture_logs() as lines:
-            self.figures.turned(Nothing(), self.partitions, lambda _: 0, joined=False, ready=False)
+            self.progress.turned(Stats(0, 0, 0, 0, 0), self.partitions, lambda _: 0, joined=False, ready=False)
         return [{k: v for k, v in line.items() if k not in ("event", "log_level")} for line in lines if line["event"] == "replaying"]
 
 
 @pytest.fixture
-def told(monkeypatch):
-    return Told(monkeypatch)
+def told():
+    return Told()
 
 
 def test_replays_are_told_of_together_every_five_seconds(told):
@@ -83,9 +73,9 @@ def test_what_is_left_of_a_replay_is_a_gauge_until_it_is_done_or_given_up(told):
     assert told.metrics.value("restore_records_left", partition=0) == 600
     assert told.metrics.value("restore_records_left", partition=1) == 50
     one.replay, one.state = None, State.LIVE
-    told.figures.restored(0, 1.0)
+    told.recorder.restored(0, 1.0)
     told.partitions.remove(other)
-    told.figures.dropped(1)
+    told.recorder.dropped(1)
     told.passes(1)
     assert b"restore_records_left{" not in told.metrics.render()
 

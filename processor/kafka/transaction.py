@@ -1,8 +1,7 @@
 """Outputs, dead letters and consumed offsets in one Kafka transaction.
 
-Sorts the producer's errors into three: one that time mends is tried again here until it is decided; one that undoes the
-transaction is raised as Aborted, and the caller goes back to the last commit; one that the producer does not survive, fenced or
-broken, is raised as ProducerFenced, and whether another process caused it only the group can say (loop.membership).
+Sorts the producer's errors into the three of kafka.delivery: retriable errors are retried here until they are decided, abortable errors
+raise AbortedError, and errors that the producer does not survive raise ProducerFencedError.
 """
 
 import contextlib
@@ -10,51 +9,25 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from processor.errors import SlotstreamError
+from processor.kafka import permissions
+from processor.kafka.clients import UNKNOWN_TOPIC, check_producer
+from processor.kafka.delivery import AbortedError, Member, Offset, ProducerFencedError
+from processor.kafka.produce import CALL_S, PATIENCE_S, WAITING, aborted, learn_topics, produce_all
 from processor.records import Out
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
-from processor.stream import permissions
-from processor.stream.clients import UNKNOWN_TOPIC, check_producer
-from processor.stream.consumer import Reader
 
 _log = structlog.get_logger(__name__)
 
-CALL_S = 2.0  # a call that waits for the broker comes back this often, so that the loop can show that it lives
 TRY_S = 15.0
 FLUSH_S = 5.0
 GARBLED_MAX = 3
 ABANDON_S = 2 * TRANSACTION_TIMEOUT_S  # the broker has aborted the transaction by then, or does when it is back
-UNKNOWN_S = 0.5
-PATIENCE_S = 10.0  # between two messages about a broker that does not answer
 TRIED_KEY = b"\x02check"  # neither a row's nor a marker's
-
-
-class AbortedError(Exception):
-    """The transaction cannot be committed: everything since the last commit is to be undone and done again.
-
-    kind: the error's name, the same each time; its words tell of milliseconds too. passing: time mends it, or the consumer hears with
-    its next heartbeat that the group does not take this member for its own any more.
-    """
-
-    def __init__(self, reason: KafkaError, words: str = "") -> None:
-        super().__init__(f"{words}{reason.name()}: {reason.str()}")
-        self.kind, self.passing = reason.name(), reason.code() in _PASSING
-
-
-class ProducerFencedError(Exception):
-    """The producer is at its end: the broker holds another one of this transactional.id, timed out its transaction, or broke with it.
-
-    A new producer of the name does what a restart would do, if the name is still this process's.
-    """
-
-    def __init__(self, reason: str, *, timed_out: bool) -> None:
-        super().__init__(reason)
-        self.timed_out = timed_out  # the transaction was older than its timeout, so the broker may have done it
 
 
 class Transaction:
@@ -64,10 +37,14 @@ class Transaction:
     """
 
     def __init__(
-        self, make_producer: Callable[[], Producer], beat: Callable[[], None], suspect: Callable[[], None] = lambda: None
+        self,
+        make_producer: Callable[[], Producer],
+        beat: Callable[[], None],
+        suspect: Callable[[], None] = lambda: None,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._make_producer = make_producer
-        self._beat, self._suspect = beat, suspect
+        self._make_producer, self._beat, self._suspect, self._now_s = make_producer, beat, suspect, now_s
         self._begun_at_s: float | None = None
         self._abandoned = False
         # The first record of the open transaction that the broker did not take. The transaction itself only says that there was one, and
@@ -80,7 +57,7 @@ class Transaction:
     @property
     def age_s(self) -> float | None:
         """Seconds since it began; None if none is open."""
-        return None if self._begun_at_s is None else time.monotonic() - self._begun_at_s
+        return None if self._begun_at_s is None else self._now_s() - self._begun_at_s
 
     def publish(self, outs: Iterable[Out]) -> None:
         self._begin()
@@ -89,7 +66,7 @@ class Transaction:
         except KafkaException as error:
             raise self._sorted("produce", error.args[0]) from error
 
-    def commit(self, topic: str, positions: list[tuple[int, int, str]], reader: Reader) -> None:
+    def commit(self, topic: str, positions: list[Offset], member: Member) -> None:
         """Commits what was published together with (partition, offset, metadata) of each partition that it was written for.
 
         A transaction without offsets would not be fenced by the group.
@@ -102,8 +79,8 @@ class Transaction:
             while self._producer.flush(CALL_S):
                 self._suspect()
                 self._beat()
-        send, member = self._producer.send_offsets_to_transaction, reader.group_metadata()
-        self._until_decided("send_offsets_to_transaction", lambda: self._bounded(lambda: send(offsets, member, CALL_S)))
+        send, metadata = self._producer.send_offsets_to_transaction, member.group_metadata()
+        self._until_decided("send_offsets_to_transaction", lambda: self._bounded(lambda: send(offsets, metadata, CALL_S)))
         self._until_decided("commit_transaction", lambda: self._producer.commit_transaction(CALL_S))
         self._begun_at_s, self._aborted = None, False
 
@@ -167,7 +144,7 @@ class Transaction:
                 self._producer.begin_transaction()
             except KafkaException as error:
                 raise self._sorted("begin_transaction", error.args[0]) from error
-            self._begun_at_s, self._refused = time.monotonic(), None
+            self._begun_at_s, self._refused = self._now_s(), None
 
     def _delivered(self, error: KafkaError | None, _message: Message) -> None:
         if error is not None and self._refused is None and error.code() not in _PURGED:
@@ -217,7 +194,7 @@ class Transaction:
         if cause.code() in permissions.AUTHORIZATION:
             return permissions.refused(f"the broker does not permit {call}", cause)
         if abortable:
-            return AbortedError(cause, "" if cause is reason else "a record was not taken: ")
+            return aborted(cause, "" if cause is reason else "a record was not taken: ")
         if reason.fatal() and call != "init_transactions":
             return ProducerFencedError(f"{call}: {reason.name()}: {reason.str()}", timed_out=False)
         return SlotstreamError(
@@ -247,36 +224,6 @@ class Transaction:
         except KafkaException as error:
             return error.args[0]
         return None
-
-
-def produce_all(producer: Producer, outs: Iterable[Out], beat: Callable[[], None], **options: Any) -> None:
-    """Hands the records to the client, however slow the broker is. Raises KafkaException."""
-    produce, poll = producer.produce, producer.poll
-    for out in outs:
-        while True:
-            try:
-                produce(
-                    out.topic,
-                    value=out.value,
-                    key=out.key,
-                    partition=-1 if out.partition is None else out.partition,
-                    timestamp=max(out.record_ms, 0),
-                    headers=out.headers,
-                    **options,
-                )
-                break
-            except BufferError:
-                poll(0.01)  # the client's queue is full: the broker is slower than we are
-                beat()
-    with contextlib.suppress(SystemError):
-        poll(0)
-
-
-def learn_topics(producer: Producer) -> None:
-    """After an unknown topic: the client asks a broker again, and the loop does not repeat its work at full speed meanwhile."""
-    with contextlib.suppress(KafkaException, SystemError):
-        producer.list_topics(timeout=CALL_S)
-        producer.poll(UNKNOWN_S)
 
 
 def try_transaction(settings: Settings, *, with_record: bool = True) -> None:
@@ -313,7 +260,4 @@ def try_transaction(settings: Settings, *, with_record: bool = True) -> None:
 
 
 _FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
-WAITING = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._WAIT_COORD, KafkaError._IN_PROGRESS}
 _PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}  # by an abort: it is told after it, maybe in the next transaction
-_OF_MEMBER = {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.FENCED_INSTANCE_ID}
-_PASSING = {KafkaError._MSG_TIMED_OUT} | _OF_MEMBER | WAITING | UNKNOWN_TOPIC

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from processor.partitions import Beginning, Partition, Position, State
 from processor.records import Claim
-from processor.stream.assignment import Beginning, Mark, Partition, State
 
 deterministic = settings(max_examples=200, deadline=None, derandomize=True)
 ALLOWED = {
@@ -23,7 +23,7 @@ ALLOWED = {
 
 
 def partition(state: State = State.LIVE, position: int = 0, **fields: object) -> Partition:
-    mark = Mark(position, None)
+    mark = Position(position, None)
     return Partition(3, 0.0, state=state, applied=mark, committed=mark, **fields)
 
 
@@ -59,13 +59,13 @@ times = st.none() | st.integers(-(2**53), 2**53)
 
 def test_passing_over_what_has_no_time_leaves_the_times():
     claim = Claim(b"pump", 9, 8)
-    assert Mark(10, 7, 5, claim).passed(12) == Mark(12, 7, 5, claim)
+    assert Position(10, 7, 5, claim).passed(12) == Position(12, 7, 5, claim)
 
 
 def test_passing_leaves_the_mark_before_as_it_was():
-    before = Mark(1, 2)
+    before = Position(1, 2)
     before.passed(9)
-    assert before == Mark(1, 2)
+    assert before == Position(1, 2)
 
 
 # -- applied and committed ------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ def test_passing_leaves_the_mark_before_as_it_was():
 def test_a_partition_moved_when_it_is_live_and_has_applied_something():
     moved = partition()
     assert not moved.moved
-    moved.applied = Mark(1, None)
+    moved.applied = Position(1, None)
     assert moved.moved
     moved.commit()
     assert not moved.moved
@@ -87,7 +87,7 @@ def test_a_joining_partition_has_a_beginning_to_commit():
 @pytest.mark.parametrize("state", [State.RESTORING, State.DROPPED])
 def test_a_partition_that_is_not_ours_to_move_has_nothing_to_commit(state):
     waiting = partition(state)
-    waiting.applied = Mark(9, None)
+    waiting.applied = Position(9, None)
     assert not waiting.moved
 
 
@@ -95,7 +95,7 @@ def test_an_abort_goes_back_to_what_was_committed():
     aborted = partition(position=5)
     aborted.applied = replace(aborted.applied.passed(9), time_ms=100)
     aborted.abort()
-    assert aborted.applied == Mark(5, None)
+    assert aborted.applied == Position(5, None)
 
 
 def test_a_commit_makes_what_was_applied_final():
@@ -103,13 +103,13 @@ def test_a_commit_makes_what_was_applied_final():
     committed.applied = replace(committed.applied.passed(9), time_ms=100)
     committed.commit()
     committed.abort()
-    assert committed.applied == committed.committed == Mark(9, 100)
+    assert committed.applied == committed.committed == Position(9, 100)
 
 
 @pytest.mark.parametrize(("position", "caught_up"), [(9, False), (10, True), (11, True)])
 def test_a_partition_has_caught_up_when_the_end_seen_is_committed(position, caught_up):
     catching = partition(end_seen=10)
-    catching.applied = Mark(position, None)
+    catching.applied = Position(position, None)
     assert not catching.caught_up
     catching.commit()
     assert catching.caught_up == caught_up
@@ -126,9 +126,9 @@ def test_having_caught_up_once_is_enough():
 @pytest.mark.parametrize(("end", "position"), [(12, 12), (10, 10), (3, 10)])
 def test_the_end_of_the_log_moves_the_position_forward_only(end, position):
     ended = partition(position=10)
-    ended.applied = Mark(10, 77)
-    ended.end_at(end)
-    assert ended.applied == Mark(position, 77)
+    ended.applied = Position(10, 77)
+    ended.reached_end(end)
+    assert ended.applied == Position(position, 77)
 
 
 # -- what the committed offset's metadata says ------------------------------------------------------------------

@@ -13,9 +13,9 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from processor.errors import SlotstreamError
+from processor.kafka import permissions
+from processor.kafka.clients import UNKNOWN_TOPIC, member_consumer
 from processor.settings import Settings
-from processor.stream import permissions
-from processor.stream.clients import UNKNOWN_TOPIC, member_consumer
 
 _log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class Polled:
     lost: set[int] = field(default_factory=set)
 
 
-class Reader:
+class GroupConsumer:
     """mark: its process's own, shown by the group's description beside this member. suspect is called when the topic may be gone."""
 
     def __init__(self, settings: Settings, listener: Listener, mark: str, suspect: Callable[[], None] = lambda: None) -> None:

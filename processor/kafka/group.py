@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from confluent_kafka import ConsumerGroupState, KafkaException
 from confluent_kafka.admin import ConsumerGroupDescription
 
+from processor.kafka.clients import admin_client
 from processor.settings import Settings
-from processor.stream.clients import admin_client
 
 _ASK_S = 1.0
 _ASK_HOLDER_S = 5.0

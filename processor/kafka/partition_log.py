@@ -14,9 +14,9 @@ import structlog
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
 from processor.errors import SlotstreamError
+from processor.kafka import permissions
+from processor.kafka.clients import bulk_consumer, restore_consumer
 from processor.settings import Settings
-from processor.stream import permissions
-from processor.stream.clients import bulk_consumer, restore_consumer
 
 _log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class Committed:
     metadata: str
 
 
-class History:
+class PartitionLog:
     def __init__(self, settings: Settings, partition: int, cancelled: Callable[[], bool]) -> None:
         self._partition = TopicPartition(settings.input.topic, partition)
         self._cancelled = cancelled

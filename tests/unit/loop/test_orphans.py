@@ -1,6 +1,6 @@
 """When whoever joins asks for partitions without an owner, and when it believes that nobody is coming for them."""
 
-from processor.stream.orphans import EVERY_S, PATIENCE_S, Orphans
+from processor.loop.orphans import EVERY_S, PATIENCE_S, Orphans
 
 
 class Group:

@@ -1,0 +1,294 @@
+"""Composition only: the service's parts made from its settings, in the order in which a mistake is quickly found.
+
+Settings, broker and topics come before the model is compiled, and the group is joined last, when the first record could be answered.
+"""
+
+import functools
+import platform
+import secrets
+import threading
+from collections.abc import Callable
+from importlib.metadata import version
+
+import structlog
+
+from processor.app.fit import (
+    TILE_ROWS_MAX,
+    codec_of,
+    deciding_of,
+    fingerprint_of,
+    load_model,
+    open_folder,
+    open_parking,
+    record_bytes_of,
+    rules_of,
+    shapes_of,
+    slots_of,
+)
+from processor.app.health import Health, Served
+from processor.checkpoint.directory import Directory
+from processor.checkpoint.policy import Present
+from processor.checkpoint.restore import Restore
+from processor.checkpoint.topic import TopicStore, TopicWriter
+from processor.checkpoint.writer import CheckpointWriter, Writer
+from processor.codec.dead_letters import BadShare
+from processor.engine import Engine, Shapes
+from processor.instance_lock import InstanceLock
+from processor.kafka import findings, group
+from processor.kafka.at_least_once import AtLeastOnce
+from processor.kafka.clients import librdkafka_version, output_producer, session_ms, shows_mark
+from processor.kafka.consumer import GroupConsumer
+from processor.kafka.delivery import Delivery
+from processor.kafka.session_limits import session_limits
+from processor.kafka.topic_errors import partitions_added
+from processor.kafka.topic_watch import TopicWatch
+from processor.kafka.topics import Looker, Topics, describe
+from processor.kafka.transaction import Transaction
+from processor.loop.checkpoints import Checkpoints
+from processor.loop.committer import Committer
+from processor.loop.loop import Loop, Pace
+from processor.loop.membership import CONFIRM_S, Membership, Name
+from processor.loop.orphans import Orphans
+from processor.loop.outputs import Outputs
+from processor.loop.progress import Progress
+from processor.loop.rebalance import Rebalance
+from processor.loop.restorer import Restorer
+from processor.metrics import Metrics
+from processor.partitions import Partitions
+from processor.pipeline import Codec, Pipeline
+from processor.recorder import Recorder
+from processor.rules import Jumps
+from processor.settings import Settings
+from processor.slots.parking import Parking
+from processor.split_sensors import SplitSensors
+
+_log = structlog.get_logger(__name__)
+
+RESTORES_AT_ONCE = 8
+
+
+class Build:
+    """Makes the loop and the watch over its topics. lock: of the instance's name, once it is held. stopping: the service is to end."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, health: Health, stopping: Callable[[], bool]) -> None:
+        self._settings, self._metrics, self._health, self._stopping = settings, metrics, health, stopping
+        self.lock: InstanceLock | None = None
+        self._loop: Loop | None = None
+
+    def build(self) -> tuple[Loop, TopicWatch]:
+        settings = self._settings
+        self._health.start_step = "asking the broker for its topics"
+        topics = describe(settings)
+        found = [*findings.of_session(settings, session_limits(settings)), *findings.of_topics(settings, topics)]
+        findings.require(found)
+        self.lock = InstanceLock(topics.cluster, settings.transactional_id)
+        folder = open_folder(settings) if topics.checkpoint is None else None
+        parked = open_parking(settings)
+        # TensorFlow takes seconds to import: only now that the rest is known to be in order.
+        self._health.start_step = "loading the model"
+        from processor.model.quiet import import_tensorflow
+
+        import_tensorflow()
+        from processor.model.advice import past_window
+        from processor.model.tiles import Tiles
+
+        model = load_model(settings)
+        shapes = shapes_of(model, settings)
+        record_bytes = record_bytes_of(settings, shapes, per_step=model.per_step)
+        found = [*found, *findings.of_sizes(topics, record_bytes)]
+        findings.require(found)
+        for finding in found:
+            if finding.level == "warning":
+                _log.warning(finding.found, expected=finding.expected, to_do=finding.do)
+        store, writer = _checkpoints(folder, settings, topics, shapes)
+        slots = slots_of(settings, shapes)
+        fingerprint = fingerprint_of(settings, model)
+        self._metrics.set("input_partitions", topics.input.partitions)
+        self._metrics.set("checkpoint_interval_seconds", settings.checkpoint.interval)
+        served = Served(
+            fingerprint[:8], model.mode, model.why, shapes.features, shapes.outputs, shapes.window, state_bytes=4 * shapes.row_width
+        )
+        self._announce(served, slots)
+        if advice := past_window(model):
+            _log.warning(advice.text, trained_window=advice.window, deviation_percent=round(advice.deviation_percent, 2))
+        self._health.start_step = "compiling the model"
+        tiles = Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX))
+        engine = Engine(tiles, shapes, rules_of(settings), slots=slots, parking=Parking(shapes.row_width, parked))
+        watch = TopicWatch(
+            settings,
+            topics,
+            Looker(settings, topics),
+            self._metrics,
+            record_bytes=record_bytes,
+            told=found,
+            adopt=lambda key: self._take_up(key, topics, writer),
+        )
+        self._health.topics = watch
+
+        def beat() -> None:
+            self._health.beat()
+            watch.check(self._health.beat, self._stopping)
+
+        gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
+        present = Present(fingerprint, topics.input.id, topics.input.partitions, deciding_of(settings, model))
+
+        def restore(partition: int) -> Restore:
+            watch.ask()
+            return Restore(settings, store, present, partition, gate)
+
+        limits = [topic.bytes_max for topic in topics.written]
+        producer = functools.partial(output_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
+        delivery = Transaction if settings.delivery == "exactly_once" else AtLeastOnce
+        loop = self._compose(
+            topics, engine, codec_of(settings, model, fingerprint), delivery(producer, beat, watch.suspect), writer, restore, watch, beat
+        )
+        self._health.watch(loop)
+        self._loop = loop
+        watch.start()
+        return loop, watch
+
+    def _take_up(self, key: str, topics: Topics, writer: CheckpointWriter) -> None:
+        """On the loop's thread: a topic was replaced by another of its name."""
+        if key == "checkpoint.topic" and topics.checkpoint is not None and isinstance(writer, TopicWriter):
+            writer.moved(topics.checkpoint)
+            if self._loop is not None:
+                self._loop.checkpoints_lost()
+
+    def _compose(
+        self,
+        topics: Topics,
+        engine: Engine,
+        codec: Codec,
+        delivery: Delivery,
+        writer: CheckpointWriter,
+        restore: Callable[[int], Restore],
+        watch: TopicWatch,
+        beat: Callable[[], None],
+    ) -> Loop:
+        from processor.model.machine import made_by
+
+        settings, here, there = self._settings, made_by(), topics.input.partitions
+        partitions, recorder, split = Partitions(), Recorder(self._metrics), SplitSensors(self._metrics)
+        split.look_into(settings, there)
+        pipeline = Pipeline(codec, engine, rules_of(settings).expire_ms, timed=recorder.timed, jumps=Jumps())
+        bad_share = BadShare(settings.dead_letter.max_ratio, topics.dead_letter.name)
+        membership = self._membership(topics, beat, watch.suspect)
+
+        def check_assigned(numbers: list[int]) -> None:
+            if max(numbers, default=0) >= there:
+                raise partitions_added(settings, there, max(numbers) + 1)
+
+        committer = Committer(
+            delivery,
+            membership,
+            topics.input.name,
+            partitions=partitions,
+            writer=writer,
+            participants=[engine, bad_share],
+            recorder=recorder,
+        )
+        restorer = Restorer(
+            restore, partitions=partitions, engine=engine, pipeline=pipeline, writer=writer, recorder=recorder, made_by=here
+        )
+        checkpoints = Checkpoints(
+            writer,
+            settings.checkpoint.interval,
+            partitions=partitions,
+            engine=engine,
+            split=split,
+            recorder=recorder,
+            made_by=here,
+        )
+        rebalance = Rebalance(
+            partitions=partitions,
+            engine=engine,
+            committer=committer,
+            restorer=restorer,
+            checkpoints=checkpoints,
+            membership=membership,
+            recorder=recorder,
+            check_assigned=check_assigned,
+            drain_s=settings.drain_timeout,
+        )
+        loop = Loop(
+            Pace(settings.batch.readings_max, settings.batch.linger, settings.commit_interval),
+            partitions=partitions,
+            engine=engine,
+            pipeline=pipeline,
+            outputs=Outputs(topics),
+            bad_share=bad_share,
+            committer=committer,
+            restorer=restorer,
+            checkpoints=checkpoints,
+            rebalance=rebalance,
+            membership=membership,
+            recorder=recorder,
+            progress=Progress(self._metrics, recorder),
+            beat=beat,
+        )
+        membership.join(rebalance)
+        return loop
+
+    def _membership(self, topics: Topics, beat: Callable[[], None], suspect: Callable[[], None]) -> Membership:
+        settings = self._settings
+        mark = f"slotstream#{secrets.token_hex(4)}"  # of this start
+        shown = shows_mark(settings)
+        name = Name(
+            settings.transactional_id,
+            mark if shown else None,
+            lambda member_id: group.holder(settings, member_id),
+            beat,
+            confirm_s=CONFIRM_S if shown else 2 * session_ms(settings) / 1000,
+        )
+        orphans = Orphans(lambda: group.unowned(settings, topics.input.partitions))
+        return Membership(lambda listener: GroupConsumer(settings, listener, mark, suspect), name, orphans, beat)
+
+    def _announce(self, served: Served, slots: int) -> None:
+        settings = self._settings
+        self._health.served = served
+        _log.info(
+            "slotstream",
+            version=version("slotstream"),
+            model=str(settings.model.path),
+            fingerprint=served.fingerprint,
+            mode=served.mode,
+            why=served.why,
+            features=served.features,
+            outputs=served.outputs,
+            group=settings.group_id,
+            instance=settings.instance_name,
+            slots=slots,
+            slots_mb=round(slots * served.state_bytes / 1e6, 1),
+            checkpoints=settings.checkpoint_topic or str(settings.checkpoint.path),
+        )
+        from processor.model.machine import tensorflow_version
+
+        self._metrics.set("slots", slots)
+        self._metrics.set(
+            "model_info",
+            1,
+            fingerprint=served.fingerprint,
+            mode=served.mode,
+            features=served.features,
+            outputs=served.outputs,
+            state_bytes=served.state_bytes,
+        )
+        self._metrics.set(
+            "build_info",
+            1,
+            version=version("slotstream"),
+            python=platform.python_version(),
+            tensorflow=tensorflow_version(),
+            librdkafka=librdkafka_version(),
+        )
+
+
+def _checkpoints(
+    folder: Directory | None, settings: Settings, topics: Topics, shapes: Shapes
+) -> tuple[Directory | TopicStore, CheckpointWriter]:
+    if folder is not None:
+        return folder, Writer(folder)
+    if topics.checkpoint is None:
+        raise ValueError("checkpoints are in a folder or in a topic")
+    store = TopicStore(settings, topics.checkpoint, shapes.row_width)
+    return store, TopicWriter(store)

@@ -1,0 +1,96 @@
+"""What /healthz, /readyz and the status page are told of the service."""
+
+import time
+from dataclasses import dataclass
+
+from processor.errors import NotPermitted
+from processor.kafka.refusals import RefusalWatch
+from processor.kafka.topic_watch import TopicWatch
+from processor.loop.loop import Loop
+from processor.partitions import Partition
+from processor.systemd import Systemd
+
+HUNG_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The model as it is served, for whoever asks. window: steps, None where the state is carried; state_bytes: of one sensor."""
+
+    fingerprint: str
+    mode: str
+    why: str
+    features: int
+    outputs: int
+    window: int | None
+    state_bytes: int
+
+
+class Health:
+    """What /healthz, /readyz and the status page are told. Written by the loop's thread, read by the web's."""
+
+    def __init__(self, systemd: Systemd | None = None) -> None:
+        self._loop: Loop | None = None
+        self._systemd = systemd or Systemd()
+        self._turned_at_s: float | None = None  # None until the loop runs: compiling is no hang
+        self._start_step: str | None = "reading its settings"
+        self.served: Served | None = None
+        self.topics: TopicWatch | None = None
+        self.refusals: RefusalWatch | None = None
+        self.not_permitted: NotPermitted | None = None  # what the loop waits for
+
+    def beat(self) -> None:
+        """The loop turns, or waits for the broker: /healthz and systemd's watchdog rest on this alone."""
+        self._turned_at_s = time.monotonic()
+        if self._loop is not None and self._systemd.listens:
+            self._systemd.beat(f"{len(self._loop.partitions)} partitions: {self.ready()[1]}", joined=self.joined)
+
+    def watch(self, loop: Loop) -> None:
+        self._loop, self._start_step = loop, None
+
+    @property
+    def start_step(self) -> str | None:
+        """None when the loop is there."""
+        return self._start_step
+
+    @start_step.setter
+    def start_step(self, step: str) -> None:
+        self._start_step = step
+        self._systemd.starting(step)
+
+    def stopping(self, drain_timeout_s: float) -> None:
+        """The service ends, and may take that long for its last commit and checkpoint."""
+        self._systemd.stopping(drain_timeout_s)
+
+    def alive(self) -> tuple[bool, str]:
+        since_s = 0.0 if self._turned_at_s is None else time.monotonic() - self._turned_at_s
+        if since_s > HUNG_S:
+            return False, f"the loop has not turned for {since_s:.0f} s"
+        return True, "alive"
+
+    def ready(self) -> tuple[bool, str]:
+        loop = self._loop
+        if (trouble := self.trouble) is not None:
+            return False, trouble
+        if loop is None:
+            return False, "starting"
+        if not loop.ready:
+            return False, f"restoring {loop.restoring} partitions" if loop.restoring else "joining, or catching up with the backlog"
+        return True, "ready"
+
+    @property
+    def trouble(self) -> str | None:
+        """What the service waits for that somebody has to mend; None if there is nothing."""
+        if self.topics is not None and (gone := self.topics.trouble) is not None:
+            return gone
+        refused = self.not_permitted or (None if self.refusals is None else self.refusals.reason)
+        return None if refused is None else f"{refused.found}; to do: {refused.do}"
+
+    @property
+    def joined(self) -> bool:
+        """The group has answered with an assignment, be it empty."""
+        return self._loop is not None and self._loop.joined
+
+    def partitions(self) -> list[Partition]:
+        """Those of this instance, to be looked at only: they are the loop's, and go on changing."""
+        return [] if self._loop is None else list(self._loop.partitions.values())

@@ -1,0 +1,126 @@
+"""Runs the loop until it is to stop, and ends it: signals, the wait for a permission, and what an error leaves behind."""
+
+import math
+import os
+import signal
+import time
+from types import FrameType
+
+import structlog
+
+from processor.app.build import Build
+from processor.app.health import Health
+from processor.errors import Fenced, NotPermitted, SlotstreamError
+from processor.kafka import admin, permissions
+from processor.kafka.clients import watch_of
+from processor.kafka.topic_watch import TopicWatch
+from processor.loop.loop import Loop
+from processor.metrics import Metrics
+from processor.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+PERMITTED_S = 2.0  # between two looks at a permission that is missing
+TELL_S = 60.0
+
+
+class Service:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self.probes = Health()
+        self.probes.refusals = watch_of(settings)
+        self._joined = self._stopping = False
+        self._builder = Build(settings, metrics, self.probes, lambda: self._stopping)
+        self._told = "", -math.inf
+
+    def run(self) -> int:
+        """Runs until stopped; returns the exit code. Raises SlotstreamError for whatever ends it otherwise."""
+        self._catch_signals()
+        try:
+            return self._run()
+        finally:
+            self.probes.stopping(self._settings.drain_timeout)
+            self._release()
+
+    def _run(self) -> int:
+        try:
+            loop, watch = self._build()
+        except NotPermitted as refused:
+            raise admin.what_is_missing(self._settings, refused) from refused
+        self._joined = True
+        try:
+            while not self._stopping:
+                try:
+                    loop.turn()
+                except NotPermitted as refused:
+                    self._wait_until_permitted(loop, refused)
+            _log.info("stopping: last commit, last checkpoint")
+            watch.close()
+            loop.stop(leave=self._settings.leave_on_stop)
+        except Fenced:
+            watch.close()
+            loop.abandon(leave=False, abort=False)  # the name is another process's now
+            raise
+        except NotPermitted as refused:
+            watch.close()
+            loop.abandon(leave=self._settings.leave_on_stop)
+            raise admin.what_is_missing(self._settings, refused) from refused
+        except SlotstreamError as error:
+            watch.close()
+            loop.abandon(leave=self._settings.leave_on_stop)
+            raise watch.explained(error) from error
+        except BaseException:
+            watch.close()
+            loop.abandon(leave=self._settings.leave_on_stop)
+            raise
+        _log.info("stopped")
+        return 0
+
+    def _wait_until_permitted(self, loop: Loop, refused: NotPermitted) -> None:
+        """A permission that was taken away may be given back: a restart would do no more than wait for it."""
+        loop.suspend()
+        while not self._stopping:
+            missing = admin.what_is_missing(self._settings, refused)
+            self.probes.not_permitted = missing
+            self._tell_once_a_minute(missing)
+            time.sleep(PERMITTED_S)
+            self.probes.beat()
+            # What the broker does not tell is tried: the use of a transactional id, or what has been given back meanwhile.
+            if missing is refused or missing.kind == permissions.OF_TRANSACTIONS:
+                try:
+                    loop.resume()
+                except NotPermitted as again:
+                    refused = again
+                else:
+                    self.probes.not_permitted = None
+                    _log.info("joining again: no permission is missing")
+                    return
+
+    def _tell_once_a_minute(self, missing: NotPermitted) -> None:
+        found, told_at_s = self._told
+        if missing.found != found or time.monotonic() - told_at_s > TELL_S:
+            self._told = missing.found, time.monotonic()
+            _log.error("a permission is missing, waiting for it", found=missing.found, expected=missing.expected, to_do=missing.do)
+
+    def _build(self) -> tuple[Loop, TopicWatch]:
+        return self._builder.build()
+
+    def _release(self) -> None:
+        lock, self._builder.lock = self._builder.lock, None
+        if lock is not None:
+            lock.release()
+
+    def _catch_signals(self) -> None:
+        def stop(number: int, _frame: FrameType | None) -> None:
+            if self._stopping:
+                self._release()
+                os._exit(128 + number)  # asked twice: at once, as if killed; the next start finds everything
+            if not self._joined:
+                self.probes.stopping(0.0)
+                self._release()
+                os._exit(0)  # nothing was consumed, and compiling a model does not listen
+            self._stopping = True
+            self.probes.stopping(self._settings.drain_timeout)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)

@@ -1,0 +1,228 @@
+"""Readings through the ladder: sequences laid out in tiles, stepped, and what each sensor is left with.
+
+A sequence is an unbroken run of one sensor's readings. Reads and writes no table: rows come in with a group and go out with its outcome.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processor.engine.grouping import Group
+from processor.records import Applied, Batch
+from processor.rules import NEVER, Rules
+from processor.slots.plan import Shape, plan
+from processor.slots.rows import Indices, Rows
+from processor.slots.table import ABSENT
+
+Floats = NDArray[np.float32]
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class Stepper(Protocol):
+    """The ladder as the engine sees it: model.tiles.Tiles."""
+
+    @property
+    def shapes(self) -> Sequence[Shape]: ...
+    def buffers(self, rung: int, /) -> tuple[Floats, NDArray[np.int32], Floats]: ...
+    def run(
+        self, rung: int, x: Floats, counts: NDArray[np.int32], steps: int, state: Floats, /
+    ) -> tuple[Floats, Floats, NDArray[np.bool_]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What the engine must know of a model.
+
+    features, outputs  numbers a reading, numbers a prediction
+    width              W, numbers in a state row without the previous prediction
+    window             steps before the first prediction of a windowed model, else None
+    residual           features that the outputs forecast, in the outputs' order: the row also keeps the sensor's previous
+                       prediction, to compare the next reading with; empty: it does not
+    warmup_steps       predictions before this many steps are marked
+    """
+
+    features: int
+    outputs: int
+    width: int
+    window: int | None = None
+    residual: tuple[int, ...] = ()
+    warmup_steps: int = 0
+
+    @property
+    def row_width(self) -> int:
+        return self.width + (self.outputs if self.residual else 0)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a part leaves of each of its sensors: a row, or nothing."""
+
+    keep: NDArray[np.bool_]
+    rows: Rows
+
+
+class Stepping:
+    """tile_rows, tile_readings: cells of all tiles run, and of these the ones that held a reading."""
+
+    def __init__(self, stepper: Stepper, shapes: Shapes, rules: Rules) -> None:
+        self.tile_rows = self.tile_readings = 0
+        self._stepper, self._shapes, self._rules = stepper, shapes, rules
+        # One set a rung, filled again and again: what an earlier call left in unused cells is masked by the counts.
+        self._buffers = [stepper.buffers(rung) for rung in range(len(stepper.shapes))]
+
+    def judged(self, batch: Batch, of: Group, applied: Applied) -> tuple[Group, Indices]:
+        """Without the records that are late; the settings' resets are noted. Which of the sensors are left."""
+        if self._rules:
+            late, reset_by = self._rules.judge(batch, of.record, of.first, of.exists, of.stored)
+            applied.late[of.record], applied.reset_by[of.record] = late, reset_by
+            if late.any():
+                return of.without(late)
+        return of, np.arange(len(of.first))
+
+    def step(self, batch: Batch, of: Group, applied: Applied) -> tuple[Outcome, Indices]:
+        """Steps every sensor of a part through its records. Returns what is left of each, and the sensors that broke."""
+        record, n = of.record, len(of.record)
+        steps = batch.steps[record]
+        null = steps == 0
+        before = batch.reset_before[record] | null | (applied.reset_by[record] > 0)
+        after = batch.reset_after[record] | null
+        new = np.zeros(n, np.bool_)
+        new[of.first] = True
+        # A sequence begins with a sensor, at a reset, and after a record that ended in one.
+        begins = new | before
+        begins[1:] |= after[:-1]
+        sequence = np.cumsum(begins) - 1
+        first = np.flatnonzero(begins)
+        of_group = of.group[first]
+        goes_on = new[first] & ~before[first] & of.exists[of_group]
+        lost = self._rules.lost(batch)
+
+        start = of.stored.take(of_group)
+        anew = np.flatnonzero(~goes_on)
+        start.clear(anew)
+        if lost is not None:
+            at = first[anew]
+            start.incomplete[anew] = lost[record[at]] & new[at] & ~before[at] & (of.location[of_group[anew]] == ABSENT)
+        counts = np.add.reduceat(steps, first)
+        readings = _readings(batch, record, steps)
+        y, end, finite = self._scan(batch.x[readings], counts, start.state[:, : self._shapes.width])
+        if not finite.all():
+            self._pass_over_filling(y, finite, counts, start.steps)
+
+        total = np.cumsum(steps)
+        before_sequence = (total - steps)[first]
+        inside = total - before_sequence[sequence]  # readings of the sequence up to and with this record
+        applied.y[readings] = y
+        applied.steps[record] = start.steps[sequence] + inside
+        applied.warming[record] = start.incomplete[sequence]
+        if self._shapes.residual:
+            self._residuals(batch, record, sequence, inside, y, start, applied)
+
+        last_record = np.append(of.first[1:], n) - 1
+        final = sequence[last_record]
+        event = np.maximum.reduceat(np.where(null, np.iinfo(np.int64).min, batch.event_ms[record]), first)[final]
+        rows = Rows(
+            state=self._row_states(end[final], y, np.maximum(total[last_record] - 1, 0)),
+            applied=batch.offset[record[last_record]],
+            steps=applied.steps[record[last_record]],
+            event_ms=np.where(goes_on[final], np.maximum(start.event_ms[final], event), event),
+            incomplete=start.incomplete[final],
+            saved_in=start.saved_in[final],
+        )
+        broken = of.group[np.searchsorted(total, np.flatnonzero(~finite), side="right")] if not finite.all() else _NONE
+        keep = ~after[last_record]
+        if lost is not None:
+            # A sensor that is forgotten here has lost nothing: a row without steps remembers that, or it would be flagged again.
+            forgotten = np.flatnonzero(~keep & lost[record[last_record]])
+            blank = Rows.zeros(len(forgotten), self._shapes.row_width)
+            blank.applied, blank.event_ms[:] = rows.applied[forgotten], NEVER
+            rows.put(forgotten, blank)
+            keep[forgotten] = True
+        return Outcome(keep, rows), np.unique(broken)
+
+    def _pass_over_filling(self, y: Floats, finite: NDArray[np.bool_], counts: Indices, before: Indices) -> None:
+        """Of a window that is not full nobody sees the prediction, so it decides nothing either: the reading enters the window.
+
+        counts, before: readings of each sequence, and steps before them. The predictions become 0, not to stay in a row of residuals.
+        """
+        if self._shapes.window is None:
+            return
+        steps = np.repeat(before - (np.cumsum(counts) - counts), counts) + np.arange(1, len(finite) + 1)
+        unseen = ~finite & (steps < self._shapes.window)
+        y[unseen], finite[unseen] = 0, True
+
+    def _row_states(self, states: Floats, y: Floats, last: Indices) -> Floats:
+        """The state column of rows: the model's states [n, W], and behind them, for residuals, each sensor's prediction at `last` in y."""
+        if not self._shapes.residual:
+            return states
+        predictions = y[last] if len(y) else np.zeros((len(states), self._shapes.outputs), np.float32)
+        return np.concatenate([states, predictions], axis=1)
+
+    def _scan(self, x: Floats, counts: Indices, state: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """Steps sequences of counts[i] readings, one after another in x, from the given states.
+
+        x float32 [counts.sum(), F], state float32 [n, W] -> predictions [counts.sum(), O], last states [n, W], finite [counts.sum()]
+        """
+        y = np.zeros((len(x), self._shapes.outputs), np.float32)
+        finite = np.ones(len(x), np.bool_)
+        order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+        sorted_counts, start = counts[order], (np.cumsum(counts) - counts)[order]
+        current = np.take(state, order, axis=0)
+        for tile in plan(sorted_counts, self._stepper.shapes) if len(order) else ():
+            rows, steps = tile.last - tile.first, tile.step_to - tile.step_from
+            left = sorted_counts[tile.first : tile.last] - tile.step_from
+            at = start[tile.first : tile.last] + np.arange(tile.step_from, tile.step_to)[:, None]
+            alive = np.arange(steps)[:, None] < left
+            tile_x, tile_counts, tile_state = self._buffers[tile.rung]
+            # Cells past a sequence's end read some other reading; the counts keep it out of every result.
+            tile_x[:steps, :rows] = x[np.minimum(at, len(x) - 1)]
+            tile_state[:rows] = current[tile.first : tile.last]
+            tile_counts[:rows], tile_counts[rows:] = left, 0
+            out, states, good = self._stepper.run(tile.rung, tile_x, tile_counts, steps, tile_state)
+            current[tile.first : tile.last] = states[:rows]
+            if alive.all():
+                y[at], finite[at] = out[:steps, :rows], good[:steps, :rows]
+            else:
+                y[at[alive]], finite[at[alive]] = out[:steps, :rows][alive], good[:steps, :rows][alive]
+            self.tile_rows += steps * len(tile_state)
+        self.tile_readings += len(x)
+        end = state.copy() if len(order) < len(counts) else np.empty_like(current)
+        end[order] = current
+        return y, end, finite
+
+    def _residuals(
+        self, batch: Batch, record: Indices, sequence: Indices, inside: Indices, y: Floats, start: Rows, applied: Applied
+    ) -> None:
+        """Mean absolute difference of each record's last reading and the prediction before it, where there is one.
+
+        One past float32 is its greatest number. Predictions that are not finite are dealt with later, with their records.
+        """
+        steps = batch.steps[record]
+        last = np.cumsum(steps) - 1
+        previous = start.state[:, self._shapes.width :][sequence]
+        within = inside > 1
+        previous[within] = y[last[within] - 1]
+        there = (steps > 0) & (applied.steps[record] - 1 >= max(1, self._shapes.window or 1))
+        seen = batch.x[applied.last[record[there]]].astype(np.float64)
+        # Summed feature by feature, so that the bits do not depend on how many records stand beside each other.
+        total = np.zeros(len(seen))
+        expected = previous[there].astype(np.float64)
+        for output, feature in enumerate(self._shapes.residual):
+            total += np.abs(seen[:, feature] - expected[:, output])
+        applied.residual[record] = np.nan  # a sensor stepped a second time may have had one the first time
+        applied.residual[record[there]] = np.minimum(total / len(self._shapes.residual), FLOAT32_MAX).astype(np.float32)
+
+
+_NONE = np.zeros(0, np.int64)
+
+
+def _readings(batch: Batch, record: Indices, steps: Indices) -> Indices:
+    """Where in batch.x the readings of these records are, in the records' order."""
+    if (batch.steps == 1).all():
+        return record
+    starts = (np.cumsum(batch.steps) - batch.steps)[record]
+    total = np.cumsum(steps)
+    return np.repeat(starts - (total - steps), steps) + np.arange(total[-1])

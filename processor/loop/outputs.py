@@ -1,0 +1,30 @@
+"""What is published of a processed batch: predictions and dead letters, each in the partition of its record where the topics allow it."""
+
+from collections.abc import Iterator, Sequence
+
+from processor.codec.dead_letters import dead_letter
+from processor.codec.decode import Message
+from processor.kafka.topics import Topics
+from processor.pipeline import Processed
+from processor.records import Out
+
+
+class Outputs:
+    def __init__(self, topics: Topics) -> None:
+        self._topics = topics
+
+    def predictions(self, done: Processed) -> Iterator[Out]:
+        topic, batch = self._topics.output, done.batch
+        along = topic.partitions == self._topics.input.partitions
+        for i, value in enumerate(done.values):
+            if value is not None:
+                yield Out(topic.name, batch.partition[i] if along else None, batch.key[i], value, int(batch.record_ms[i]))
+
+    def dead_letters(self, messages: Sequence[Message], done: Processed) -> Iterator[Out]:
+        topic, source = self._topics.dead_letter, self._topics.input
+        along = topic.partitions == source.partitions
+        for i, reason in done.rejected:
+            partition = reason.partition if along else None
+            yield dead_letter(
+                messages[i], reason, source_topic=source.name, topic=topic.name, partition=partition, bytes_max=topic.bytes_max
+            )

@@ -1,0 +1,121 @@
+"""Messages in, outputs and dead letters out: decode, partition time, apply, encode, and what was left out.
+
+The one place that knows the order of these steps; the loop, the replay, `try` and `plan` run them here. Given the engine's states and the
+partitions' times, the result is a function of the messages alone. Must not touch topics, transactions or positions.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from processor.codec.decode import Decoded, Message
+from processor.engine import Engine
+from processor.partitions import Partition, Position
+from processor.records import Applied, Batch, Rejected
+from processor.rules import Clock, Jumps, keep_time
+
+LEFT_OUT = {
+    "non_finite_state": "the record turns the sensor's state or prediction NaN or infinite; it was left out",
+    "late": "the record's timestamp lies before the sensor's latest one (late: dead_letter); it was left out",
+}
+
+Timed = Callable[[str], AbstractContextManager[object]]
+
+
+class Codec(NamedTuple):
+    """decode: every message ends in the batch or among the rejected. encode: one output a record, None where there is none."""
+
+    decode: Callable[[Sequence[Message]], Decoded]
+    encode: Callable[[Batch, Applied], list[bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Processed:
+    """The results of one batch.
+
+    values    one output a record of the batch, None where there is none
+    rejected  (message index, reason) of each record without an output that is to be a dead letter, in message order
+    clocks    where the time of each partition stands after the batch
+    """
+
+    decoded: Decoded
+    applied: Applied
+    values: list[bytes | None]
+    rejected: list[tuple[int, Rejected]]
+    clocks: dict[int, Clock]
+
+    @property
+    def batch(self) -> Batch:
+        return self.decoded.batch
+
+
+class Pipeline:
+    """timed(stage): a context manager around each of the stages decode, apply and encode. jumps: logs where partition time jumps."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        engine: Engine,
+        expire_ms: int | None = None,
+        *,
+        timed: Timed = lambda _: nullcontext(),
+        jumps: Jumps | None = None,
+    ) -> None:
+        self._codec, self._engine, self._expire_ms, self._timed, self._jumps = codec, engine, expire_ms, timed, jumps
+
+    def process(self, messages: Sequence[Message], clocks: Mapping[int, Clock]) -> Processed:
+        """Advances the engine by these messages. clocks: of their partitions, before the first of them."""
+        with self._timed("decode"):
+            decoded = self._codec.decode(messages)
+        batch = decoded.batch
+        after = keep_time(batch, clocks, self._expire_ms)
+        if self._jumps is not None:
+            self._jumps.tell(batch.jumps, self._forgotten_at)
+        with self._timed("apply"):
+            applied = self._engine.apply(batch)
+        with self._timed("encode"):
+            values = self._codec.encode(batch, applied)
+        return Processed(decoded, applied, values, _with_left_out(decoded, applied), after)
+
+    def replay(self, messages: Sequence[Message], clocks: Mapping[int, Clock]) -> tuple[int, dict[int, Clock]]:
+        """The same for messages that were committed before: no outputs. Returns how many readings they held, and the clocks after them."""
+        decoded = self._codec.decode(messages)
+        after = keep_time(decoded.batch, clocks, self._expire_ms)
+        self._engine.apply(decoded.batch, replay=True)
+        return len(decoded.batch.x), after
+
+    def _forgotten_at(self, partition: int, time_ms: int) -> int:
+        """How many sensors partition time leaves behind when it comes to this."""
+        return self._engine.older(partition, time_ms - (self._expire_ms or 0))
+
+
+def _with_left_out(decoded: Decoded, applied: Applied) -> list[tuple[int, Rejected]]:
+    """The records that the codec rejected and those that the engine left out, by message."""
+    rejected = list(decoded.rejected)
+    for error, left_out in (("non_finite_state", ~applied.finite), ("late", applied.late)):
+        for i in np.flatnonzero(left_out).tolist():
+            reason = Rejected(decoded.batch.partition[i], int(decoded.batch.offset[i]), error, LEFT_OUT[error])
+            rejected.append((decoded.source[i], reason))
+    return sorted(rejected, key=lambda pair: pair[0])
+
+
+def clock_of(partition: Partition, at: Position) -> Clock:
+    """The partition's time at this position."""
+    gap = partition.beginning is not None and partition.beginning.gap
+    return Clock(at.time_ms, at.first_ms, gap=gap, claim=at.claim)
+
+
+def positions_after(
+    messages: Sequence[Message], partitions: Mapping[int, Partition], clocks: Mapping[int, Clock]
+) -> list[tuple[Partition, Position]]:
+    """Where each partition of these messages stands after them. clocks: of those with a record that could be decoded."""
+    last = {message.partition(): message.offset() for message in messages}
+    found = []
+    for number, offset in last.items():
+        partition, clock = partitions[number], clocks.get(number)
+        passed = partition.applied.passed(offset + 1)
+        found.append((partition, passed if clock is None else Position(offset + 1, clock.time_ms, clock.first_ms, clock.claim)))
+    return found
