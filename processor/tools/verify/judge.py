@@ -18,6 +18,7 @@ from typing import Any, Literal
 from processor.tools.oracle import InputRecord, as_published
 
 Kind = Literal["prediction", "dead letter"]
+Counted = Literal["prediction", "filling", "dead letter"]
 Expect = Callable[[InputRecord], dict[str, Any] | str | None]
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -26,10 +27,14 @@ OWN_HEADERS = ("error", "error_detail", "source_topic", "source_partition", "sou
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """offset: of the record that is answered. said: all that is compared, as JSON, every number the float32 that it stands for."""
+    """offset: of the record that is answered. said: all that is compared, as JSON, every number the float32 that it stands for.
+
+    filling: it is expected to hold no prediction, since the sensor's window is not full.
+    """
 
     offset: int
     said: str
+    filling: bool = False
 
 
 class DifferentError(Exception):
@@ -59,7 +64,7 @@ class Judge:
         self._unjudged: deque[InputRecord] = deque()
         self.next_offset: defaultdict[int, int] = defaultdict(int)  # of the input, by partition
         self.records = 0
-        self.compared: dict[Kind, int] = {"prediction": 0, "dead letter": 0}
+        self.compared: dict[Counted, int] = {"prediction": 0, "filling": 0, "dead letter": 0}
 
     @property
     def open(self) -> int:
@@ -88,7 +93,8 @@ class Judge:
                 continue
             kind: Kind = "dead letter" if isinstance(said, str) else "prediction"
             stream = self._streams[kind, record.partition]
-            stream.wanted.append(Answer(record.offset, _expected(record, said)))
+            filling = not isinstance(said, str) and said["prediction"] is None
+            stream.wanted.append(Answer(record.offset, _expected(record, said), filling))
             self._compare(kind, record.partition, stream)
 
     def finish(self) -> None:
@@ -118,7 +124,7 @@ class Judge:
             if got.said != wanted.said:
                 raise DifferentError("different", partition, wanted.offset, sensor=_sensor(wanted.said), expected=wanted.said, got=got.said)
             stream.compared += 1
-            self.compared[kind] += 1
+            self.compared["filling" if wanted.filling else kind] += 1
 
 
 def _lost(partition: int, wanted: Answer, got: str) -> DifferentError:

@@ -26,9 +26,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Phase:
-    """Of one phase: answers that had their counterpart, instances killed, and processes started."""
+    """Of one phase: answers that had their counterpart, instances killed, and processes started.
+
+    filling: answers without a prediction, since the sensor's window was not full.
+    """
 
     predictions: int
+    filling: int
     dead_letters: int
     kills: int
     starts: int
@@ -125,9 +129,9 @@ class Report:
                 faults.add_row(name, what, told(score.harm), str(score.survived), f"{score.stall_s:.1f} s")
             elif name in skipped:
                 faults.add_row(name, what, "none", "skipped", skipped[name])
-        phases = Table("checkpoints in", "predictions compared", "dead letters compared", "instances killed", "processes started")
+        phases = Table("checkpoints in", "predictions compared", "windows not full", "dead letters compared", "instances killed", "processes started")
         for store, phase in totals.phases.items():
-            phases.add_row(f"the {store}", *map(str, (phase.predictions, phase.dead_letters, phase.kills, phase.starts)))
+            phases.add_row(f"the {store}", *map(str, (phase.predictions, phase.filling, phase.dead_letters, phase.kills, phase.starts)))
         self._console.print(faults)
         self._console.print(phases)
 

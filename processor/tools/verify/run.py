@@ -159,7 +159,8 @@ class Run:
         phase = self.totals.phases[store]
         self._report.line(
             f"{store}: every record was answered once, and as by the oracle: "
-            f"{phase.predictions} predictions and {phase.dead_letters} dead letters compared"
+            f"{phase.predictions} predictions, {phase.filling} answers of windows that were not full, and {phase.dead_letters} dead letters "
+            "compared"
         )
 
     def _start(self, number: int, store: str) -> Site:
@@ -281,6 +282,7 @@ class Run:
         before = [phase for store, phase in totals.phases.items() if store != self._store]
         totals.phases[self._store] = Phase(
             judge.compared["prediction"] - sum(phase.predictions for phase in before),
+            judge.compared["filling"] - sum(phase.filling for phase in before),
             judge.compared["dead letter"] - sum(phase.dead_letters for phase in before),
             site.instances.kills,
             site.instances.starts,

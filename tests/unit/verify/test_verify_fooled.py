@@ -293,7 +293,7 @@ def test_checkpoints_that_are_not_there_or_stay_as_they_were_were_not_torn(
 def totals(*predictions: int) -> Totals:
     found = Totals(7, records=100)
     for store, count in zip(("topic", "directory"), predictions, strict=False):
-        found.phases[store] = Phase(count, 3, kills=2, starts=5)
+        found.phases[store] = Phase(count, 90, 3, kills=2, starts=5)
     return found
 
 

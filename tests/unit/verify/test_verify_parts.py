@@ -125,10 +125,24 @@ def right() -> list[judge.Answer]:
     return [published(0), published(1), published(4)]
 
 
+def test_an_answer_without_a_prediction_is_compared_and_counts_as_none() -> None:
+    """A model whose every full window is a NaN is answered with nothing but these and dead letters: that proves no prediction right."""
+    court = Judge(lambda r: {**output(r.offset), "prediction": None} if r.offset < 4 else "non_finite_state")
+    for offset in range(5):
+        court.record(record(offset))
+    court.work(lambda: False)
+    for offset in range(4):
+        answered = json.dumps({**output(offset), "prediction": None}).encode()
+        court.answer("prediction", 0, judge.prediction(b"pump", answered, START_MS + offset)[1])
+    court.answer("dead letter", 0, letter(4, b"non_finite_state"))
+    court.finish()
+    assert court.compared == {"prediction": 0, "filling": 4, "dead letter": 1}
+
+
 def test_what_is_right_is_found_right_phase_after_phase_and_counted(court: Judge) -> None:
     for phase in (1, 2):
         hand_over(court, right(), [letter(2)])
-        assert court.compared == {"prediction": 3 * phase, "dead letter": phase}
+        assert court.compared == {"prediction": 3 * phase, "filling": 0, "dead letter": phase}
         assert court.next_offset[0] == 5
     assert court.records == 5
     with pytest.raises(DifferentError, match="lost: sensor pump, partition 0, offset 0"):
