@@ -129,7 +129,8 @@ class Report:
                 faults.add_row(name, what, told(score.harm), str(score.survived), f"{score.stall_s:.1f} s")
             elif name in skipped:
                 faults.add_row(name, what, "none", "skipped", skipped[name])
-        phases = Table("checkpoints in", "predictions compared", "windows not full", "dead letters compared", "instances killed", "processes started")
+        compared = ("predictions compared", "windows not full", "dead letters compared")
+        phases = Table("checkpoints in", *compared, "instances killed", "processes started")
         for store, phase in totals.phases.items():
             phases.add_row(f"the {store}", *map(str, (phase.predictions, phase.filling, phase.dead_letters, phase.kills, phase.starts)))
         self._console.print(faults)

@@ -159,8 +159,8 @@ class Run:
         phase = self.totals.phases[store]
         self._report.line(
             f"{store}: every record was answered once, and as by the oracle: "
-            f"{phase.predictions} predictions, {phase.filling} answers of windows that were not full, and {phase.dead_letters} dead letters "
-            "compared"
+            f"compared {phase.predictions} predictions, {phase.filling} answers of windows that were not full, "
+            f"and {phase.dead_letters} dead letters"
         )
 
     def _start(self, number: int, store: str) -> Site:
