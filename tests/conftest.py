@@ -16,6 +16,7 @@ ALONE = {"test_crashes", "test_faults", "test_oracle", "test_recipes"}
 ORDER = ("broker", "deploy", "model", "docs", "unit")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What `pytest -n 4 --dist loadgroup` runs in one process, and in which order."""
     for item in items:
