@@ -36,7 +36,7 @@ demo: .venv/.run ## a whole plant on this machine; SECONDS=20 ends it by itself,
 	@$(BIN)/python -m processor.cli demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CRASH),--crash $(CRASH))
 
 # Each process takes whole files, the longest first: see tests/conftest.py.
-PYTEST := $(BIN)/python -m pytest --dist loadgroup --no-loadscope-reorder --max-worker-restart=0
+PYTEST := $(BIN)/python -m pytest --no-loadscope-reorder --max-worker-restart=0
 
 quick: lint ## style, types and the unit tests: no TensorFlow, no broker, under a minute
 	$(PYTEST) tests/unit -n 2 -m "not full and not long" --durations=10
