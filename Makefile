@@ -41,9 +41,9 @@ PYTEST := $(BIN)/python -m pytest --no-loadscope-reorder --max-worker-restart=0
 quick: lint ## style, types and the unit tests: no TensorFlow, no broker, under a minute
 	$(PYTEST) tests/unit -n 2 -m "not full and not long" --durations=10
 
-# Four at a time, each with a Kafka of its own: most of a fault test's time is waiting.
+# Three at a time, each with a Kafka of its own: most of a fault test's time is waiting, and the rest is starts of services.
 test: lint ## all tests but those of `make long`, on a real Kafka
-	$(PYTEST) -n 4 -m "not long" --durations=20
+	$(PYTEST) -n 3 -m "not long" --durations=20
 
 test-page: .venv/.page ## the status page of a real service in a real Chromium; PICTURES=docs/images writes the pictures of it
 	$(BIN)/python -m pytest tests/page $(if $(PICTURES),--pictures $(PICTURES))

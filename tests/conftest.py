@@ -19,7 +19,7 @@ ORDER = ("broker", "deploy", "model", "docs", "unit")
 
 
 class Scheduling(LoadScopeScheduling):
-    """For `pytest -n 4`: what one process does as a whole, in the order of the tests."""
+    """For `pytest -n 3`: what one process does as a whole, in the order of the tests."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
