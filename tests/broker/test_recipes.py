@@ -37,7 +37,7 @@ def name_of(recipe: ModuleType) -> str:
 
 
 # Of those that train and serve as others do: by `make long`.
-LONGER = {"predict_loop", "reconstruction", "trained_windows"}
+LONGER = {"engine_runs", "fixed_batch", "predict_loop", "reconstruction", "trained_windows"}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AclBinding, AclBindingFilter, AclPermissionType, AdminClient, ResourcePatternType, ResourceType
 from harness import L, Service, Topics, answers_due, assert_same, readings, save_model
 from places import ROOT
+from tiers import few
 from waiting import wait_for
 
 from processor import cli, logs
@@ -263,7 +264,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", few(WAYS, "TLS", "SCRAM-SHA-256 over TLS", "OAUTHBEARER, made by the client"))
 def test_the_service_answers_every_reading_by_each_way_in(secure, unique, model, tmp_path, monkeypatch, way):
     """Its consumers, its producer and its questions all come in: it answers, and one that comes after it finds its checkpoints."""
     topics = Topics(secure.kafka.bootstrap, unique("way"), partitions=2)

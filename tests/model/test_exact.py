@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from harness import keras, readings, rewritten, save_model
+from tiers import few
 
 from processor.app.fit import codec_of, load_model, rules_of, shapes_of
 from processor.engine import Engine
@@ -110,7 +111,7 @@ def answers(engine, codec, records, clocks, expire_ms=None):
     return found
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", few(MODELS, "lstm", "by rules", "expiring", "windowed"))
 def test_any_cuts_slots_and_aborts_give_the_references_bits(name, tmp_path):
     layers, options, settings = MODELS[name]
     model, settings, codec = built(tmp_path, layers, options, settings)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import few
 
 from processor.errors import ModelRefused
 from processor.model import rungs
@@ -76,21 +77,23 @@ def ragged(tiles: Tiles, model: ServableModel, rung: int, sequences: list[np.nda
     return [(y[: len(s), row].tobytes(), state[row].tobytes()) for row, s in zip(rows, sequences, strict=True)]
 
 
-@pytest.mark.parametrize(
-    ("rows_max", "layers", "steps"),
-    [
-        pytest.param(4096, lambda: [L.LSTM(16), L.Dense(2)], None, id="lstm, the whole ladder"),
-        pytest.param(128, lambda: [L.GRU(33, return_sequences=True), L.LSTM(9), L.Dense(3, activation="softmax")], None, id="stacked"),
-        pytest.param(64, lambda: [L.RNN(L.StackedRNNCells([L.LSTMCell(5), L.GRUCell(6)])), L.BatchNormalization()], None, id="cells"),
-        pytest.param(64, lambda: [L.Bidirectional(L.LSTM(5)), L.Dense(1)], 6, id="windowed"),
-        pytest.param(128, lambda: [L.Conv1D(8, 3, activation="relu"), L.Flatten(), L.Dense(2)], 6, id="convolution"),
-        pytest.param(128, lambda: [L.Conv1D(16, 3), L.MaxPooling1D(2), L.LSTM(16), L.Dense(1)], 10, id="convolution and lstm"),
-        pytest.param(128, lambda: [L.LSTM(16), L.RepeatVector(6), L.GRU(8, return_sequences=True), L.Dense(F)], 6, id="autoencoder"),
-        pytest.param(64, lambda: [L.Conv1D(8, 2, groups=2), L.SeparableConv1D(8, 2), L.GlobalAveragePooling1D()], 6, id="pooled"),
-        pytest.param(64, lambda: [L.Dense(4), L.Dense(2)], None, id="no state"),
-    ],
-)
-def test_bits_do_not_depend_on_rung_row_neighbours_or_calls(tmp_path: Path, rows_max: int, layers: Any, steps: int | None) -> None:
+# The rows that the largest rung must hold, the layers, and the steps that the file fixes.
+LADDERS: dict[str, tuple[int, Any, int | None]] = {
+    "lstm, the whole ladder": (4096, lambda: [L.LSTM(16), L.Dense(2)], None),
+    "stacked": (128, lambda: [L.GRU(33, return_sequences=True), L.LSTM(9), L.Dense(3, activation="softmax")], None),
+    "cells": (64, lambda: [L.RNN(L.StackedRNNCells([L.LSTMCell(5), L.GRUCell(6)])), L.BatchNormalization()], None),
+    "windowed": (64, lambda: [L.Bidirectional(L.LSTM(5)), L.Dense(1)], 6),
+    "convolution": (128, lambda: [L.Conv1D(8, 3, activation="relu"), L.Flatten(), L.Dense(2)], 6),
+    "convolution and lstm": (128, lambda: [L.Conv1D(16, 3), L.MaxPooling1D(2), L.LSTM(16), L.Dense(1)], 10),
+    "autoencoder": (128, lambda: [L.LSTM(16), L.RepeatVector(6), L.GRU(8, return_sequences=True), L.Dense(F)], 6),
+    "pooled": (64, lambda: [L.Conv1D(8, 2, groups=2), L.SeparableConv1D(8, 2), L.GlobalAveragePooling1D()], 6),
+    "no state": (64, lambda: [L.Dense(4), L.Dense(2)], None),
+}
+
+
+@pytest.mark.parametrize("name", few(LADDERS, "stacked", "windowed", "convolution and lstm", "no state"))
+def test_bits_do_not_depend_on_rung_row_neighbours_or_calls(tmp_path: Path, name: str) -> None:
+    rows_max, layers, steps = LADDERS[name]
     model = served(tmp_path, *layers(), steps=steps)
     tiles = Tiles(model, rows_max=rows_max, log=Log())
     assert REFERENCE.rows in [shape.rows for shape in tiles.shapes]
