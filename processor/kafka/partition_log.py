@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from processor.errors import SlotstreamError
 from processor.kafka import permissions
-from processor.kafka.clients import bulk_consumer, restore_consumer
+from processor.kafka.clients import UNKNOWN_TOPIC, bulk_consumer, restore_consumer
 from processor.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -152,7 +152,7 @@ def newest(settings: Settings, topic: str, partitions: int, records: int, *, tim
     try:
         until_s, starts = time.monotonic() + timeout_s, list[TopicPartition]()
         for number in range(partitions):
-            low, end = consumer.get_watermark_offsets(TopicPartition(topic, number), max(CALL_S, timeout_s))
+            low, end = _bounds(consumer, TopicPartition(topic, number), until_s)
             if low < end:
                 starts.append(TopicPartition(topic, number, max(low, end - records)))
         consumer.assign(starts)
@@ -169,6 +169,19 @@ def newest(settings: Settings, topic: str, partitions: int, records: int, *, tim
         return found
     finally:
         consumer.close()
+
+
+def _bounds(consumer: Consumer, partition: TopicPartition, until_s: float) -> tuple[int, int]:
+    """The first and the next offset of a log. The leader of a partition that was made a moment ago may not know it yet."""
+    while True:
+        try:
+            found: tuple[int, int] = consumer.get_watermark_offsets(partition, max(CALL_S, until_s - time.monotonic()))
+        except KafkaException as error:
+            if error.args[0].code() not in UNKNOWN_TOPIC or time.monotonic() >= until_s:
+                raise
+            time.sleep(TURN_S)
+        else:
+            return found
 
 
 def in_several_partitions(records: Iterable[Message]) -> dict[bytes, list[int]]:

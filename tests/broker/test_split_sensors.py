@@ -1,17 +1,19 @@
 """One sensor in several partitions, and what `check` says of the newest records."""
 
 import json
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from judge import echo_model
 from structlog.testing import capture_logs
 
 from processor.app.fit import codec_of
 from processor.doctor.records import judged, records
+from processor.kafka import partition_log
 from processor.kafka.partition_log import in_several_partitions, newest
 from processor.kafka.topics import Topic
 from processor.metrics import Metrics
@@ -74,6 +76,22 @@ def test_the_newest_records_are_read_and_not_all(settings):
 def test_an_empty_topic_is_said_to_be_so(settings):
     (finding,) = records(settings, topic_of(settings), None)
     assert (finding.good, finding.found) == (True, f"{settings.input.topic} holds none yet")
+
+
+def test_a_leader_that_does_not_know_a_new_partition_yet_is_asked_again():
+    answers = [KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION)), KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)), (3, 7)]
+
+    def answer(*_):
+        found = answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    consumer = SimpleNamespace(get_watermark_offsets=answer)
+    assert partition_log._bounds(consumer, TopicPartition("t", 0), time.monotonic() + 60) == (3, 7)
+    answers = [KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))]
+    with pytest.raises(KafkaException):
+        partition_log._bounds(consumer, TopicPartition("t", 0), time.monotonic())
 
 
 def message(i, value):
