@@ -15,7 +15,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from processor.errors import SlotstreamError
 from processor.kafka import permissions
-from processor.kafka.clients import UNKNOWN_TOPIC, bulk_consumer, restore_consumer
+from processor.kafka.clients import bulk_consumer, restore_consumer
 from processor.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -172,12 +172,13 @@ def newest(settings: Settings, topic: str, partitions: int, records: int, *, tim
 
 
 def _bounds(consumer: Consumer, partition: TopicPartition, until_s: float) -> tuple[int, int]:
-    """The first and the next offset of a log. The leader of a partition that was made a moment ago may not know it yet."""
+    """The first and the next offset of a log. A broker may not know yet that it leads a partition that was made a moment ago."""
     while True:
         try:
             found: tuple[int, int] = consumer.get_watermark_offsets(partition, max(CALL_S, until_s - time.monotonic()))
         except KafkaException as error:
-            if error.args[0].code() not in UNKNOWN_TOPIC or time.monotonic() >= until_s:
+            _end_if_decided(error.args[0], partition.topic)
+            if time.monotonic() >= until_s:
                 raise
             time.sleep(TURN_S)
         else:

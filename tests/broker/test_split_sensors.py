@@ -75,11 +75,12 @@ def test_the_newest_records_are_read_and_not_all(settings):
 
 def test_an_empty_topic_is_said_to_be_so(settings):
     (finding,) = records(settings, topic_of(settings), None)
-    assert (finding.good, finding.found) == (True, f"{settings.input.topic} holds none yet")
+    assert (finding.found, finding.good) == (f"{settings.input.topic} holds none yet", True)
 
 
 def test_a_leader_that_does_not_know_a_new_partition_yet_is_asked_again():
-    answers = [KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION)), KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)), (3, 7)]
+    codes = (KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.NOT_LEADER_FOR_PARTITION)
+    answers = [*(KafkaException(KafkaError(code)) for code in codes), (3, 7)]
 
     def answer(*_):
         found = answers.pop(0)
