@@ -328,8 +328,12 @@ class Settings(BaseSettings):
         return {key: _in_clear(value) for key, value in self.kafka.items()}
 
     def kafka_at_start(self) -> tuple[tuple[str, str], ...]:
-        """The properties, secrets in clear, as they were read: two of the same settings are equal whatever was renewed since."""
-        return tuple((key, value.get_secret_value() if isinstance(value, SecretStr) else value) for key, value in self.kafka.items())
+        """The properties, secrets in clear, as they were read: two of the same settings are equal whatever was renewed since.
+
+        A secret from a file goes with the file's path: two files may hold the same words now and others later.
+        """
+        properties = [(key, value.get_secret_value() if isinstance(value, SecretStr) else value) for key, value in self.kafka.items()]
+        return (*properties, *((key, str(path)) for key, path in self.secret_files().items()))
 
     def secrets(self) -> list[str]:
         """Every value that nothing may print."""

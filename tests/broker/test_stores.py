@@ -224,7 +224,7 @@ class Process:
     def checkpoint(self, do_round) -> None:
         if len(self.history.log) in self.history.safe:
             return  # as the loop: nothing has moved
-        if self._prunable is not None:  # a commit has succeeded since
+        if self._prunable:  # a commit has succeeded since
             self.writer.prune(self._prunable)
         snapshot = self.snapshot()
         written = do_round(self.writer, snapshot)

@@ -254,3 +254,16 @@ def test_a_property_that_librdkafka_does_not_have_is_refused_by_the_nearest_name
     assert f"{wrong}: found 'x', librdkafka has no such property, the nearest is {meant}" in said
     assert "3 problems" in said
     load_settings(None, ["--kafka=some.plugins.own=x"], {})
+
+
+def test_two_files_with_the_same_password_have_watches_of_their_own(tmp_path):
+    """The password of each may be renewed without the other's."""
+    watches = []
+    for name in ("one", "two"):
+        (tmp_path / name).write_text("the same word\n")
+        config = tmp_path / f"{name}.yaml"
+        config.write_text(f"kafka: {{bootstrap.servers: 'h:1', sasl.username: u, sasl.password: {{file: {tmp_path / name}}}}}\n")
+        watches += [clients.watch_of(load_settings(config, [], {})) for _ in range(2)]
+    assert watches[0] is watches[1]
+    assert watches[2] is watches[3]
+    assert watches[0] is not watches[2]
