@@ -72,7 +72,7 @@ class Browser:
     def run(self, script: str, *arguments):
         return self.driver.execute_script(script, *arguments)
 
-    def wait(self, condition: Callable[[], object], what: str, timeout_s: float = 60.0):
+    def wait(self, condition: Callable[[], object], what: str, timeout_s: float = 180.0):
         return wait_for(condition, lambda: f"{what}; the page says:\n{self.driver.find_element(By.TAG_NAME, 'body').text}", timeout_s)
 
     def violations(self) -> list[str]:
