@@ -1,7 +1,8 @@
 """Dead letters: what of the record is kept, what is added, and what goes when the topic does not take it all."""
 
-from dataclasses import dataclass
+from functools import partial
 
+import judge
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,33 +23,10 @@ OWN = [
 LIMIT = 4000
 
 
-@dataclass
-class Record:
-    v: bytes | None = b"\xff no JSON"
-    k: bytes | None = b"pump-7"
-    h: list[tuple[str, bytes | None]] | None = None
-    record_ms: int = 1_700_000_000_000
-
-    def key(self):
-        return self.k
-
-    def value(self):
-        return self.v
-
-    def headers(self):
-        return self.h
-
-    def partition(self):
-        return 3
-
-    def offset(self):
-        return 88123
-
-    def timestamp(self):
-        return 1, self.record_ms
+Record = partial(judge.Record, v=b"\xff no JSON", o=88123)
 
 
-def letter(record: Record, rejected: Rejected = REJECTED, *, bytes_max: int = LIMIT) -> Out:
+def letter(record: judge.Record, rejected: Rejected = REJECTED, *, bytes_max: int = LIMIT) -> Out:
     return dead_letter(record, rejected, source_topic="readings", topic="readings.dead-letter", partition=3, bytes_max=bytes_max)
 
 
@@ -90,28 +68,28 @@ def test_a_detail_that_is_no_utf8_is_written_with_question_marks():
 
 def value_max() -> int:
     """The longest value that fits, found by trying."""
-    return max(n for n in range(LIMIT) if letter(Record(b"x" * n)).value is not None)
+    return max(n for n in range(LIMIT) if letter(Record(v=b"x" * n)).value is not None)
 
 
 def test_a_value_that_just_fits_is_kept():
-    out = letter(Record(b"x" * value_max()))
+    out = letter(Record(v=b"x" * value_max()))
     assert out.headers == OWN
     assert size(out) + OVERHEAD_BYTES <= LIMIT
 
 
 def test_a_byte_more_and_the_value_goes_and_its_length_is_told():
     length = value_max() + 1
-    out = letter(Record(b"x" * length, h=None))
+    out = letter(Record(v=b"x" * length, h=None))
     assert (out.key, out.value, out.headers) == (b"pump-7", None, [*OWN, ("truncated", str(length).encode())])
 
 
 def test_a_truncated_letter_keeps_the_records_headers_if_they_fit():
-    out = letter(Record(b"x" * LIMIT, h=[("trace", b"t" * 100)]))
+    out = letter(Record(v=b"x" * LIMIT, h=[("trace", b"t" * 100)]))
     assert out.headers[0] == ("trace", b"t" * 100)
 
 
 def test_headers_go_before_the_key_and_ours_never():
-    out = letter(Record(b"x" * 10, h=[("trace", b"t" * LIMIT), ("trace", b"u")]))
+    out = letter(Record(v=b"x" * 10, h=[("trace", b"t" * LIMIT), ("trace", b"u")]))
     assert out.key == b"pump-7"
     assert out.headers == [("trace", b"u"), *OWN, ("truncated", b"10")]
 
@@ -124,7 +102,7 @@ def test_a_key_too_large_for_the_topic_is_cut():
 
 
 def test_the_names_of_headers_count_by_their_bytes():
-    out = letter(Record(b"x" * 10, h=[("ü" * 2500, b"")]))
+    out = letter(Record(v=b"x" * 10, h=[("ü" * 2500, b"")]))
     assert size(out) <= LIMIT
 
 
@@ -139,7 +117,7 @@ header = st.tuples(st.text("aü😀", max_size=40), st.none() | st.binary(max_si
     limit=st.integers(1200, 6000),
 )
 def test_no_letter_is_larger_than_the_topic_takes_and_all_say_why_and_whence(value, key, headers, limit):
-    out = letter(Record(value, key, headers), bytes_max=limit)
+    out = letter(Record(v=value, k=key, h=headers), bytes_max=limit)
     assert size(out) + OVERHEAD_BYTES <= limit
     own = [pair for pair in out.headers if pair[0] != "truncated"][-len(OWN) :]
     assert own == OWN
