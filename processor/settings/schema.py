@@ -1,4 +1,4 @@
-"""Every setting: its name, its default, what it may be, and what it is for. What they must agree on among themselves."""
+"""Every setting: its name, its default, its allowed values and its description; and the constraints between settings."""
 
 import socket
 from collections.abc import Mapping
@@ -246,7 +246,7 @@ class Settings(BaseSettings):
     def settings_customise_sources(  # type: ignore[override]
         cls, *_settings_cls: Any, init_settings: PydanticBaseSettingsSource, **_others: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)  # what load_settings merged: nothing comes from the process's surroundings unseen
+        return (init_settings,)  # only what load_settings merged: nothing is read from the environment implicitly
 
     @field_validator("kafka", mode="wrap")
     @classmethod
@@ -313,7 +313,7 @@ class Settings(BaseSettings):
 
     @property
     def checkpoint_topic(self) -> str | None:
-        """None where checkpoints are files."""
+        """None if checkpoints are files."""
         return (self.checkpoint.topic or f"{self.group_id}.checkpoints") if self.checkpoint_store == "topic" else None
 
     @property
@@ -321,30 +321,30 @@ class Settings(BaseSettings):
         return self.dead_letter.topic or dead_letter_of(self.input.topic)
 
     def kafka_config(self) -> dict[str, str]:
-        """The properties for librdkafka, secrets in clear: for a client's constructor, never for a log.
+        """The properties for librdkafka, with secrets in clear text: for a client's constructor, never for a log.
 
-        A secret that has a file is read from it again: whoever renews it does so under a service that runs.
+        A secret that comes from a file is read again, because it can be renewed while the service is running.
         """
         return {key: _in_clear(value) for key, value in self.kafka.items()}
 
     def kafka_at_start(self) -> tuple[tuple[str, str], ...]:
-        """The properties, secrets in clear, as they were read: two of the same settings are equal whatever was renewed since.
+        """The properties as read at startup, with secrets in clear text: equal for equal settings, whatever was renewed since.
 
-        A secret from a file goes with the file's path: two files may hold the same words now and others later.
+        A secret from a file is paired with the file's path, because two files may have the same content now and different content later.
         """
         properties = [(key, value.get_secret_value() if isinstance(value, SecretStr) else value) for key, value in self.kafka.items()]
         return (*properties, *((key, str(path)) for key, path in self.secret_files().items()))
 
     def secrets(self) -> list[str]:
-        """Every value that nothing may print."""
+        """All values that must never be printed."""
         return [value.get_secret_value() for value in self.kafka.values() if isinstance(value, SecretStr)]
 
     def secret_files(self) -> dict[str, Path]:
-        """The properties whose value came from a file, and that file."""
+        """The properties whose value was read from a file, and that file."""
         return {key: value.path for key, value in self.kafka.items() if isinstance(value, FileSecret)}
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that decide what a prediction is: JSON-able, in a fixed order, part of the fingerprint."""
+        """The settings that affect predictions: JSON-serialisable, in a fixed order, part of the fingerprint."""
         return {
             "input.format": self.input.format,
             "input.features": self.input.features,
