@@ -58,7 +58,7 @@ verify: .venv/.run ## breaks the service in every way for MINUTES=10 and compare
 	  $(if $(KILLS),--kills $(KILLS))
 
 verify-seeds: .venv/.run ## verify with N=10 seeds in a row and a table of them; FROM=7, MINUTES=2 each, LOAD=1 keeps each core busy beside it
-	@$(BIN)/python -m processor.tools.verify.seeds --count $(or $(N),10) --minutes $(or $(MINUTES),2) $(if $(FROM),--from $(FROM)) $(if $(LOAD),--load)
+	@$(BIN)/python -m scripts.verify_seeds --count $(or $(N),10) --minutes $(or $(MINUTES),2) $(if $(FROM),--from $(FROM)) $(if $(LOAD),--load)
 
 lint: .venv/.test ## style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -5,8 +5,6 @@ Each imports that room only when it runs, because TensorFlow alone takes seconds
 
 import argparse
 import faulthandler
-import importlib
-import importlib.util
 import json
 import os
 import secrets
@@ -144,16 +142,19 @@ def state_reset(arguments: argparse.Namespace, rest: list[str]) -> int:
     return print_lines(iter(send(settings, resets)))
 
 
-def demo(_arguments: argparse.Namespace, rest: list[str]) -> int:
-    if importlib.util.find_spec("processor.sandbox.demo") is None:
-        raise ConfigurationError("there is no demo here", expected="a version that has it", do="see `slotstream --help`")
-    return int(importlib.import_module("processor.sandbox.demo").main(rest))
+def demo(arguments: argparse.Namespace, rest: list[str]) -> int:
+    expect_nothing(rest)
+    from processor.sandbox.demo import Options, main
+
+    return main(Options(arguments.seconds, arguments.crash, arguments.rate, arguments.sensors, arguments.seed))
 
 
-def plant(_arguments: argparse.Namespace, rest: list[str]) -> int:
-    from processor.sandbox.plant import main as publish_plant
+def plant(arguments: argparse.Namespace, rest: list[str]) -> int:
+    expect_nothing(rest)
+    from processor.sandbox.plant import Plant, publish_until_stopped
 
-    return publish_plant(rest)
+    plant = Plant(arguments.seed, arguments.sensors)
+    return publish_until_stopped(plant, arguments.bootstrap, arguments.topic, rate=arguments.rate, seconds=arguments.seconds)
 
 
 def verify(arguments: argparse.Namespace, rest: list[str]) -> int:

@@ -3,7 +3,7 @@
 Responsible for the processes (started in order, killed when asked, all ended and their folder removed whatever happens), for the
 phases of a run, and for the verdict. What lies in the topics is watch.py's, how it looks show.py's, the arithmetic count.py's.
 
-    python -m processor.sandbox.demo --seconds 20 --crash 5
+    slotstream demo --seconds 20 --crash 5
 
                  first ready          time is over         all came out       SIGTERM, read to the end
     starting  ------------->  running  ---------->  draining  -------->  stopping  -------->  counted
@@ -11,7 +11,6 @@ phases of a run, and for the verdict. What lies in the topics is watch.py's, how
                  starts               stops                               must be 0
 """
 
-import argparse
 import http.client
 import json
 import os
@@ -39,7 +38,6 @@ from processor.sandbox.plant import FaultPlan
 from processor.sandbox.ports import free_port
 from processor.sandbox.show import Screen, View
 from processor.sandbox.watch import Residuals, Threshold, Watch
-from processor.tools.values import above_zero, positive
 
 SANDBOX = Path(__file__).resolve().parent
 CONFIG = SANDBOX / "demo.yaml"
@@ -219,7 +217,7 @@ class Simulator:
 
     def __init__(self, bootstrap: str, folder: Path, options: Options) -> None:
         self._log = folder / "plant.log"
-        self._command = [sys.executable, "-m", "processor.sandbox.plant", "--bootstrap", bootstrap, "--topic", READINGS]
+        self._command = [sys.executable, "-m", "processor.cli", "plant", "--bootstrap", bootstrap, "--topic", READINGS]
         self._command += ["--rate", str(options.rate), "--sensors", str(options.sensors), "--seed", str(options.seed)]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -398,20 +396,8 @@ def run(options: Options, console: Console, interrupts: Interrupts) -> Outcome |
             return Demo(options, kafka, service, simulator, watch, screen).run(interrupts)
 
 
-def parse(arguments: list[str] | None) -> Options:
-    parser = argparse.ArgumentParser(prog="slotstream demo", description="Kafka, a simulated plant and the service, on this machine.")
-    parser.add_argument("--seconds", type=above_zero, help="run this long after the service is first ready (default: until Ctrl-C)")
-    parser.add_argument("--crash", type=above_zero, metavar="SECONDS", help="kill -9 the service this long after each time it is ready")
-    parser.add_argument("--rate", type=above_zero, default=2000, help="readings a second, all sensors together (2000)")
-    parser.add_argument("--sensors", type=positive, default=500, help="machines in the plant (500)")
-    parser.add_argument("--seed", type=int, default=1, help="of the plant (1)")
-    found = parser.parse_args(arguments)
-    return Options(found.seconds, found.crash, found.rate, found.sensors, found.seed)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 all readings came out exactly once, 1 they did not or something failed, 2 wrong use, 130 interrupted."""
-    options = parse(arguments)
+def main(options: Options) -> int:
+    """Exit codes: 0 all readings came out exactly once, 1 they did not or something failed, 130 interrupted."""
     interrupts = Interrupts()
     interrupts.install()
     try:
@@ -429,7 +415,3 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     # Without --seconds Ctrl-C is how a demo ends.
     return 130 if interrupts.seen and options.seconds is not None else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

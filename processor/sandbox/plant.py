@@ -15,7 +15,6 @@ and strengths of its kind; a control loop hunts around the set point with a peri
 noise); on top come autocorrelated noise, measurement noise and a slow drift.
 """
 
-import argparse
 import json
 import signal
 import sys
@@ -284,15 +283,8 @@ def publish(plant: Plant, publisher: Publisher, rate: float, seconds: float | No
         publisher.poll(0)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="slotstream plant", description="Publishes a simulated plant's readings.")
-    parser.add_argument("--bootstrap", required=True, help="HOST:PORT of a Kafka broker")
-    parser.add_argument("--topic", default="readings")
-    parser.add_argument("--rate", type=float, default=2000, help="readings a second, all sensors together")
-    parser.add_argument("--seconds", type=float, help="default: until SIGTERM or Ctrl-C")
-    parser.add_argument("--sensors", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args(arguments)
+def publish_until_stopped(plant: Plant, bootstrap: str, topic: str, *, rate: float, seconds: float | None) -> int:
+    """Publishes until SIGTERM, SIGINT or so many seconds are over, and prints what the broker acknowledged. Returns the exit code."""
     stopped: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -300,12 +292,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    publisher = Publisher(options.bootstrap, options.topic)
-    publish(Plant(options.seed, options.sensors), publisher, options.rate, options.seconds, stopped)
+    publisher = Publisher(bootstrap, topic)
+    publish(plant, publisher, rate, seconds, stopped)
     publisher.flush(30)
     sys.stdout.write(json.dumps({"acknowledged": publisher.acknowledged, "failed": publisher.failed}) + "\n")
     return 1 if publisher.failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -225,7 +225,7 @@ def test_the_last_line_says_it_all() -> None:
 
 @contextmanager
 def running_demo(folder: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-m", "processor.sandbox.demo", "--rate", "1000", "--sensors", "200", *arguments]
+    command = [sys.executable, "-m", "processor.cli", "demo", "--rate", "1000", "--sensors", "200", *arguments]
     environment = os.environ | {"TMPDIR": str(folder)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as running:
         try:

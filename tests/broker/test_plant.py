@@ -95,7 +95,7 @@ def test_the_simulator_acknowledges_what_is_in_the_topic(
     topic = unique("readings")
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     admin.create_topics([NewTopic(topic, 2, 1)])[topic].result(30)
-    command = [sys.executable, "-m", "processor.sandbox.plant", "--bootstrap", kafka.bootstrap, "--topic", topic]
+    command = [sys.executable, "-m", "processor.cli", "plant", "--bootstrap", kafka.bootstrap, "--topic", topic]
     reader = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": topic, "auto.offset.reset": "earliest"})
     partitions = [TopicPartition(topic, partition, 0) for partition in range(2)]
     reader.assign(partitions)

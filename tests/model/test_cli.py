@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from processor import cli, logs
-from processor.cli import commands
 from processor.errors import ConfigurationError, Fenced, ModelRefused, SlotstreamError
 from processor.settings import Settings, keys
 from processor.tools.csv_file import Form
@@ -333,15 +332,15 @@ def test_model_show_of_a_file_that_cannot_be_served_ends_with_1(form: list[str],
 
 
 def test_demo_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    module(monkeypatch, "processor.sandbox.demo", main=lambda words: len(words))
-    monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: name)
-    assert cli.main(["demo", "--seconds", "5"]) == 2
+    asked: list[tuple[Any, ...]] = []
+    module(monkeypatch, "processor.sandbox.demo", main=lambda options: asked.append(options) or 7, Options=lambda *values: values)
+    assert cli.main(["demo", "--seconds", "5"]) == 7
+    assert asked == [(5.0, None, 2000, 500, 1)]
 
 
-def test_a_missing_demo_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: None)
-    assert cli.main(["demo"]) == 2
-    assert "there is no demo here" in capsys.readouterr().err
+def test_demo_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "--second", "5"]) == 2
+    assert "--second" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["run", "check", "init", "try", "feed", "state list"])

@@ -39,7 +39,7 @@ def service(topics: Topics, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     options.append("--checkpoint.path=checkpoints")  # in the service's own folder, and no path of this machine in a picture
     service = Service(topics, MODEL, tmp_path_factory.mktemp("service"), *options, instance="plant-1")
     service.page = f"http://127.0.0.1:{port}/"
-    plant = ["processor.sandbox.plant", "--bootstrap", topics.bootstrap, "--topic", topics.input, "--rate", "400"]
+    plant = ["processor.cli", "plant", "--bootstrap", topics.bootstrap, "--topic", topics.input, "--rate", "400"]
     with service:
         service.wait_ready(180)
         running = process.spawn([sys.executable, "-m", *plant], tmp_path_factory.mktemp("plant") / "plant.log")

@@ -1,6 +1,6 @@
 """`slotstream verify` with one seed after another, whatever comes of each: a table at the end, and exit code 1 if one failed.
 
-    python -m processor.tools.verify.seeds --count 10 --load
+    python -m scripts.verify_seeds --count 10 --load
 
 Owns the sequence and the load beside it; what a run proves is verify's. What each run prints goes to a file of its own.
 """
@@ -21,9 +21,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from processor.cli.types import above_zero, positive
 from processor.sandbox import process
 from processor.sandbox.demo import Interrupts
-from processor.tools.values import above_zero, positive
 
 FOLDER = Path("build/verify")
 COLUMNS = ("records", "predictions", "dead_letters", "faults", "kills", "longest_stall_s")
