@@ -37,7 +37,7 @@ def speed(text: str) -> float:
 
 
 def separator(text: str) -> str:
-    from processor.tools.csv_file import SEPARATORS
+    from processor.csv_io.csv_file import SEPARATORS
 
     text = "tab" if text == "\\t" else text
     if text != "auto" and text not in SEPARATORS and (len(text) != 1 or text.isalnum() or text in '"\r\n'):

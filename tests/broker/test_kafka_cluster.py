@@ -17,11 +17,11 @@ from processor.sandbox.kafka_cluster import OFFSETS, TRANSACTIONS, KafkaCluster,
 from processor.sandbox.kafka_node import ask
 from processor.sandbox.ports import free_ports
 from processor.settings import load_settings
-from processor.tools.verify.cluster_faults import CLUSTER_FAULTS
-from processor.tools.verify.links import Links
-from processor.tools.verify.run import chosen
-from processor.tools.verify.schedule import deal
-from processor.tools.verify.stage import Stage
+from processor.verify.cluster_faults import CLUSTER_FAULTS
+from processor.verify.links import Links
+from processor.verify.run import chosen
+from processor.verify.schedule import deal
+from processor.verify.stage import Stage
 
 # -- without a broker ---------------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from processor.app import build as build_module
 from processor.app import fit
 from processor.app import service as service_module
 from processor.cli import given
+from processor.doctor import check as check_module
 from processor.errors import NotPermitted, SlotstreamError
 from processor.kafka import admin, clients, permissions
 from processor.kafka.create_topics import init
@@ -44,8 +45,7 @@ from processor.sandbox.kafka import EmbeddedKafka
 from processor.sandbox.kafka_security import Authority, Listener, Security
 from processor.sandbox.ports import free_port
 from processor.settings import Settings, load_settings
-from processor.tools import check as check_module
-from processor.tools.oracle import Reference
+from processor.verify.oracle import Reference
 
 USER, PASSWORD = "plant", "made-up-word-1f0c9a"
 LISTENERS = {

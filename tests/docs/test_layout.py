@@ -41,7 +41,7 @@ def test_imports_point_down_only_and_libraries_stay_in_their_rooms() -> None:
         ("codec/new.py", "import processor.kafka", "imports point down only"),
         ("new.py", "import processor.errors", "imports point down only"),
         ("codec/new.py", "import tensorflow", "TensorFlow stays in its room"),
-        ("tools/new.py", "import keras", "TensorFlow stays in its room"),
+        ("states/new.py", "import keras", "TensorFlow stays in its room"),
         ("checkpoint/new.py", "import confluent_kafka", "Kafka's client stays in its rooms"),
     ],
 )

@@ -1,10 +1,11 @@
-"""processor.tools.progress: a bar on a terminal, a plain line now and then elsewhere, nothing on standard output."""
+"""processor.csv_io.progress_bar: a bar on a terminal, a plain line now and then elsewhere, nothing on standard output."""
 
 import sys
 
 import pytest
 
-from processor.tools.progress import LINE_EVERY_S, Shown, counted
+from processor.csv_io.progress_bar import LINE_EVERY_S, Shown
+from processor.words import counted
 
 
 class Clock:

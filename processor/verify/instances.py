@@ -18,7 +18,7 @@ from typing import Any
 from processor.errors import SlotstreamError
 from processor.sandbox import process
 from processor.sandbox.patience import patience_s
-from processor.tools.verify.harm import NoHarmError
+from processor.verify.harm import NoHarmError
 
 PROBE_TIMEOUT_S = 5.0  # one that does not answer in time is asked again
 STOP_S = 120.0  # drain_timeout, a last checkpoint and a leave

@@ -23,8 +23,8 @@ from processor.errors import ConfigurationError
 from processor.pipeline import Codec, Pipeline
 from processor.rules import Clock
 from processor.settings import Settings
+from processor.sizing.estimate import Measured, Stepped, Wanted
 from processor.slots.rows import Rows
-from processor.tools.plan import Measured, Stepped, Wanted
 
 if TYPE_CHECKING:
     from processor.model.load import ServableModel

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from processor.tools.verify.cluster_faults import CLUSTER_FAULTS
-from processor.tools.verify.fault import BOOST, OUTAGE_S, Fault, end_brokers, of
-from processor.tools.verify.instances import Running, leaving
-from processor.tools.verify.site import Site
+from processor.verify.cluster_faults import CLUSTER_FAULTS
+from processor.verify.fault import BOOST, OUTAGE_S, Fault, end_brokers, of
+from processor.verify.instances import Running, leaving
+from processor.verify.site import Site
 
 SESSION_S = 6.0
 END_S = 150.0  # to start with TensorFlow and be refused, or to stop with a drain and a last checkpoint; scaled by the load

@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any, TextIO
 import orjson
 
 from processor.app.fit import codec_of, fingerprint_of, load_model, rules_of, shapes_of, slots_of
+from processor.csv_io.csv_file import CsvFile, Form
+from processor.csv_io.csv_rows import Reading, Readings, Wanted, value_of
+from processor.csv_io.plot import Plot
+from processor.csv_io.progress_bar import Shown
 from processor.engine import Engine
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.pipeline import Pipeline
 from processor.rules import Clock
 from processor.settings import Settings
-from processor.tools.csv_file import CsvFile, Form
-from processor.tools.plot import Plot
-from processor.tools.progress import Shown, counted
-from processor.tools.rows import Reading, Readings, Wanted, value_of
+from processor.words import counted
 
 if TYPE_CHECKING:
     from processor.model.load import ServableModel

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import orjson
 
+from processor.csv_io.csv_file import CsvFile, Row, counts_rows
+from processor.csv_io.timestamps import decide
 from processor.errors import ConfigurationError
 from processor.settings import field_path
-from processor.tools.csv_file import CsvFile, Row, counts_rows
-from processor.tools.timestamps import decide
 
 COLUMNS_SHOWN = 12
 _COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", re.ASCII)

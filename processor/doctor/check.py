@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from processor.app.fit import codec_of, load_model, open_folder, open_parking, record_bytes_of, shapes_of
-from processor.doctor.records import records
+from processor.doctor.topic_records import records
 from processor.errors import SlotstreamError
 from processor.kafka import admin, findings, permissions
 from processor.kafka.clients import restore_consumer

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from processor.errors import SlotstreamError
-from processor.tools.verify.harm import NoHarmError
-from processor.tools.verify.site import Site
+from processor.verify.harm import NoHarmError
+from processor.verify.site import Site
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""processor.tools: a CSV as people have it, to readings. Every habit of CSV files is a row here."""
+"""processor.csv_io: a CSV as people have it, to readings. Every habit of CSV files is a row here."""
 
 import csv
 import datetime
@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from processor.csv_io.csv_file import SEPARATORS, CsvFile, Form
+from processor.csv_io.csv_rows import Reading, Readings, Wanted, value_of
+from processor.csv_io.timestamps import decide
 from processor.errors import ConfigurationError
-from processor.tools.csv_file import SEPARATORS, CsvFile, Form
-from processor.tools.rows import Reading, Readings, Wanted, value_of
-from processor.tools.timestamps import decide
 
 
 @pytest.fixture
@@ -452,7 +452,7 @@ def test_a_column_that_counts_the_rows_is_named_where_there_is_one_too_many(writ
 
 def test_a_hyphen_is_standard_input(write):
     path = write("pump,x\na,1\na,2\n")
-    program = "from pathlib import Path; from processor.tools.csv_file import CsvFile; print([r.cells for r in CsvFile(Path('-')).rows()])"
+    program = "from pathlib import Path; from processor.csv_io.csv_file import CsvFile; print([r.cells for r in CsvFile(Path('-')).rows()])"
     with path.open("rb") as stdin:
         found = subprocess.run([sys.executable, "-c", program], stdin=stdin, capture_output=True, text=True, check=True)
     assert found.stdout == "[['a', '1'], ['a', '2']]\n"

@@ -12,7 +12,7 @@ from typing import Any
 from confluent_kafka import Producer
 
 from processor.errors import SlotstreamError
-from processor.tools.verify.readings import Sent
+from processor.verify.readings import Sent
 
 TICK_S = 0.02
 BEHIND_MAX = 20_000

@@ -15,8 +15,8 @@ from processor.errors import ConfigurationError, SlotstreamError
 from processor.kafka.clients import feed_producer
 from processor.kafka.topics import describe_input
 from processor.settings import Settings
-from processor.tools.state import age_said, checkpoints, keys_of, printable
-from processor.tools.state_show import no_row
+from processor.states.state_rows import age_said, checkpoints, keys_of, printable
+from processor.states.state_show import no_row
 
 POLL_S = 0.1
 

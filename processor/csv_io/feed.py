@@ -16,13 +16,14 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaException
 
+from processor.csv_io.csv_file import CsvFile, Form
+from processor.csv_io.csv_rows import Reading, Readings, Wanted, value_of
+from processor.csv_io.progress_bar import Shown
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.kafka.clients import feed_producer
 from processor.kafka.topics import describe_input
 from processor.settings import Settings
-from processor.tools.csv_file import CsvFile, Form
-from processor.tools.progress import Shown, counted
-from processor.tools.rows import Reading, Readings, Wanted, value_of
+from processor.words import counted
 
 NAMED_MAX = 20  # rows left out that are named each; further ones are counted
 POLL_S = 0.1

@@ -33,7 +33,7 @@ from processor.partitions import Beginning
 from processor.settings import Settings, format_duration
 from processor.slots.rows import Rows
 from processor.split_sensors import named
-from processor.tools.progress import counted
+from processor.words import counted
 
 COMMITTED_S = 5.0
 EXPORT_FORMAT = 1

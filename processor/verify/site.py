@@ -17,14 +17,14 @@ from processor.sandbox import process
 from processor.sandbox.kafka_cluster import KafkaCluster
 from processor.sandbox.patience import patience_s
 from processor.settings import Settings
-from processor.tools.verify.disk import Disk
-from processor.tools.verify.feeder import Feeder
-from processor.tools.verify.harm import Harm, NoHarmError
-from processor.tools.verify.instances import Instances, Running
-from processor.tools.verify.judge import Judge
-from processor.tools.verify.links import Links
-from processor.tools.verify.proxy import Proxy
-from processor.tools.verify.watch import Watch
+from processor.verify.disk import Disk
+from processor.verify.feeder import Feeder
+from processor.verify.harm import Harm, NoHarmError
+from processor.verify.instances import Instances, Running
+from processor.verify.judge import Judge
+from processor.verify.links import Links
+from processor.verify.output_watch import Watch
+from processor.verify.proxy import Proxy
 
 POLL_S = 0.05
 # All are scaled by the load of the machine.

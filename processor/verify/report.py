@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from processor.errors import SlotstreamError
-from processor.tools.verify.judge import DifferentError
+from processor.verify.judge import DifferentError
 
 
 @dataclass

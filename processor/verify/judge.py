@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from processor.tools.oracle import InputRecord, as_published
+from processor.verify.oracle import InputRecord, as_published
 
 Kind = Literal["prediction", "dead letter"]
 Counted = Literal["prediction", "filling", "dead letter"]

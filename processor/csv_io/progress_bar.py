@@ -12,13 +12,10 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from processor.words import counted
+
 LINE_EVERY_S = 5.0
 SHOW_EVERY_S = 0.1
-
-
-def counted(number: int, what: str) -> str:
-    """'1 reading', '2,000 readings'."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 class Shown:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from processor.sandbox.kafka_cluster import KafkaCluster
-from processor.tools.verify.proxy import Proxy, Route
+from processor.verify.proxy import Proxy, Route
 
 # Elsewhere 127.0.0.1 is the one loopback address that is there.
 POSSIBLE = sys.platform.startswith("linux")

@@ -16,7 +16,7 @@ from processor.checkpoint.snapshot import Snapshot
 from processor.engine import Shapes
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.settings import Settings, format_duration
-from processor.tools.state import age_said, as_time, checkpoints, keys_of, printable
+from processor.states.state_rows import age_said, as_time, checkpoints, keys_of, printable
 
 if TYPE_CHECKING:
     from processor.model.load import ServableModel

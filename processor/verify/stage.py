@@ -26,11 +26,11 @@ from processor.sandbox.own_folder import OwnFolder
 from processor.sandbox.patience import patience_s
 from processor.sandbox.ports import free_port, free_ports
 from processor.settings import Settings, kafka_key, load_settings
-from processor.tools.verify import links
-from processor.tools.verify.disk import Disk
-from processor.tools.verify.links import Links
-from processor.tools.verify.proxy import Proxy, Route
-from processor.tools.verify.site import Broker
+from processor.verify import links
+from processor.verify.disk import Disk
+from processor.verify.links import Links
+from processor.verify.proxy import Proxy, Route
+from processor.verify.site import Broker
 
 SESSION_MS = 6000
 PRODUCE_MS = 600_000

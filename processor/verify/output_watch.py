@@ -14,9 +14,9 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from processor.errors import SlotstreamError
 from processor.kafka.clients import restore_consumer
 from processor.settings import Settings
-from processor.tools.oracle import InputRecord
-from processor.tools.verify import judge
-from processor.tools.verify.judge import Judge
+from processor.verify import judge
+from processor.verify.judge import Judge
+from processor.verify.oracle import InputRecord
 
 BATCH_MAX = 2000
 WAIT_S = 0.05

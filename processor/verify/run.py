@@ -24,18 +24,18 @@ from processor.errors import ConfigurationError, SlotstreamError
 from processor.logs import LIBRDKAFKA
 from processor.sandbox.demo import Interrupts
 from processor.settings import Settings
-from processor.tools.verify.cluster_faults import CLUSTER_FAULTS
-from processor.tools.verify.fault import Fault
-from processor.tools.verify.faults import FAULTS
-from processor.tools.verify.feeder import Feeder
-from processor.tools.verify.instances import Instances, differing
-from processor.tools.verify.judge import DifferentError, Judge
-from processor.tools.verify.readings import Readings
-from processor.tools.verify.report import Phase, Report, Totals, listed, told
-from processor.tools.verify.schedule import deal, endless, kill_is_due
-from processor.tools.verify.site import Site
-from processor.tools.verify.stage import Stage
-from processor.tools.verify.watch import Watch
+from processor.verify.cluster_faults import CLUSTER_FAULTS
+from processor.verify.fault import Fault
+from processor.verify.faults import FAULTS
+from processor.verify.feeder import Feeder
+from processor.verify.instances import Instances, differing
+from processor.verify.judge import DifferentError, Judge
+from processor.verify.output_watch import Watch
+from processor.verify.readings import Readings
+from processor.verify.report import Phase, Report, Totals, listed, told
+from processor.verify.schedule import deal, endless, kill_is_due
+from processor.verify.site import Site
+from processor.verify.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class Run:
         """The feeder and the judge of the whole run, made while the first instances start: the model takes seconds to load here too."""
         if self._feeder is None or self._judge is None:
             from processor.app.fit import fingerprint_of, load_model
-            from processor.tools.oracle import Reference
+            from processor.verify.oracle import Reference
 
             model = load_model(settings)
             self._judge = judge = Judge(Reference(model, settings, fingerprint_of(settings, model)[:8]).feed)

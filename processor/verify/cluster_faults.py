@@ -7,8 +7,8 @@ or an instance's transactions.
 import functools
 
 from processor.sandbox.kafka_cluster import OFFSETS, TRANSACTIONS
-from processor.tools.verify.fault import BOOST, OUTAGE_S, Fault, end_brokers, of
-from processor.tools.verify.site import Site
+from processor.verify.fault import BOOST, OUTAGE_S, Fault, end_brokers, of
+from processor.verify.site import Site
 
 WHOLE_S = 180.0
 
