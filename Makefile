@@ -91,7 +91,7 @@ recipes: .venv/.run ## the recipes of docs/recipes.md, with their numbers
 	$(BIN)/python -m recipes
 
 kafka: .venv/.run ## an embedded Kafka in the foreground, for trying things; BROKERS=3 for a cluster
-	$(BIN)/python -m processor.sandbox.kafka $(if $(BROKERS),--brokers $(BROKERS))
+	$(BIN)/python -m processor.testbed.embedded_kafka $(if $(BROKERS),--brokers $(BROKERS))
 
 demo-model: .venv/.run ## trains the demo's model again
 	$(BIN)/python scripts/train_demo_model.py

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from processor.cli.types import above_zero, positive
-from processor.sandbox import process
-from processor.sandbox.demo import Interrupts
+from processor.testbed import child_process as process
+from processor.testbed.signals import Interrupts
 
 FOLDER = Path("build/verify")
 COLUMNS = ("records", "predictions", "dead_letters", "faults", "kills", "longest_stall_s")

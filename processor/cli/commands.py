@@ -144,14 +144,14 @@ def state_reset(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def demo(arguments: argparse.Namespace, rest: list[str]) -> int:
     expect_nothing(rest)
-    from processor.sandbox.demo import Options, main
+    from processor.demo.demo import Options, main
 
     return main(Options(arguments.seconds, arguments.crash, arguments.rate, arguments.sensors, arguments.seed))
 
 
 def plant(arguments: argparse.Namespace, rest: list[str]) -> int:
     expect_nothing(rest)
-    from processor.sandbox.plant import Plant, publish_until_stopped
+    from processor.demo.plant import Plant, publish_until_stopped
 
     plant = Plant(arguments.seed, arguments.sensors)
     return publish_until_stopped(plant, arguments.bootstrap, arguments.topic, rate=arguments.rate, seconds=arguments.seconds)
@@ -171,7 +171,7 @@ def verify(arguments: argparse.Namespace, rest: list[str]) -> int:
         instances=arguments.instances,
         rate=arguments.rate,
         brokers=arguments.brokers,
-        model=arguments.model or Path(__file__).resolve().parents[1] / "sandbox" / "demo.keras",
+        model=arguments.model or Path(__file__).resolve().parents[1] / "demo" / "demo.keras",
         faults=tuple(arguments.faults.split(",")) if arguments.faults else (),
         config=config,
         words=tuple(rest),

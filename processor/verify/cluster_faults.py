@@ -6,7 +6,7 @@ or an instance's transactions.
 
 import functools
 
-from processor.sandbox.kafka_cluster import OFFSETS, TRANSACTIONS
+from processor.testbed.kafka_cluster import OFFSETS, TRANSACTIONS
 from processor.verify.fault import BOOST, OUTAGE_S, Fault, end_brokers, of
 from processor.verify.site import Site
 

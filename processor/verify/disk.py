@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from processor.sandbox.patience import patience_s
+from processor.testbed.patience import patience_s
 
 SIZE_MB = 48
 BLOCK_BYTES = 65_536

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from processor.errors import SlotstreamError
-from processor.sandbox import process
-from processor.sandbox.patience import patience_s
+from processor.testbed import child_process as process
+from processor.testbed.patience import patience_s
 from processor.verify.harm import NoHarmError
 
 PROBE_TIMEOUT_S = 5.0  # one that does not answer in time is asked again

@@ -10,7 +10,7 @@ from itertools import combinations
 from types import TracebackType
 from typing import Self
 
-from processor.sandbox.kafka_cluster import KafkaCluster
+from processor.testbed.kafka_cluster import KafkaCluster
 from processor.verify.proxy import Proxy, Route
 
 # Elsewhere 127.0.0.1 is the one loopback address that is there.

@@ -22,8 +22,8 @@ from rich.console import Console
 
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.logs import LIBRDKAFKA
-from processor.sandbox.demo import Interrupts
 from processor.settings import Settings
+from processor.testbed.signals import Interrupts
 from processor.verify.cluster_faults import CLUSTER_FAULTS
 from processor.verify.fault import Fault
 from processor.verify.faults import FAULTS

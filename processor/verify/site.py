@@ -13,10 +13,10 @@ from typing import Protocol
 import numpy as np
 
 from processor.errors import SlotstreamError
-from processor.sandbox import process
-from processor.sandbox.kafka_cluster import KafkaCluster
-from processor.sandbox.patience import patience_s
 from processor.settings import Settings
+from processor.testbed import child_process as process
+from processor.testbed.kafka_cluster import KafkaCluster
+from processor.testbed.patience import patience_s
 from processor.verify.disk import Disk
 from processor.verify.feeder import Feeder
 from processor.verify.harm import Harm, NoHarmError

@@ -19,13 +19,13 @@ from processor.errors import ConfigurationError, SlotstreamError
 from processor.kafka.clients import admin_client, feed_producer
 from processor.kafka.create_topics import init
 from processor.kafka.topics import describe_input
-from processor.sandbox.kafka import EmbeddedKafka
-from processor.sandbox.kafka_cluster import KafkaCluster
-from processor.sandbox.kafka_jars import VERSION
-from processor.sandbox.own_folder import OwnFolder
-from processor.sandbox.patience import patience_s
-from processor.sandbox.ports import free_port, free_ports
 from processor.settings import Settings, kafka_key, load_settings
+from processor.testbed.embedded_kafka import EmbeddedKafka
+from processor.testbed.kafka_cluster import KafkaCluster
+from processor.testbed.kafka_jars import VERSION
+from processor.testbed.own_folder import OwnFolder
+from processor.testbed.patience import patience_s
+from processor.testbed.ports import free_port, free_ports
 from processor.verify import links
 from processor.verify.disk import Disk
 from processor.verify.links import Links

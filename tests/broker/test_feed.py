@@ -17,8 +17,8 @@ from processor.errors import ConfigurationError, SlotstreamError
 from processor.kafka import admin
 from processor.kafka.clients import feed_producer
 from processor.kafka.topics import describe_input
-from processor.sandbox.kafka import free_port
 from processor.settings import load_settings
+from processor.testbed.embedded_kafka import free_port
 
 T0_MS = 1_704_067_200_000  # 2024-01-01T00:00:00Z
 

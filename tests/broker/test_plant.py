@@ -13,8 +13,8 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from processor.sandbox.kafka import EmbeddedKafka
-from processor.sandbox.plant import FAULT_KINDS, FIRST_FAULT_TICK, MACHINES, START_MS, TICK_MS, FaultPlan, Plant, encode
+from processor.demo.plant import FAULT_KINDS, FIRST_FAULT_TICK, MACHINES, START_MS, TICK_MS, FaultPlan, Plant, encode
+from processor.testbed.embedded_kafka import EmbeddedKafka
 
 
 def run(plant: Plant, ticks: int) -> np.ndarray:

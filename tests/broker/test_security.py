@@ -41,10 +41,10 @@ from processor.kafka.refusals import refusal_watch
 from processor.kafka.topics import describe
 from processor.metrics import Metrics
 from processor.model import tiles
-from processor.sandbox.kafka import EmbeddedKafka
-from processor.sandbox.kafka_security import Authority, Listener, Security
-from processor.sandbox.ports import free_port
 from processor.settings import Settings, load_settings
+from processor.testbed.embedded_kafka import EmbeddedKafka
+from processor.testbed.kafka_security import Authority, Listener, Security
+from processor.testbed.ports import free_port
 from processor.verify.oracle import Reference
 
 USER, PASSWORD = "plant", "made-up-word-1f0c9a"

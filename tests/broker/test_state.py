@@ -25,11 +25,11 @@ from processor.kafka import admin
 from processor.kafka.clients import restore_consumer
 from processor.kafka.topics import describe
 from processor.partitions import Beginning, Position
-from processor.sandbox.kafka import free_port
 from processor.settings import Settings, load_settings
 from processor.slots.rows import Rows
 from processor.states import state_rows as state
 from processor.states.state_rows import as_time, keys_of, printable
+from processor.testbed.embedded_kafka import free_port
 
 W = 3
 MODEL = "abcdef01" * 8

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from harness import L, save_model
 from waiting import wait_for
 
-from processor.sandbox.kafka import EmbeddedKafka
+from processor.testbed.embedded_kafka import EmbeddedKafka
 from processor.verify.cluster_faults import CLUSTER_FAULTS
 from processor.verify.fault import Fault
 from processor.verify.faults import FAULTS

@@ -333,7 +333,7 @@ def test_model_show_of_a_file_that_cannot_be_served_ends_with_1(form: list[str],
 
 def test_demo_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
-    module(monkeypatch, "processor.sandbox.demo", main=lambda options: asked.append(options) or 7, Options=lambda *values: values)
+    module(monkeypatch, "processor.demo.demo", main=lambda options: asked.append(options) or 7, Options=lambda *values: values)
     assert cli.main(["demo", "--seconds", "5"]) == 7
     assert asked == [(5.0, None, 2000, 500, 1)]
 

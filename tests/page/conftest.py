@@ -8,10 +8,10 @@ import pytest
 from chromium import Browser
 from harness import Service, Topics
 
-from processor.sandbox import process
-from processor.sandbox.kafka import EmbeddedKafka, free_port
+from processor.testbed import child_process as process
+from processor.testbed.embedded_kafka import EmbeddedKafka, free_port
 
-MODEL = Path(__file__).parents[2] / "processor/sandbox/demo.keras"
+MODEL = Path(__file__).parents[2] / "processor/demo/demo.keras"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -18,8 +18,8 @@ import pytest
 from waiting import wait_for
 
 from processor.errors import ConfigurationError, SlotstreamError
-from processor.sandbox import patience
-from processor.sandbox.kafka import free_port
+from processor.testbed import patience
+from processor.testbed.embedded_kafka import free_port
 from processor.verify import faults, site
 from processor.verify.faults import FAULTS, Fault
 from processor.verify.harm import NoHarmError

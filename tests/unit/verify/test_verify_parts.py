@@ -20,8 +20,8 @@ from processor import cli
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.kafka.delivery import AbortedError
 from processor.kafka.produce import aborted
-from processor.sandbox.kafka import free_port
 from processor.settings import load_settings
+from processor.testbed.embedded_kafka import free_port
 from processor.verify import judge
 from processor.verify.faults import FAULTS
 from processor.verify.instances import Instances, Running, differing, leaving

@@ -15,9 +15,9 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, ClusterMetadata
 
 from processor.errors import SlotstreamError
-from processor.sandbox import process
-from processor.sandbox.kafka_jars import jars, java
-from processor.sandbox.ports import is_free
+from processor.testbed import child_process as process
+from processor.testbed.kafka_jars import jars, java
+from processor.testbed.ports import is_free
 
 HERE = "127.0.0.1"
 STOP_PATIENCE_S = 15.0

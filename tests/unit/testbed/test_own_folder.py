@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from processor.sandbox import own_folder
-from processor.sandbox.own_folder import OWNER, OwnFolder, remove_leftovers
+from processor.testbed import own_folder
+from processor.testbed.own_folder import OWNER, OwnFolder, remove_leftovers
 
 OWNING = """
 import sys
-from processor.sandbox.own_folder import OwnFolder
+from processor.testbed.own_folder import OwnFolder
 folder = OwnFolder("test")
 (folder.path / "deep").mkdir()
 (folder.path / "deep" / "data").write_text("states")

@@ -15,7 +15,7 @@ from typing import Literal
 from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 
 from processor.errors import SlotstreamError
-from processor.sandbox.ports import free_port
+from processor.testbed.ports import free_port
 
 HERE = "127.0.0.1"
 READY_S = 30.0

@@ -21,8 +21,8 @@ from confluent_kafka import ElectionType
 from confluent_kafka.admin import AdminClient, ClusterMetadata
 
 from processor.errors import SlotstreamError
-from processor.sandbox.kafka_node import HERE, Node, ask, refuse_taken_ports
-from processor.sandbox.ports import free_ports
+from processor.testbed.kafka_node import HERE, Node, ask, refuse_taken_ports
+from processor.testbed.ports import free_ports
 
 T = TypeVar("T")
 

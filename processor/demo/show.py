@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from processor.sandbox.plant import Fault
-from processor.sandbox.watch import Recent, Residuals
+from processor.demo.plant import Fault
+from processor.demo.watch import Recent, Residuals
 
 LINE_EVERY_S = 2.0
 SENSORS_SHOWN = 8

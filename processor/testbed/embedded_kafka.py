@@ -4,7 +4,7 @@ Responsible for one broker on this machine: starting, killing, restarting it on 
 Not for topics. For tests, the demo and trying things out; it keeps one replica and never syncs to disk. Several brokers are a
 KafkaCluster (kafka_cluster.py).
 
-    python -m processor.sandbox.kafka            a broker in the foreground, until Ctrl-C; --brokers 3 for a cluster
+    python -m processor.testbed.embedded_kafka            a broker in the foreground, until Ctrl-C; --brokers 3 for a cluster
 """
 
 import argparse
@@ -20,14 +20,14 @@ from types import FrameType, TracebackType
 from confluent_kafka.admin import AdminClient
 
 from processor.errors import SlotstreamError
-from processor.sandbox import process
-from processor.sandbox.kafka_cluster import KafkaCluster
-from processor.sandbox.kafka_jars import VERSION
-from processor.sandbox.kafka_node import HERE, Node, ask, listens, refuse_taken_ports
-from processor.sandbox.kafka_security import Security
-from processor.sandbox.own_folder import OwnFolder
-from processor.sandbox.patience import patience_s
-from processor.sandbox.ports import free_port, is_free
+from processor.testbed import child_process as process
+from processor.testbed.kafka_cluster import KafkaCluster
+from processor.testbed.kafka_jars import VERSION
+from processor.testbed.kafka_node import HERE, Node, ask, listens, refuse_taken_ports
+from processor.testbed.kafka_security import Security
+from processor.testbed.own_folder import OwnFolder
+from processor.testbed.patience import patience_s
+from processor.testbed.ports import free_port, is_free
 
 READY_TIMEOUT_S = 60.0  # scaled by the load of the machine
 
@@ -133,7 +133,7 @@ def _has_leaders(admin: AdminClient) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m processor.sandbox.kafka", description="An Apache Kafka, until Ctrl-C.")
+    parser = argparse.ArgumentParser(prog="python -m processor.testbed.embedded_kafka", description="An Apache Kafka, until Ctrl-C.")
     parser.add_argument("--folder", type=Path, help="keep the data here (default: a temporary folder, removed at the end)")
     parser.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="3: three replicas of everything (default: 1)")
     parser.add_argument("--port", type=int, help="of one broker (default: 9092, or a free one if that is taken); of three: free ones")

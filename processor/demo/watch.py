@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from processor.demo.count import Tally
+from processor.demo.plant import START_MS, TICK_MS, Fault, FaultPlan, names
 from processor.errors import SlotstreamError
-from processor.sandbox.count import Tally
-from processor.sandbox.plant import START_MS, TICK_MS, Fault, FaultPlan, names
 
 BATCH_MAX = 10_000
 RECENT_S = 5.0

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from processor.sandbox.count import Count, Tally
+from processor.demo.count import Count, Tally
 
 
 @pytest.fixture
