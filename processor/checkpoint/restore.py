@@ -1,7 +1,8 @@
 """How a partition's state comes back: what the group, the log and the store hold, and the replay that follows from it.
 
-restored() is all of it, step by step and without a thread. Restore runs it beside the loop, on a consumer of its own that never joins the
-group, and hands the loop what it is to load and to replay. The loop applies it, in turns with live batches: the engine has one owner.
+restored() is all of it, step by step and without a thread. Restore runs it beside the loop and reads by a consumer of its own that never
+joins the group; it hands the loop what it is to load and to replay. The loop applies it, in turns with live batches: the engine has one
+owner.
 """
 
 import contextlib
@@ -15,7 +16,8 @@ from typing import Any, Protocol
 from processor.checkpoint.policy import Decision, Found, Present, decide
 from processor.checkpoint.snapshot import Snapshot
 from processor.errors import SlotstreamError
-from processor.kafka.partition_log import CancelledError, Committed, OutOfRangeError, PartitionLog
+from processor.kafka.consumer import Committed
+from processor.kafka.partition_log import Ask, CancelledError, OutOfRangeError, PartitionLog
 from processor.partitions import Beginning
 from processor.settings import Settings
 
@@ -124,9 +126,12 @@ def _settled(log: Log, offset: int | None, cancel: Cancel, now_s: Callable[[], f
 class Restore:
     """The restoring of one partition, on a thread of its own. The loop takes what it has by take(), and may cancel it."""
 
-    def __init__(self, settings: Settings, store: Store, present: Present, partition: int, gate: threading.Semaphore) -> None:
-        """gate: how many partitions are restored at once; each has a client and a snapshot in memory."""
+    def __init__(
+        self, settings: Settings, store: Store, present: Present, partition: int, gate: threading.Semaphore, committed: Ask
+    ) -> None:
+        """gate: how many partitions are restored at once; each has a client and a snapshot in memory. committed: as the member is told."""
         self._settings, self._store, self._present, self._partition, self._gate = settings, store, present, partition, gate
+        self._committed = committed
         self._items: queue.Queue[Item] = queue.Queue(REPLAY_BATCHES_AHEAD)
         self._cancelled = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"restore-{partition}", daemon=True)
@@ -149,7 +154,7 @@ class Restore:
         except CancelledError:
             return
         try:
-            history = PartitionLog(self._settings, self._partition, self._cancelled.is_set)
+            history = PartitionLog(self._settings, self._partition, self._cancelled.is_set, self._committed)
             try:
                 cancel = Cancel(self._cancelled.is_set, self._cancelled.wait)
                 for item in restored(history, self._store, self._present, self._partition, self._settings, cancel):

@@ -222,7 +222,7 @@ def model_convert(arguments: argparse.Namespace, rest: list[str]) -> int:
     from processor.model.quiet import import_tensorflow
 
     import_tensorflow()
-    from processor.model.legacy import convert_file
+    from processor.model.convert.convert import convert_file
     from processor.model.load import describe_file
 
     old, *weights = arguments.old

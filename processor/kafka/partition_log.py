@@ -1,13 +1,13 @@
 """What the group and the log hold of one partition: its committed offset, its bounds, its records once more.
 
-A consumer of the same group that never joins, read committed: used beside the loop, by one thread. Every question is asked
-until it is answered, because an instance that died may have left a transaction open on the offset.
+Records and bounds come from a consumer of the same group that never joins, read committed: used beside the loop, by one thread. Committed
+offsets come from the group's member. Every question is asked until it is answered, because an instance that died may have left a
+transaction open on the offset.
 """
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import structlog
@@ -16,6 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from processor.errors import SlotstreamError
 from processor.kafka import permissions
 from processor.kafka.clients import bulk_consumer, restore_consumer
+from processor.kafka.consumer import Committed
 from processor.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -27,6 +28,9 @@ BULK_RECORDS_MAX = 50_000
 TURN_S = 0.02  # of a call that gets less than it asks for: what there is waits that long
 
 
+Ask = Callable[[Sequence[int], float], list[Committed | None]]
+
+
 class CancelledError(Exception):
     """Nobody waits for the answer any more."""
 
@@ -35,31 +39,26 @@ class OutOfRangeError(Exception):
     """The log no longer holds the record that is to be read next."""
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
-    offset: int
-    metadata: str
-
-
 class PartitionLog:
-    def __init__(self, settings: Settings, partition: int, cancelled: Callable[[], bool]) -> None:
+    """ask: the group's committed offsets of partitions, in so many seconds (GroupConsumer.committed)."""
+
+    def __init__(self, settings: Settings, partition: int, cancelled: Callable[[], bool], ask: Ask) -> None:
         self._partition = TopicPartition(settings.input.topic, partition)
-        self._cancelled = cancelled
+        self._cancelled, self._ask = cancelled, ask
         self._consumer = restore_consumer(settings)
 
     def committed(self) -> Committed | None:
         """The group's committed offset, stable: no open transaction is about to change it. None if there is none."""
-        found = self._until_answered(lambda: self._consumer.committed([self._partition], CALL_S)[0])
-        return Committed(found.offset, found.metadata or "") if found.offset >= 0 else None
+        found: Committed | None = self._until_answered(lambda: self._ask([self._partition.partition], CALL_S)[0])
+        return found
 
     def others(self, partitions: int) -> list[str]:
         """The metadata of the group's committed offsets in the others of the topic's partitions."""
-        topic, own = self._partition.topic, self._partition.partition
-        wanted = [TopicPartition(topic, number) for number in range(partitions) if number != own]
+        wanted = [number for number in range(partitions) if number != self._partition.partition]
         if not wanted:
             return []
-        found = self._until_answered(lambda: self._consumer.committed(wanted, CALL_S))
-        return [tp.metadata for tp in found if tp.offset >= 0 and tp.metadata]
+        found = self._until_answered(lambda: self._ask(wanted, CALL_S))
+        return [committed.metadata for committed in found if committed is not None and committed.metadata]
 
     def bounds(self) -> tuple[int, int]:
         """The log's first offset, and the one after its last committed record."""

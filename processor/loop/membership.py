@@ -6,12 +6,12 @@ from a lost place is decided by loop.rebalance, the consumer's listener.
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from processor.errors import Fenced
-from processor.kafka.consumer import GroupConsumer, Listener, MemberFencedError
+from processor.kafka.consumer import Committed, GroupConsumer, Listener, MemberFencedError
 from processor.kafka.group import Holder
 from processor.loop.orphans import Orphans
 
@@ -88,7 +88,7 @@ class Name:
 
 
 class Membership:
-    """The consumer that is this process's member of the group. All methods are the loop's thread's."""
+    """The consumer that is this process's member of the group. All methods but committed() are the loop's thread's."""
 
     reader: GroupConsumer  # of this moment: join_again() replaces it
 
@@ -115,6 +115,10 @@ class Membership:
     def prove_name(self, reason: str) -> None:
         """Raises Fenced if another process holds this one's name."""
         self._name.prove(lambda: self.reader.member_id, reason)
+
+    def committed(self, partitions: Sequence[int], timeout_s: float) -> list[Committed | None]:
+        """As GroupConsumer.committed, by the reader of this moment. For any thread."""
+        return self.reader.committed(partitions, timeout_s)
 
     def orphans(self) -> set[int]:
         """Partitions that the group gives to nobody, and would not before a member comes or goes; empty but rarely."""

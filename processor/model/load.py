@@ -1,7 +1,7 @@
 """From a Keras file to a model that can be served, or to the reason why it cannot.
 
 Responsible for what a file may hold, for choosing between carried and windowed, and for turning everything Keras raises into one
-refusal. Not responsible for telling files apart (files.py), for how a step is made (step.py) nor for compiling it
+refusal. Not responsible for telling files apart (file/admission.py), for how a step is made (step.py) nor for compiling it
 (tiles.py).
 """
 
@@ -20,12 +20,21 @@ import h5py
 import numpy as np
 
 from processor.errors import ModelRefused
-from processor.model import contents, formats, h5, weights
 from processor.model.advice import past_window, trial
 from processor.model.backend import keras
-from processor.model.files import A_MODEL_FILE, broken, check_bytes, check_file, check_version, first_line, kind_of, no_model_in_zip
+from processor.model.file import contents, formats, h5, weight_limit
+from processor.model.file.admission import (
+    A_MODEL_FILE,
+    broken,
+    check_bytes,
+    check_file,
+    check_version,
+    first_line,
+    kind_of,
+    no_model_in_zip,
+)
+from processor.model.file.formats import SAVE_AGAIN
 from processor.model.fingerprint import digest
-from processor.model.formats import SAVE_AGAIN
 from processor.model.names import in_file, make_usable
 from processor.model.rungs import memory_bytes
 from processor.model.step import CannotStepError, Step, Stepped, carried, leaf_layers, state_widths
@@ -237,7 +246,7 @@ def _under_its_kind(path: Path, kind: str) -> Iterator[Path]:
 
 def _load_keras(path: Path, kind: str, weight_bytes: int) -> Any:
     """The model, built by Keras without custom objects; the one place where what Keras raises becomes a refusal."""
-    limit = weights.Limit(weight_bytes)
+    limit = weight_limit.Limit(weight_bytes)
     try:
         with warnings.catch_warnings(), limit.held():
             warnings.simplefilter("ignore")

@@ -15,7 +15,7 @@ from math import prod
 from typing import Any
 
 from processor.model.backend import keras, tf
-from processor.model.contents import TRAINING_ONLY
+from processor.model.file.contents import TRAINING_ONLY
 from processor.model.names import in_file
 
 L = keras.layers

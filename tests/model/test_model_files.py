@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from processor.errors import ModelRefused
-from processor.model import files
+from processor.model.file import admission
 from processor.model.load import describe, describe_file, load
 
 L = keras.layers
@@ -383,7 +383,7 @@ def test_bytes_that_are_no_model_are_refused(name: str, tmp_path: Path) -> None:
 
 def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(sequential(L.LSTM(2)), tmp_path)
-    monkeypatch.setattr(files, "BYTES_MAX", 1000)
+    monkeypatch.setattr(admission, "BYTES_MAX", 1000)
     with pytest.raises(ModelRefused, match=r"has [\d,]+ bytes. Expected: at most 1,000"):
         load(path)
 

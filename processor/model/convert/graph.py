@@ -1,6 +1,6 @@
 """How the layers of an old graph are joined: references and calls, as every Keras before 3 wrote them.
 
-Responsible for the forms of `inbound_nodes`, `input_layers` and `output_layers`. Not responsible for the layers (legacy_config.py).
+Responsible for the forms of `inbound_nodes`, `input_layers` and `output_layers`. Not responsible for the layers (configuration.py).
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """What every form of an old model file comes to: its configuration, and the arrays of each layer.
 
-Responsible for what the readers of the forms share. Not responsible for any form (legacy_files.py, legacy_saved_model.py).
+Responsible for what the readers of the forms share. Not responsible for any form (opening.py, saved_model.py).
 """
 
 import shlex
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from processor.errors import ModelRefused
-from processor.model.files import BYTES_MAX, is_old
-from processor.model.legacy_config import OldLayer, OldModel
-from processor.model.legacy_weights import GATES, Stored
+from processor.model.convert.configuration import OldLayer, OldModel
+from processor.model.convert.weights import GATES, Stored
+from processor.model.file.admission import BYTES_MAX, is_old
 
 SAVE_WHOLE = "load it with the Keras that wrote it and save the whole model: model.save('model.h5')"
 

@@ -2,7 +2,7 @@
 
 Responsible for giving each layer the arrays that belong to it, for their order and layout in Keras 1, Keras 2 and cuDNN, and for the
 factor that keeps hard_sigmoid what it was. Every shape is judged before anything is built, so that a size that a file invents costs no
-memory. Not responsible for opening files (legacy_files.py) nor for building layers (legacy_build.py).
+memory. Not responsible for opening files (opening.py) nor for building layers (rebuild.py).
 
 Keras 2's hard_sigmoid is clip(0.2 x + 0.5, 0, 1), Keras 3's is clip(x / 6 + 0.5, 0, 1). They are one function when Keras 3's gets
 1.2 x. What a layer hands to its activation is linear in its weights, so the weights are multiplied by 1.2.
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.errors import ModelRefused
-from processor.model.files import BYTES_MAX
-from processor.model.legacy_config import OldLayer
+from processor.model.convert.configuration import OldLayer
+from processor.model.file.admission import BYTES_MAX
 
 Array = NDArray[Any]
 HARD_SIGMOID = 1.2

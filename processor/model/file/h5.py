@@ -37,7 +37,7 @@ class BrokenError(Exception):
 def read_apart(path: Path) -> Head:
     """Reads a whole file in a process of its own. Raises ModelRefused or BrokenError."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-m", "processor.model.h5", str(path)]
+    command = [sys.executable, "-m", "processor.model.file.h5", str(path)]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=READ_S, env=environment)
     except subprocess.TimeoutExpired as error:

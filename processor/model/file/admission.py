@@ -1,7 +1,7 @@
 """What a model file may be before anything of it is read: its size, its kind, its Keras.
 
 Responsible for telling files apart by content and for the refusals that all readers of model files share. Not responsible for what
-is said of files of other kinds (formats.py), for what an architecture may hold (contents.py), nor for rebuilding old files (legacy.py).
+is said of files of other kinds (formats.py), for what an architecture may hold (contents.py), nor for rebuilding old files (convert).
 """
 
 import shlex
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from processor.errors import ModelRefused
-from processor.model import formats
-from processor.model.formats import SAVE_AGAIN
+from processor.model.file import formats
+from processor.model.file.formats import SAVE_AGAIN
 
 BYTES_MAX = 2 << 30
 H5_MAGIC = b"\x89HDF\r\n\x1a\n"

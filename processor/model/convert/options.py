@@ -1,7 +1,7 @@
 """The options of one layer in an old configuration, read one at a time and each judged.
 
 Responsible for telling a usable value from one that is not, and for noticing what nobody has read. Not responsible for which layer
-has which options (legacy_config.py).
+has which options (configuration.py).
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any
 
 from processor.errors import ModelRefused
 
-# The old name and the new one. hard_sigmoid is not the same function in Keras 3: legacy_weights.py and legacy_build.py make up for it.
+# The old name and the new one. hard_sigmoid is not the same function in Keras 3: weights.py and rebuild.py make up for it.
 ACTIVATIONS = {
     **{name: name for name in (
         "elu", "exponential", "gelu", "hard_sigmoid", "leaky_relu", "linear", "log_softmax", "mish", "relu", "relu6", "selu", "sigmoid",

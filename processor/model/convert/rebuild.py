@@ -1,19 +1,19 @@
 """From the layers and weights of an old file to a model of Keras 3.
 
 Responsible for making the layers, calling them as the file says, and filling in their weights. Only Keras's own classes are made, from
-options that were read one by one: nothing of the file is run. Not responsible for reading the file (legacy_config.py,
-legacy_weights.py).
+options that were read one by one: nothing of the file is run. Not responsible for reading the file (configuration.py,
+weights.py).
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from processor.errors import ModelRefused
-from processor.model import legacy_operations
 from processor.model.backend import keras
-from processor.model.legacy_config import REBUILD, OldLayer, OldModel
-from processor.model.legacy_graph import Call, Constant, Ref
-from processor.model.legacy_weights import GATES, HARD_SIGMOID, Weights, check_input
+from processor.model.convert import operations
+from processor.model.convert.configuration import REBUILD, OldLayer, OldModel
+from processor.model.convert.graph import Call, Constant, Ref
+from processor.model.convert.weights import GATES, HARD_SIGMOID, Weights, check_input
 from processor.model.names import usable
 
 L = keras.layers
@@ -83,7 +83,7 @@ class _Builder:
             if layer.kind == "Operation":
                 options = {key: graph.value(value) for key, value in call.options.items()}
                 given = [inputs] if call.listed else inputs
-                graph.done(layer, number, [legacy_operations.apply(layer.label, layer.options["function"], given, options)])
+                graph.done(layer, number, [operations.apply(layer.label, layer.options["function"], given, options)])
                 continue
             if layer.kind == "InputLayer":
                 graph.done(layer, number, [keras.Input(batch_shape=layer.input_shape, name=self._named(layer))])

@@ -2,7 +2,7 @@
 
 Responsible for reading an old configuration: which layers it has, what each was told, and how they are joined. What it does not know
 it refuses by the layer's name, since an option that is passed over could change every output. Not responsible for weights
-(legacy_weights.py) nor for building anything (legacy_build.py): nothing here calls Keras.
+(weights.py) nor for building anything (rebuild.py): nothing here calls Keras.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from processor.errors import ModelRefused
-from processor.model.contents import TRAINING_ONLY, WITHOUT_LAMBDA
-from processor.model.legacy_graph import Call, Ref, read_calls, read_refs
-from processor.model.legacy_options import ACTIVATIONS, Options, flag, list_of, number, one_of, positive, shape, single, whole
+from processor.model.convert.graph import Call, Ref, read_calls, read_refs
+from processor.model.convert.options import ACTIVATIONS, Options, flag, list_of, number, one_of, positive, shape, single, whole
+from processor.model.file.contents import TRAINING_ONLY, WITHOUT_LAMBDA
 
 REBUILD = "replace it by a layer of Keras 3 in the program that made the model, and save it again"
 MODELS = ("Sequential", "Model", "Functional")

@@ -1,7 +1,7 @@
 """TensorFlow's operations between the layers of an old model (`x[:, -1]`, `x + y`, `tf.concat`), as operations of Keras 3.
 
 Responsible for the list of operations that are converted, under TensorFlow's names of their arguments. Everything else is refused by its
-own name. Not responsible for how a graph is written (legacy_graph.py).
+own name. Not responsible for how a graph is written (graph.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence

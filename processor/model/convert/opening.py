@@ -1,7 +1,7 @@
 """Old model files, opened: what wrote them, their configuration, and the arrays of each layer.
 
 Responsible for the two formats, HDF5 (Keras 1, Keras 2, tf.keras) and the zip of TensorFlow 2.13 to 2.15, and for never following a
-file's links out of it. Not responsible for what a configuration or an array means (legacy_config.py, legacy_weights.py).
+file's links out of it. Not responsible for what a configuration or an array means (configuration.py, weights.py).
 """
 
 import io
@@ -17,11 +17,12 @@ import h5py
 import numpy as np
 
 from processor.errors import ModelRefused
-from processor.model import formats, legacy_saved_model
-from processor.model.files import BYTES_MAX, broken, check_file, kind_of, no_model_in_zip, version_of
-from processor.model.legacy_arrays import SAVE_WHOLE, OldFile, check_bytes_of_weights, check_old, parts
-from processor.model.legacy_config import MODELS, OldLayer, OldModel
-from processor.model.legacy_weights import Stored, count, roles, share_out
+from processor.model.convert import saved_model
+from processor.model.convert.arrays import SAVE_WHOLE, OldFile, check_bytes_of_weights, check_old, parts
+from processor.model.convert.configuration import MODELS, OldLayer, OldModel
+from processor.model.convert.weights import Stored, count, roles, share_out
+from processor.model.file import formats
+from processor.model.file.admission import BYTES_MAX, broken, check_file, kind_of, no_model_in_zip, version_of
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def _opened(path: Path, weights: Path | None) -> AbstractContextManager[OldFile]
     if weights is not None:
         return _apart(path, weights)
     if path.is_dir() and (path / "saved_model.pb").exists():
-        return legacy_saved_model.opened(path)
+        return saved_model.opened(path)
     check_file(path)
     return _h5(path) if kind_of(path) == ".h5" else _zip(path)
 

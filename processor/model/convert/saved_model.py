@@ -1,8 +1,8 @@
 """Folders that Keras 2 saved as TensorFlow SavedModels, opened: the configuration in their metadata, the arrays in their checkpoint.
 
 Responsible for finding each layer's variables by the names under which TensorFlow's graph of objects holds them. The graph of the
-folder, which could run code, is not loaded. Not responsible for what a configuration or an array means (legacy_config.py,
-legacy_weights.py).
+folder, which could run code, is not loaded. Not responsible for what a configuration or an array means (configuration.py,
+weights.py).
 """
 
 import json
@@ -13,10 +13,10 @@ from typing import Any
 
 from processor.errors import ModelRefused
 from processor.model.backend import saved_model_pb2, tf, trackable_object_graph_pb2
-from processor.model.files import BYTES_MAX, check_bytes, version_of
-from processor.model.legacy_arrays import SAVE_WHOLE, OldFile, check_bytes_of_weights, check_old, parts
-from processor.model.legacy_config import OldLayer, OldModel
-from processor.model.legacy_weights import Stored, count, roles
+from processor.model.convert.arrays import SAVE_WHOLE, OldFile, check_bytes_of_weights, check_old, parts
+from processor.model.convert.configuration import OldLayer, OldModel
+from processor.model.convert.weights import Stored, count, roles
+from processor.model.file.admission import BYTES_MAX, check_bytes, version_of
 
 OBJECTS = "_CHECKPOINTABLE_OBJECT_GRAPH"
 VALUE = "VARIABLE_VALUE"

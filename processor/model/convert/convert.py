@@ -1,8 +1,8 @@
 """Old model files, rebuilt for Keras 3: `slotstream model convert OLD NEW.keras`.
 
 Responsible for the way from a file of Keras 1 or 2 to one of Keras 3, and for writing it whole or not at all. Neither Keras 2 nor any
-code from the file is run. Not responsible for the parts of the way: legacy_files.py opens a file, legacy_config.py reads what it
-describes, legacy_weights.py turns its arrays, legacy_build.py builds the model.
+code from the file is run. Not responsible for the parts of the way: opening.py opens a file, configuration.py reads what it
+describes, weights.py turns its arrays, rebuild.py builds the model.
 """
 
 import os
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from processor.errors import ConfigurationError, ModelRefused, SlotstreamError
-from processor.model.files import first_line
-from processor.model.legacy_arrays import OldFile
-from processor.model.legacy_build import build
-from processor.model.legacy_config import OldModel, all_layers, read_model
-from processor.model.legacy_files import opened
-from processor.model.legacy_weights import Weights, convert
+from processor.model.convert.arrays import OldFile
+from processor.model.convert.configuration import OldModel, all_layers, read_model
+from processor.model.convert.opening import opened
+from processor.model.convert.rebuild import build
+from processor.model.convert.weights import Weights, convert
+from processor.model.file.admission import first_line
 
 
 @dataclass(frozen=True)
