@@ -9,7 +9,7 @@ import numpy as np
 from processor.pipeline import Codec
 from processor.records import ERRORS
 from processor.settings import Settings
-from processor.tools import oracle
+from processor.verify import oracle
 
 RECORD_MS = 1_700_000_000_000
 GOOD = b'{"values":[1,2]}'

@@ -16,7 +16,7 @@ from processor.app.fit import codec_of, shapes_of
 from processor.errors import ConfigurationError
 from processor.records import Applied
 from processor.settings import Settings, load_settings
-from processor.tools.oracle import as_published
+from processor.verify.oracle import as_published
 
 F = 3
 NAMES = "[temperature, motor.current, motor.vibration]"
