@@ -21,8 +21,9 @@ from processor.settings.values import (
     integer,
     kafka_name,
     or_null,
+    output_scaling,
     ratio,
-    residual_features,
+    residual_of_output,
     scaling,
     slots_number,
     text,
@@ -60,13 +61,16 @@ class Input(Section):
 
 class Output(Section):
     topic: Annotated[str, kafka_name()] = Field(default="predictions", description="the topic that predictions are written to")
-    scale: Annotated[Scale | None, or_null(scaling())] = Field(
-        default=None, description="how the targets were scaled in training: predictions are written in their own units; null: as they are"
+    scale: Annotated[Scale | dict[str, Scale] | None, or_null(output_scaling())] = Field(
+        default=None,
+        description="how the targets were scaled in training: predictions are written in their own units; of a model with several outputs "
+        "by their names; null: as they are",
     )
-    residual: Annotated[bool | tuple[str | int, ...], residual_features()] = Field(
+    residual: Annotated[bool | tuple[str | int, ...] | dict[str, bool | tuple[str | int, ...]], residual_of_output()] = Field(
         default=False,
         description="add to each prediction how far the sensor's previous one was from this reading, in the model's scale; for models that "
-        "forecast the next reading, or those of its features that are listed; not for autoencoders, which forecast none",
+        "forecast the next reading, or those of its features that are listed; of a model with several outputs for the one that is named; "
+        "not for autoencoders, which forecast none",
     )
 
 
@@ -349,7 +353,7 @@ class Settings(BaseSettings):
             "input.format": self.input.format,
             "input.features": self.input.features,
             "input.scale": self.input.scale and asdict(self.input.scale),
-            "output.scale": self.output.scale and asdict(self.output.scale),
+            "output.scale": _scales(self.output.scale),
             "model.mode": self.model.mode,
             "model.window": self.model.window,
             "model.output": self.model.output,
@@ -362,6 +366,12 @@ class Settings(BaseSettings):
             "input.ahead_max": self.input.ahead_max,
             "input.record_steps_max": self.input.record_steps_max,
         }
+
+
+def _scales(given: Scale | dict[str, Scale] | None) -> Any:
+    if isinstance(given, dict):
+        return {name: asdict(scale) for name, scale in given.items()}
+    return given and asdict(given)
 
 
 def _in_clear(value: str | SecretStr) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.model.rungs import REFERENCE, Run
-from processor.settings import Settings
+from processor.settings import Scale, Settings
 
 if TYPE_CHECKING:  # loading a model imports TensorFlow, and the rules can be tried without it
     from processor.model.load import ServableModel
@@ -126,7 +126,7 @@ class Reference:
             y, state = self._step(x, state, unseen=window is not None and steps + 1 < window)
             residual = None
             if previous is not None:
-                differences = [abs(float(x[feature]) - float(previous[i])) for i, feature in enumerate(self._forecast())]
+                differences = [abs(float(x[feature]) - float(previous[i])) for i, feature in self._forecast()]
                 residual = float(np.float32(min(sum(differences) / len(differences), FLOAT32_MAX)))
             steps += 1
             previous = y if self._settings.output.residual and steps >= (window or 1) else None
@@ -137,7 +137,7 @@ class Reference:
         else:
             self._sensors[sensor_id] = _Sensor(state, steps, previous, latest_ms, incomplete)
         filling = window is not None and steps < window
-        prediction: Any = None if filling else ys if self._model.per_step and len(ys) > 1 else ys[-1]
+        prediction: Any = None if filling else self._prediction(ys)
         warming = filling or incomplete or steps < self._settings.model.warmup_steps
         return self._output(record, event_ms, prediction, steps, residual, warming=warming)
 
@@ -221,23 +221,34 @@ class Reference:
             return True
         return self._time_ms[partition] - self._first_ms[partition] <= round(expire_s * 1000)
 
-    def _forecast(self) -> list[int]:
-        """The features that the outputs forecast."""
-        wanted = self._settings.output.residual
-        if isinstance(wanted, bool):
-            return list(range(self._model.features))
+    def _forecast(self) -> list[tuple[int, int]]:
+        """The numbers of a prediction that forecast features, each with its feature."""
+        wanted, first = self._settings.output.residual, 0
+        if isinstance(wanted, dict):
+            ((of, wanted),) = wanted.items()
+            first = next(output.first for output in self._model.named_outputs if output.name == of)
         names = self._settings.input.features or ()
-        return [names.index(feature) if isinstance(feature, str) else feature for feature in wanted]
+        features = range(self._model.features) if isinstance(wanted, bool) else wanted
+        return [(first + i, names.index(f) if isinstance(f, str) else f) for i, f in enumerate(features)]
 
-    def _written(self, y: NDArray[np.float32]) -> Any:
-        """A prediction's numbers as they are published."""
-        steps = self._model.output_steps
-        if steps is not None:
-            return [self._unscaled(row) for row in y.reshape(steps, -1)]
-        return self._unscaled(y)
+    def _written(self, y: NDArray[np.float32]) -> list[Any]:
+        """A step's numbers as they are published, output by output."""
+        written = list[Any]()
+        for output in self._model.named_outputs:
+            given = self._settings.output.scale
+            scale = given.get(output.name) if isinstance(given, dict) else given
+            numbers = y[output.first : output.last]
+            rows = [self._unscaled(row, scale) for row in numbers.reshape(output.rows or 1, -1)]
+            written.append(rows[0] if output.rows is None else rows)
+        return written
 
-    def _unscaled(self, row: NDArray[np.float32]) -> list[float]:
-        scale = self._settings.output.scale
+    def _prediction(self, steps: list[list[Any]]) -> Any:
+        """steps: of each step, what is written of each output."""
+        outputs = self._model.named_outputs
+        found = [[step[i] for step in steps] if output.per_step and len(steps) > 1 else steps[-1][i] for i, output in enumerate(outputs)]
+        return found[0] if len(outputs) == 1 else {output.name: of for output, of in zip(outputs, found, strict=True)}
+
+    def _unscaled(self, row: NDArray[np.float32], scale: Scale | None) -> list[float]:
         if scale is None:
             return [float(number) for number in row]
         given = [float(y) * _column(scale.divisor, i) + _column(scale.offset, i) for i, y in enumerate(row)]
@@ -246,9 +257,7 @@ class Reference:
     def _zeros(self) -> NDArray[np.float32]:
         return np.zeros(self._model.width, np.float32)
 
-    def _step(
-        self, x: NDArray[np.float32], state: NDArray[np.float32], *, unseen: bool
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _step(self, x: NDArray[np.float32], state: NDArray[np.float32], *, unseen: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """One reading of one sensor in an otherwise empty reference tile. unseen: its window is not full, so nobody sees the output."""
         self._x[0, 0], self._state[0] = x, state
         y, after, _ = self._run(self._x, self._counts, 1, self._state)
@@ -418,14 +427,17 @@ def keras_last(model: "ServableModel", x: NDArray[np.float32]) -> NDArray[np.flo
     for layer in keras_model.layers:
         if getattr(layer, "stateful", False):
             layer.reset_state() if hasattr(layer, "reset_state") else layer.reset_states()
-    y: NDArray[np.float32] = np.asarray(keras_model(x[None], training=False), np.float32)
-    last: NDArray[np.float32] = y[0, -1] if y.ndim == 3 else y[0]
-    return last
+    given = keras_model(x[None], training=False)
+    given = [given[key] for key in sorted(given)] if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else [given]
+    ys = [np.asarray(y, np.float32)[0] for y in given]
+    return np.concatenate([y[-1] if y.ndim == 2 and len(y) == len(x) else y.reshape(-1) for y in ys])
 
 
 def _float32(numbers: Any) -> Any:
     if isinstance(numbers, list):
         return [_float32(number) for number in numbers]
+    if isinstance(numbers, dict):
+        return {name: _float32(of) for name, of in numbers.items()}
     return None if numbers is None else float(np.float32(numbers))
 
 
