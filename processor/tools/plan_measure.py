@@ -25,6 +25,7 @@ from processor.rules import Clock
 from processor.settings import Settings
 from processor.slots.rows import Rows
 from processor.tools.plan import Measured, Stepped, Wanted
+from processor.tools.record_form import features_of, in_unit, merged, put
 
 if TYPE_CHECKING:
     from processor.model.load import ServableModel
@@ -130,16 +131,10 @@ def _encoded(settings: Settings, readings: Any) -> bytes:
     if settings.input.format == "float32":
         return bytes(readings.astype("<f4").tobytes())
     numbers = [[round(float(number), 4) for number in reading] for reading in readings]
-    if (names := settings.input.features) is None:
-        return json.dumps({"timestamp": NOW_MS, "values": numbers if len(numbers) > 1 else numbers[0]}).encode()
-    record: dict[str, Any] = {"timestamp": NOW_MS}
-    for i, name in enumerate(names):
-        *parents, field = name.split(".")
-        place = record
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[field] = numbers[0][i]
-    return json.dumps(record).encode()
+    record: dict[str, Any] = {}
+    if settings.input.timestamp is not None:
+        put(record, settings.input.timestamp, in_unit(NOW_MS, settings.input.timestamp_unit))
+    return json.dumps(merged(record, features_of(settings.input.features, numbers))).encode()
 
 
 def _slots(settings: Settings, sensors: int) -> int:
