@@ -12,10 +12,12 @@ import structlog
 from processor.app.columns import check_features, residual_of, scales_of
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.topic import row_bytes_max
-from processor.codec.decode import KEY_BYTES_MAX, Decoder, Format
+from processor.codec.decode import KEY_BYTES_MAX, Decoder
 from processor.codec.encode import Encoder, output_bytes_max
 from processor.codec.float32_records import Float32Format
 from processor.codec.json_records import JsonFormat
+from processor.codec.whole import WholeDecoder
+from processor.codec.whole_json import WholeJson
 from processor.engine import Shapes
 from processor.errors import ConfigurationError
 from processor.kafka import findings
@@ -125,11 +127,6 @@ def _deciding(settings: Settings, model: "ServableModel") -> dict[str, Any]:
 
 def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Codec:
     """Bytes to batches and back, as the settings say. Needs no broker."""
-    source = settings.input
-    sizes = {"features": model.features, "record_steps_max": source.record_steps_max}
-    float32 = source.format == "float32"
-    values: Format = Float32Format(**sizes) if float32 else JsonFormat(**sizes, names=source.features)
-    decoder = Decoder(values, scale=source.scale, ahead_max_s=source.ahead_max, each_record=settings.reset.each_record)
     encoder = Encoder(
         model_id=fingerprint[:8],
         outputs=model.named_outputs,
@@ -137,7 +134,22 @@ def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Co
         residual=bool(settings.output.residual),
         trained_window=model.trained_window,
     )
-    return Codec(decoder.decode, encoder.encode)
+    return Codec(_decoder(settings, model.features).decode, encoder.encode)
+
+
+def _decoder(settings: Settings, features: int) -> Decoder:
+    """The fast one for plain records, the one that reads them whole for all others."""
+    source = settings.input
+    sizes = {"features": features, "record_steps_max": source.record_steps_max}
+    scaled: dict[str, Any] = {"scale": source.scale, "ahead_max_s": source.ahead_max, "each_record": settings.reset.each_record}
+    if source.format == "float32":
+        return Decoder(Float32Format(**sizes), **scaled)
+    plain = JsonFormat(**sizes, names=source.features)
+    if source.timestamp == "timestamp" and source.timestamp_unit in ("auto", "ms"):
+        return Decoder(plain, **scaled)
+    whole = WholeJson(features=features, names=source.features, timestamp=source.timestamp)
+    unit = None if source.timestamp_unit == "auto" else source.timestamp_unit
+    return WholeDecoder(plain, whole, features=features, steps_max=source.record_steps_max, unit=unit, **scaled)
 
 
 def rules_of(settings: Settings) -> Rules:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -151,8 +152,7 @@ class Trial:
         shapes = shapes_of(model, settings)
         slots = slots_of(settings, shapes)
         self.tried = Tried()
-        self._features = settings.input.features
-        self._format: str = settings.input.format
+        self._source = settings.input
         rules = rules_of(settings)
         self._engine = Engine(Tiles(model, rows_max=min(slots, TILE_ROWS)), shapes, rules, slots=slots)
         self._pipeline = Pipeline(codec_of(settings, model, fingerprint_of(settings, model)), self._engine, rules.expire_ms)
@@ -190,7 +190,9 @@ class Trial:
 
     def _answers(self, readings: Sequence[Reading]) -> list[_Answer]:
         """As the service would: a prediction or a dead letter for each."""
-        messages = [_Message(reading, value_of(reading, self._format, self._features)) for reading in readings]
+        source = self._source
+        form = partial(value_of, format=source.format, features=source.features, timestamp=source.timestamp, unit=source.timestamp_unit)
+        messages = [_Message(reading, form(reading)) for reading in readings]
         done = self._pipeline.process(messages, self._clocks)
         self._engine.commit()
         self._clocks |= done.clocks

@@ -110,13 +110,20 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def field_path(name: str) -> tuple[str, ...]:
-    """The keys that a feature's name leads through: dots descend, but for those in quotes ('"PR03.TT229".value').
+def path_parts(name: str) -> tuple[str, ...]:
+    """The keys that a field's name leads through: dots descend, but for those in quotes ('"PR03.TT229".value').
 
     ValueError for a name that is none.
     """
-    path = tuple(part[1:-1] if part.startswith('"') else part for part in _PART.findall(name))
-    if not _FIELD.fullmatch(name) or path[0] == "timestamp":
+    if not _FIELD.fullmatch(name):
+        raise ValueError
+    return tuple(part[1:-1] if part.startswith('"') else part for part in _PART.findall(name))
+
+
+def field_path(name: str) -> tuple[str, ...]:
+    """The same of a feature's name. ValueError for `timestamp` too, which holds the time."""
+    path = path_parts(name)
+    if path[0] == "timestamp":
         raise ValueError
     return path
 

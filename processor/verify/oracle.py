@@ -13,6 +13,7 @@ import math
 import struct
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # loading a model imports TensorFlow, and the rules can be tr
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 KEY_BYTES_MAX = 1024
 NESTING_MAX = 100
+_MS_OF = {"s": Fraction(1000), "us": Fraction(1, 1000), "ns": Fraction(1, 1_000_000)}
 TEN_YEARS_MS = 3652.5 * 24 * 3600 * 1000
 
 
@@ -274,13 +276,14 @@ class Reference:
                 before, after = before or value != b"end", after or value != b"start"
         return before, after
 
-    def _unit_given(self, record: InputRecord) -> bool:
+    def _unit_given(self, record: InputRecord) -> str | None:
+        """The unit that the sender names."""
         texts = [text for name, text in record.headers if name == "timestamp_unit"]
-        if any(text != b"ms" for text in texts):
+        if any(text not in (b"ms", self._settings.input.timestamp_unit.replace("auto", "ms").encode()) for text in texts):
             raise _BadError("bad_schema")
-        return bool(texts)
+        return (texts[-1] or b"").decode() if texts else None
 
-    def _parse(self, record: InputRecord, *, unit_given: bool) -> tuple[NDArray[np.float32], int]:
+    def _parse(self, record: InputRecord, *, unit_given: str | None) -> tuple[NDArray[np.float32], int]:
         """The record's readings, scaled, float32 [steps, F], and its time."""
         value, floats = record.value or b"", self._settings.input.format == "float32"
         asked = self._steps_asked(record) if floats else None
@@ -340,22 +343,14 @@ class Reference:
                 raise _BadError("bad_schema")
         if any(isinstance(n, float) and math.isinf(n) for step in steps for n in step):
             raise _BadError("not_finite")
-        return steps, found.get("timestamp")
+        where = self._settings.input.timestamp
+        return steps, None if where is None else _at(where, found)
 
     def _fields(self, found: Any) -> list[Any]:
         """The one step of a record whose features are fields."""
-        step = []
-        for name in self._settings.input.features or ():
-            at = found
-            whole = '"' not in name and isinstance(found, dict) and name in found
-            for part in [name] if whole else _keys(name):
-                if not isinstance(at, dict) or part not in at:
-                    raise _BadError("bad_schema")
-                at = at[part]
-            step.append(at)
-        return [step]
+        return [[_at(name, found) for name in self._settings.input.features or ()]]
 
-    def _event_ms(self, timestamp: Any, record_ms: int, *, unit_given: bool) -> int:
+    def _event_ms(self, timestamp: Any, record_ms: int, *, unit_given: str | None) -> int:
         if timestamp is None:
             return record_ms
         if isinstance(timestamp, str):
@@ -370,19 +365,35 @@ class Reference:
                 raise _BadError("bad_timestamp") from None
             when = when if when.tzinfo else when.replace(tzinfo=datetime.UTC)
             event_ms = (when - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(milliseconds=1)
-        elif isinstance(timestamp, int | float) and not isinstance(timestamp, bool) and abs(timestamp) <= 2**53:
-            event_ms = math.floor(timestamp)
+        elif isinstance(timestamp, int | float) and not isinstance(timestamp, bool) and abs(timestamp) <= 1e300:
+            unit = unit_given or self._settings.input.timestamp_unit
+            exact = Fraction(timestamp if isinstance(timestamp, int) else repr(timestamp)) * _MS_OF.get(unit, 1)
+            if unit != "auto" and unit != "ms":
+                exact = Fraction(math.floor(exact))
+            if abs(exact) > 2**53:
+                raise _BadError("bad_timestamp")
+            event_ms = math.floor(exact)
         else:
             raise _BadError("bad_timestamp")
-        if not unit_given and abs(event_ms - record_ms) > TEN_YEARS_MS:
+        if unit_given is None and abs(event_ms - record_ms) > TEN_YEARS_MS:
             raise _BadError("bad_timestamp")
         if event_ms > record_ms + round(self._settings.input.ahead_max * 1000):
             raise _BadError("bad_timestamp")
         return event_ms
 
 
+def _at(name: str, found: Any) -> Any:
+    """What a record has at a path; None for nothing."""
+    whole = '"' not in name and isinstance(found, dict) and name in found
+    for part in [name] if whole else _keys(name):
+        if not isinstance(found, dict) or part not in found:
+            return None
+        found = found[part]
+    return found
+
+
 def _keys(name: str) -> list[str]:
-    """The keys of a feature's name, between dots that stand outside quotes."""
+    """The keys of a field's name, between dots that stand outside quotes."""
     keys, quoted = [""], False
     for character in name:
         if character == '"':

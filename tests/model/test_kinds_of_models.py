@@ -18,7 +18,7 @@ from processor.model.tiles import Tiles
 from processor.pipeline import Pipeline
 from processor.rules import Clock
 from processor.settings import load_settings
-from processor.tools.oracle import InputRecord, Reference, as_published, keras_last
+from processor.verify.oracle import InputRecord, Reference, as_published, keras_last
 
 PAGE = (ROOT / "docs" / "kinds-of-models.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| \[(.+?)\]\(#(.+?)\) \| (\w+) \|", PAGE, re.MULTILINE)
