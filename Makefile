@@ -58,7 +58,7 @@ verify: .venv/.run ## breaks the service in every way for MINUTES=10 and compare
 	  $(if $(KILLS),--kills $(KILLS))
 
 verify-seeds: .venv/.run ## verify with N=10 seeds in a row and a table of them; FROM=7, MINUTES=2 each, LOAD=1 keeps each core busy beside it
-	@$(BIN)/python -m processor.tools.verify.seeds --count $(or $(N),10) --minutes $(or $(MINUTES),2) $(if $(FROM),--from $(FROM)) $(if $(LOAD),--load)
+	@$(BIN)/python -m scripts.verify_seeds --count $(or $(N),10) --minutes $(or $(MINUTES),2) $(if $(FROM),--from $(FROM)) $(if $(LOAD),--load)
 
 lint: .venv/.test ## style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -91,7 +91,7 @@ recipes: .venv/.run ## the recipes of docs/recipes.md, with their numbers
 	$(BIN)/python -m recipes
 
 kafka: .venv/.run ## an embedded Kafka in the foreground, for trying things; BROKERS=3 for a cluster
-	$(BIN)/python -m processor.sandbox.kafka $(if $(BROKERS),--brokers $(BROKERS))
+	$(BIN)/python -m processor.testbed.embedded_kafka $(if $(BROKERS),--brokers $(BROKERS))
 
 demo-model: .venv/.run ## trains the demo's model again
 	$(BIN)/python scripts/train_demo_model.py

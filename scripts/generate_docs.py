@@ -9,12 +9,9 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
-from unittest.mock import patch
 
 from processor.cli.parser import make_parser
 from processor.metrics import CATALOGUE, PREFIX, Spec
-from processor.sandbox import demo, plant
 from processor.settings import BOOTSTRAP_DEFAULT, KAFKA_REFUSED, Key, Settings, keys, sections
 
 MADE_BY = "made by `python -m scripts.generate_docs`: change the code, not this file"
@@ -128,35 +125,14 @@ def _command_sections(parser: argparse.ArgumentParser) -> Iterator[str]:
     """One section a command, those of groups such as `state` in a row."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for name, command in action.choices.items():
+            for command in action.choices.values():
                 if command.get_default("command"):
-                    own = OWN_PARSERS.get(name)
-                    yield _command_section(command, _parser_of(own) if own else command)
+                    yield _command_section(command)
                 yield from _command_sections(command)
 
 
-# Their options are parsed where they run.
-OWN_PARSERS: Mapping[str, Callable[[list[str]], Any]] = {"demo": demo.main, "plant": plant.main}
-
-
-class _Built(Exception):
-    """The parser that a command has built, at the moment when it would parse."""
-
-
-def _parser_of(run: Callable[[list[str]], Any]) -> argparse.ArgumentParser:
-    def parse(parser: argparse.ArgumentParser, *_arguments: Any) -> NoReturn:
-        raise _Built(parser)
-
-    with patch.object(argparse.ArgumentParser, "parse_args", parse):
-        try:
-            run([])
-        except _Built as built:
-            return built.args[0]  # type: ignore[no-any-return]
-    raise AssertionError("this command parses no arguments")
-
-
-def _command_section(command: argparse.ArgumentParser, parser: argparse.ArgumentParser) -> str:
-    actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
+def _command_section(command: argparse.ArgumentParser) -> str:
+    actions = [action for action in command._actions if not isinstance(action, argparse._HelpAction)]
     words = [f"{action.metavar or action.dest}{' ...' if action.nargs == '+' else ''}" for action in actions if not action.option_strings]
     takes = ["[options]"] if any(action.option_strings for action in actions) else []
     settings = ["[settings]"] if command.get_default("has_settings") else []

@@ -94,7 +94,7 @@ class Build:
 
         model = load_model(settings)
         shapes = shapes_of(model, settings)
-        record_bytes = record_bytes_of(settings, shapes, per_step=model.per_step)
+        record_bytes = record_bytes_of(settings, model, shapes)
         found = [*found, *findings.of_sizes(topics, record_bytes)]
         findings.require(found)
         for finding in found:
@@ -131,17 +131,17 @@ class Build:
 
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
         present = Present(fingerprint, topics.input.id, topics.input.partitions, deciding_of(settings, model))
+        membership = self._membership(topics, beat, watch.suspect)
 
         def restore(partition: int) -> Restore:
             watch.ask()
-            return Restore(settings, store, present, partition, gate)
+            return Restore(settings, store, present, partition, gate, membership.committed)
 
         limits = [topic.bytes_max for topic in topics.written]
         producer = functools.partial(output_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
         delivery = Transaction if settings.delivery == "exactly_once" else AtLeastOnce
-        loop = self._compose(
-            topics, engine, codec_of(settings, model, fingerprint), delivery(producer, beat, watch.suspect), writer, restore, watch, beat
-        )
+        codec = codec_of(settings, model, fingerprint)
+        loop = self._compose(topics, engine, codec, delivery(producer, beat, watch.suspect), writer, restore, membership, beat)
         self._health.watch(loop)
         self._loop = loop
         watch.start()
@@ -162,7 +162,7 @@ class Build:
         delivery: Delivery,
         writer: CheckpointWriter,
         restore: Callable[[int], Restore],
-        watch: TopicWatch,
+        membership: Membership,
         beat: Callable[[], None],
     ) -> Loop:
         from processor.model.machine import made_by
@@ -172,7 +172,6 @@ class Build:
         split.look_into(settings, there)
         pipeline = Pipeline(codec, engine, rules_of(settings).expire_ms, timed=recorder.timed, jumps=Jumps())
         bad_share = BadShare(settings.dead_letter.max_ratio, topics.dead_letter.name)
-        membership = self._membership(topics, beat, watch.suspect)
 
         def check_assigned(numbers: list[int]) -> None:
             if max(numbers, default=0) >= there:

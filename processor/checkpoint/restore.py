@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from processor.checkpoint.policy import Decision, Found, Present, decide
 from processor.checkpoint.snapshot import Snapshot
 from processor.errors import SlotstreamError
-from processor.kafka.partition_log import CancelledError, Committed, OutOfRangeError, PartitionLog
+from processor.kafka.consumer import Committed
+from processor.kafka.partition_log import Ask, CancelledError, OutOfRangeError, PartitionLog
 from processor.partitions import Beginning
 from processor.settings import Settings
 
@@ -125,9 +126,12 @@ def _settled(log: Log, offset: int | None, cancel: Cancel, now_s: Callable[[], f
 class Restore:
     """The restore of one partition, on its own thread. The loop takes its results with take(), and may cancel it."""
 
-    def __init__(self, settings: Settings, store: Store, present: Present, partition: int, gate: threading.Semaphore) -> None:
-        """gate: limits the number of partitions restored at once; each has a client and a snapshot in memory."""
+    def __init__(
+        self, settings: Settings, store: Store, present: Present, partition: int, gate: threading.Semaphore, committed: Ask
+    ) -> None:
+        """gate: limits how many partitions are restored at once; each holds a client and a snapshot. committed: PartitionLog.ask."""
         self._settings, self._store, self._present, self._partition, self._gate = settings, store, present, partition, gate
+        self._committed = committed
         self._items: queue.Queue[Item] = queue.Queue(REPLAY_BATCHES_AHEAD)
         self._cancelled = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"restore-{partition}", daemon=True)
@@ -150,7 +154,7 @@ class Restore:
         except CancelledError:
             return
         try:
-            history = PartitionLog(self._settings, self._partition, self._cancelled.is_set)
+            history = PartitionLog(self._settings, self._partition, self._cancelled.is_set, self._committed)
             try:
                 cancel = Cancel(self._cancelled.is_set, self._cancelled.wait)
                 for item in restored(history, self._store, self._present, self._partition, self._settings, cancel):

@@ -8,7 +8,7 @@ from typing import Any
 
 from processor.cli import commands
 from processor.cli.given import settings_help
-from processor.tools.values import above_zero, encoding, partition, positive, separator, several, speed
+from processor.cli.types import above_zero, encoding, partition, positive, separator, several, speed
 
 Command = Callable[[argparse.Namespace, list[str]], int]
 
@@ -33,9 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     pace.add_argument("--rate", type=above_zero, metavar="N", help="readings a second (as fast as the broker takes them)")
     pace.add_argument("--speed", type=speed, metavar="60x", help="as many times as fast as the readings' timestamps")
     feed.add_argument("--from-line", type=positive, metavar="N", help="begin at this line of the file", default=1)
-    _command(of_all, "demo", commands.demo, "a whole plant on this machine: Kafka, sensors, the service")
-    # Its options are its own, and so is their help.
-    _command(of_all, "plant", commands.plant, "publish a simulated plant's readings to a topic, until stopped", add_help=False)
+    _with_plants(of_all)
     _with_state(of_all)
     verify = _with_settings(of_all, "verify", commands.verify, "break instances of the service on a real Kafka and compare every output")
     verify.add_argument("--seed", type=int, metavar="N", help="of the readings and of what is broken (a random one)")
@@ -82,9 +80,9 @@ class Parser(argparse.ArgumentParser):
         return super().format_help() + (f"\n{settings_help()}" if self.get_default("has_settings") else "")
 
 
-def _command(among: Any, name: str, function: Command, help_text: str, **options: Any) -> argparse.ArgumentParser:
+def _command(among: Any, name: str, function: Command, help_text: str) -> argparse.ArgumentParser:
     description = f"{help_text[0].upper()}{help_text[1:]}."
-    parser: argparse.ArgumentParser = among.add_parser(name, help=help_text, description=description, **options)
+    parser: argparse.ArgumentParser = among.add_parser(name, help=help_text, description=description)
     parser.set_defaults(command=function)
     return parser
 
@@ -96,6 +94,20 @@ def _with_settings(among: Any, name: str, function: Command, help_text: str) -> 
         "--config", type=Path, metavar="FILE", help="YAML settings (SLOTSTREAM_CONFIG, else config/slotstream.yaml if there)"
     )
     return parser
+
+
+def _with_plants(among: Any) -> None:
+    demo = _command(among, "demo", commands.demo, "a whole plant on this machine: Kafka, sensors, the service")
+    demo.add_argument("--seconds", type=above_zero, help="run this long after the service is first ready (default: until Ctrl-C)")
+    demo.add_argument("--crash", type=above_zero, metavar="SECONDS", help="kill -9 the service this long after each time it is ready")
+    plant = _command(among, "plant", commands.plant, "publish a simulated plant's readings to a topic, until stopped")
+    plant.add_argument("--bootstrap", required=True, help="HOST:PORT of a Kafka broker")
+    plant.add_argument("--topic", default="readings", help="where the readings go (readings)")
+    plant.add_argument("--seconds", type=above_zero, help="stop after this long (default: at SIGTERM or Ctrl-C)")
+    for parser in (demo, plant):
+        parser.add_argument("--rate", type=above_zero, default=2000, help="readings a second, all sensors together (2000)")
+        parser.add_argument("--sensors", type=positive, default=500, help="machines in the plant (500)")
+        parser.add_argument("--seed", type=int, default=1, help="of the plant (1)")
 
 
 def _with_state(among: Any) -> None:

@@ -41,6 +41,7 @@ class Shapes:
     window             steps before the first prediction of a windowed model, otherwise None
     residual           features that the outputs forecast, in the order of the outputs: the row then also keeps the sensor's
                        previous prediction, to compare it with the next reading; empty: no residuals
+    residual_first     index of the first output that forecasts them
     warmup_steps       predictions before this many steps are flagged
     """
 
@@ -49,6 +50,7 @@ class Shapes:
     width: int
     window: int | None = None
     residual: tuple[int, ...] = ()
+    residual_first: int = 0
     warmup_steps: int = 0
 
     @property
@@ -211,7 +213,7 @@ class Stepping:
         # Summed feature by feature, so that the bits do not depend on the number of records.
         total = np.zeros(len(seen))
         expected = previous[there].astype(np.float64)
-        for output, feature in enumerate(self._shapes.residual):
+        for output, feature in enumerate(self._shapes.residual, self._shapes.residual_first):
             total += np.abs(seen[:, feature] - expected[:, output])
         applied.residual[record] = np.nan  # a sensor that is stepped a second time may have had a residual the first time
         applied.residual[record[there]] = np.minimum(total / len(self._shapes.residual), FLOAT32_MAX).astype(np.float32)

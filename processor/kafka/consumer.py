@@ -5,7 +5,8 @@ starts it again, because a seek fails in the callback and while a partition has 
 its placeholder offset. The records from consume() belong to partitions that are still owned; nothing is kept from one call to the next.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -32,6 +33,12 @@ class MemberFencedError(Exception):
     id, and sends heartbeats without one until the callback for the loss has run (librdkafka 2.16). Only the group can tell which
     (loop.membership).
     """
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    offset: int
+    metadata: str
 
 
 class Listener(Protocol):
@@ -67,6 +74,7 @@ class GroupConsumer:
         self._started: set[int] = set()
         self._failure: BaseException | None = None
         self._assigned = self._leaving = self._closed = False
+        self._asking = threading.Lock()  # held in committed(): the client must not be freed meanwhile
         self._held: set[int] = set()  # assigned by the group, started or not
         self._held_as: str | None = None  # the member id under which they were assigned
         self._displaced = False  # the client is a new member now, but still holds the partitions of the old one
@@ -96,6 +104,20 @@ class GroupConsumer:
         for committed in self._consumer.commit(offsets=offsets, asynchronous=False):
             if committed.error is not None:
                 raise KafkaException(committed.error)
+
+    def committed(self, partitions: Sequence[int], timeout_s: float) -> list[Committed | None]:
+        """The committed offset of each partition, None if it has none: stable, and from the coordinator that this member joined at.
+
+        For any thread. Raises KafkaException, also once this consumer is closed. A client that is no member would ask the coordinator
+        that it finds, and a broker that is cut off from its peers still takes itself for one and answers what it last knew. That one
+        cannot have given this member its partitions: a coordinator tells an assignment only once its peers have it.
+        """
+        with self._asking:
+            if self._closed:
+                raise KafkaException(KafkaError(KafkaError._STATE, "the member has left the group"))
+            wanted = [TopicPartition(self._topic, partition) for partition in partitions]
+            found = self._consumer.committed(wanted, timeout_s)
+        return [Committed(tp.offset, tp.metadata or "") if tp.offset >= 0 else None for tp in found]
 
     def consume(self, records_max: int, timeout_s: float) -> Polled:
         """Raises an exception from a callback, MemberFencedError, and any client error that is not retriable."""
@@ -161,7 +183,8 @@ class GroupConsumer:
         """Closes without calling the listener again, which must drop its partitions by itself. A second call does nothing."""
         if not self._closed:
             self._closed = True
-            self._consumer.close()
+            with self._asking:
+                self._consumer.close()
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign([])  # accept the assignment; start() decides what is fetched

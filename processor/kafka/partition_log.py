@@ -1,13 +1,13 @@
 """Reads one partition for a restore: the group's committed offset, the bounds of the log, and its records.
 
-Uses a read-committed consumer of the same group that never joins, on one thread outside the loop. Every query is repeated until it is
-answered, because an instance that died may have left a transaction open on the offset.
+Records and bounds come from a read-committed consumer of the same group that never joins, on one thread outside the loop. Committed
+offsets come from the group's member. Every query is repeated until it is answered, because an instance that died may have left a
+transaction open on the offset.
 """
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import structlog
@@ -16,6 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from processor.errors import SlotstreamError
 from processor.kafka import permissions
 from processor.kafka.clients import bulk_consumer, restore_consumer
+from processor.kafka.consumer import Committed
 from processor.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -27,6 +28,9 @@ BULK_RECORDS_MAX = 50_000
 TURN_S = 0.02  # how long a call waits if there are fewer records than requested
 
 
+Ask = Callable[[Sequence[int], float], list[Committed | None]]
+
+
 class CancelledError(Exception):
     """The restore was cancelled."""
 
@@ -35,31 +39,26 @@ class OutOfRangeError(Exception):
     """The log no longer holds the next record."""
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
-    offset: int
-    metadata: str
-
-
 class PartitionLog:
-    def __init__(self, settings: Settings, partition: int, cancelled: Callable[[], bool]) -> None:
+    """ask: returns the group's committed offsets of partitions, within a time in seconds (GroupConsumer.committed)."""
+
+    def __init__(self, settings: Settings, partition: int, cancelled: Callable[[], bool], ask: Ask) -> None:
         self._partition = TopicPartition(settings.input.topic, partition)
-        self._cancelled = cancelled
+        self._cancelled, self._ask = cancelled, ask
         self._consumer = restore_consumer(settings)
 
     def committed(self) -> Committed | None:
         """The group's committed offset, once it is stable: no open transaction can still change it. None if there is none."""
-        found = self._until_answered(lambda: self._consumer.committed([self._partition], CALL_S)[0])
-        return Committed(found.offset, found.metadata or "") if found.offset >= 0 else None
+        found: Committed | None = self._until_answered(lambda: self._ask([self._partition.partition], CALL_S)[0])
+        return found
 
     def others(self, partitions: int) -> list[str]:
         """The metadata of the group's committed offsets in the topic's other partitions."""
-        topic, own = self._partition.topic, self._partition.partition
-        wanted = [TopicPartition(topic, number) for number in range(partitions) if number != own]
+        wanted = [number for number in range(partitions) if number != self._partition.partition]
         if not wanted:
             return []
-        found = self._until_answered(lambda: self._consumer.committed(wanted, CALL_S))
-        return [tp.metadata for tp in found if tp.offset >= 0 and tp.metadata]
+        found = self._until_answered(lambda: self._ask(wanted, CALL_S))
+        return [committed.metadata for committed in found if committed is not None and committed.metadata]
 
     def bounds(self) -> tuple[int, int]:
         """The log's first offset, and the offset after its last committed record."""

@@ -6,12 +6,12 @@ loop.rebalance, the consumer's listener, decides how to react to a lost membersh
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from processor.errors import Fenced
-from processor.kafka.consumer import GroupConsumer, Listener, MemberFencedError
+from processor.kafka.consumer import Committed, GroupConsumer, Listener, MemberFencedError
 from processor.kafka.group import Holder
 from processor.loop.orphans import Orphans
 
@@ -89,7 +89,7 @@ class Name:
 
 
 class Membership:
-    """The consumer through which this process is a member of the group. Only the loop's thread calls the methods."""
+    """The consumer through which this process is a member of the group. Only the loop's thread calls the methods, except committed()."""
 
     reader: GroupConsumer  # the current one: join_again() replaces it
 
@@ -116,6 +116,10 @@ class Membership:
     def prove_name(self, reason: str) -> None:
         """Raises Fenced if another process holds this one's name."""
         self._name.prove(lambda: self.reader.member_id, reason)
+
+    def committed(self, partitions: Sequence[int], timeout_s: float) -> list[Committed | None]:
+        """Calls GroupConsumer.committed of the current reader. Any thread may call it."""
+        return self.reader.committed(partitions, timeout_s)
 
     def orphans(self) -> set[int]:
         """Partitions that have no owner, and would get none until a member joins or leaves; usually empty."""

@@ -1,6 +1,7 @@
 """The settings of the service: their schema, their sources, and validation.
 
     values.py    the kinds of values: durations, names, numbers, lists
+    record_values.py  the same for settings that describe records
     kafka.py     the librdkafka properties that are refused, and those that are secret
     librdkafka.py  the names of the librdkafka properties, by client
     schema.py    every setting with its default and its description
@@ -18,10 +19,10 @@ without naming the source.
 
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, KAFKA_REFUSED, TRANSACTION_TIMEOUT_S, addresses, is_secret, kafka_key
 from processor.settings.keys import Key, keys, sections
-from processor.settings.load import CONFIG_DEFAULT, config_file, load_settings
+from processor.settings.merge import CONFIG_DEFAULT, config_file, load_settings
 from processor.settings.schema import Section, Settings, dead_letter_of
 from processor.settings.sources import ENV_CONFIG, ENV_PREFIX
-from processor.settings.values import Allowed, Scale, field_path, format_duration, parse_duration
+from processor.settings.values import Allowed, Scale, field_path, format_duration, parse_duration, path_parts
 
 __all__ = [
     "BOOTSTRAP_DEFAULT",
@@ -45,5 +46,6 @@ __all__ = [
     "keys",
     "load_settings",
     "parse_duration",
+    "path_parts",
     "sections",
 ]

@@ -1,0 +1,6 @@
+"""Words that several rooms put around a number."""
+
+
+def counted(number: int, what: str) -> str:
+    """'1 reading', '2,000 readings'."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
