@@ -1,12 +1,12 @@
-"""What the service counts and measures: the catalogue, the numbers, and their Prometheus text.
+"""The metrics of the service: the catalogue, the values, and their Prometheus text.
 
-Responsible for that every name, label and label value written anywhere stands in CATALOGUE, which docs/metrics.md is made
-from. Not responsible for serving the text (web.server) nor for when something is counted (loop, service).
+Ensures that every name, label and label value in use is in CATALOGUE, from which docs/metrics.md is generated. Not responsible for
+serving the text (web.server) nor for when something is counted (loop, service).
 
-The client library adds what it tells of every process (process_*: start, memory, processor time); only on Linux.
+On Linux the client library adds its metrics for every process (process_*: start, memory, processor time).
 
-Names stand without the prefix `slotstream_` in code. Base units: seconds, bytes, ratios from 0 to 1. No label ever holds a
-sensor's name, so the number of series is bounded by the partitions.
+Code uses names without the prefix `slotstream_`. Base units: seconds, bytes, ratios from 0 to 1. No label contains a sensor's name, so
+the number of series is bounded by the number of partitions.
 """
 
 import threading
@@ -47,7 +47,7 @@ class Spec:
     buckets: tuple[float, ...] = ()
 
     def first_series(self) -> Iterator[tuple[str, ...]]:
-        """The series that are known before anything happens: an alert on a rate needs them from the start."""
+        """The series that are known in advance: an alert on a rate needs them from the start."""
         if all(self.labels.values()):
             yield from product(*self.labels.values())
 
@@ -151,10 +151,10 @@ CATALOGUE: tuple[Spec, ...] = (
 
 
 class Metrics:
-    """The numbers of one process. Written by the loop, read by the web thread; every method is thread-safe."""
+    """The metrics of one process. The loop writes them, the web thread reads them; every method is thread-safe."""
 
     def __init__(self, *, with_process: bool = False) -> None:
-        """with_process: tell of the process too, whose figures change by themselves."""
+        """with_process: also include the metrics of the process, which change by themselves."""
         self._lock = threading.Lock()
         self._specs = {spec.name: spec for spec in CATALOGUE}
         self._numbers: dict[str, dict[tuple[str, ...], float]] = {}
@@ -170,7 +170,7 @@ class Metrics:
             ProcessCollector(registry=self._registry)
 
     def add(self, name: str, value: float = 1, **labels: object) -> None:
-        """Raises a counter. `value` must not be negative."""
+        """Increases a counter. `value` must not be negative."""
         key = self._key(name, labels, "counter")
         if value < 0:
             raise ValueError(f"found {value} added to {name}, expected a counter to rise only")
@@ -185,7 +185,7 @@ class Metrics:
             self._numbers[name][key] = float(value)
 
     def observe(self, name: str, value: float | npt.NDArray[np.floating] | npt.NDArray[np.integer], **labels: object) -> None:
-        """Counts one finite value, or each of an array, into a histogram. Negative ones (a clock that is behind) count as 0."""
+        """Adds one finite value, or each value of an array, to a histogram. Negative values (a clock that is behind) count as 0."""
         key = self._key(name, labels, "histogram")
         with self._lock:
             histogram = self._histograms[name].get(key)
@@ -194,13 +194,13 @@ class Metrics:
             histogram.observe(value)
 
     def forget(self, name: str, **labels: object) -> None:
-        """Ends a gauge's series: that of a partition which is no longer this instance's."""
+        """Removes a series of a gauge: that of a partition which this instance no longer owns."""
         key = self._key(name, labels, "gauge")
         with self._lock:
             self._numbers[name].pop(key, None)
 
     def value(self, name: str, **labels: object) -> float:
-        """What a counter or gauge stands at, or how many values a histogram holds. KeyError for a series that is not there."""
+        """The value of a counter or gauge, or the number of values in a histogram. Raises KeyError for a series that does not exist."""
         key = self._key(name, labels)
         with self._lock:
             if name in self._histograms:
@@ -208,7 +208,7 @@ class Metrics:
             return self._numbers[name][key]
 
     def total(self, name: str, **labels: object) -> float:
-        """The sum of what a histogram has seen."""
+        """The sum of a histogram's values."""
         key = self._key(name, labels, "histogram")
         with self._lock:
             return self._histograms[name][key].sum
@@ -218,7 +218,7 @@ class Metrics:
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry."""
+        """Yields the metric families; called by the registry."""
         for spec in CATALOGUE:
             with self._lock:
                 family = self._family(spec)
@@ -256,14 +256,14 @@ class _Histogram:
     """Counts by bucket. Not thread-safe: Metrics holds the lock."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.counts = [0] * (len(bounds) + 1)  # a list: one value is counted far more often than an array
+        self.counts = [0] * (len(bounds) + 1)  # a list, because single values are far more frequent than arrays
         self.sum = 0.0
         self._bounds = bounds
 
     def observe(self, value: float | npt.NDArray[np.floating] | npt.NDArray[np.integer]) -> None:
         if isinstance(value, np.ndarray):
             values = np.maximum(value.ravel(), 0)
-            # The first bound that is not below the value: a bucket holds its own bound.
+            # The first bound that is not below the value: a bucket includes its bound.
             where = np.searchsorted(self._bounds, values, side="left")
             self.counts = (np.bincount(where, minlength=len(self.counts)) + self.counts).tolist()
             self.sum += float(values.sum(dtype=np.float64))

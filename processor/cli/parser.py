@@ -1,4 +1,4 @@
-"""Words to arguments: every command, its options, and its help."""
+"""The argument parser: every command, its options, and its help."""
 
 import argparse
 from collections.abc import Callable
@@ -129,7 +129,7 @@ def _with_state(among: Any) -> None:
 
 
 def _with_csv(parser: argparse.ArgumentParser) -> None:
-    """What a CSV's columns are, and how it is written."""
+    """Adds the options for the columns and the format of a CSV."""
     parser.add_argument("file", type=Path, metavar="FILE.csv", help="a row of column names, then one reading per row")
     sensor = parser.add_mutually_exclusive_group(required=True)
     sensor.add_argument("--key", metavar="COLUMN", help="the column that names the sensor")
