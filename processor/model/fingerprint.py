@@ -42,7 +42,9 @@ def _architecture(node: Any, numbers: dict[str, int]) -> Any:
 
 
 def _number(value: Any, numbers: dict[str, int]) -> Any:
-    """References to layers, however nested, by number."""
+    """References to layers, however nested, by number. Those of a dict are in the order of its keys, as Keras flattens it."""
+    if isinstance(value, dict):
+        return [_number(value[key], numbers) for key in sorted(value)]
     if isinstance(value, (list, tuple)):
         return [_number(item, numbers) for item in value]
     return numbers.get(value, value) if isinstance(value, str) else value

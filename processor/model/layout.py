@@ -32,7 +32,7 @@ class Part:
 def parts(model: ServableModel) -> list[Part]:
     """One for each state of a carried model, in row order, which together are its whole width."""
     found, begin = list[Part](), 0
-    for layer in stepped_layers(model.keras_model):
+    for layer in stepped_layers(model.keras_model, model.inputs):
         for (state, bounded), width in zip(_states(layer), state_widths(layer), strict=True):
             found.append(Part(in_file(layer), _type(layer), state, begin, begin + width, bounded))
             begin += width

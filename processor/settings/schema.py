@@ -14,6 +14,7 @@ from processor.logs import SECRETS
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
 from processor.settings.record_values import clashes, path
 from processor.settings.values import (
+    Features,
     Scale,
     choice,
     duration,
@@ -40,9 +41,10 @@ class Input(Section):
     format: Annotated[Literal["json", "float32"], choice("json", "float32")] = Field(
         default="json", description="how a record's value is written; float32: little-endian, one step, or as many as the header steps says"
     )
-    features: Annotated[tuple[str, ...] | None, or_null(feature_names())] = Field(
+    features: Annotated[Features | None, or_null(feature_names())] = Field(
         default=None,
-        description="the fields of a JSON record that are the features, in the model's order; null: the field values holds a list",
+        description="the fields of a JSON record that are the features, in the model's order; of a model with several inputs also by their "
+        "names; null: the field values holds a list",
     )
     scale: Annotated[Scale | None, or_null(scaling())] = Field(
         default=None,

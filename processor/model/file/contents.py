@@ -26,7 +26,7 @@ LAYERS = TRAINING_ONLY | frozenset({
     "AdaptiveMaxPooling2D", "Add", "AdditiveAttention", "Attention", "Average", "AveragePooling1D", "AveragePooling2D",
     "AveragePooling3D", "BatchNormalization", "Bidirectional", "Concatenate", "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose",
     "Conv3D", "ConvLSTM1D", "ConvLSTM2D", "Cropping1D", "Cropping2D", "Dense", "DepthwiseConv1D", "DepthwiseConv2D", "Dot",
-    "ELU", "EinsumDense", "Flatten", "GRU", "GRUCell", "GlobalAveragePooling1D",
+    "ELU", "EinsumDense", "Embedding", "Flatten", "GRU", "GRUCell", "GlobalAveragePooling1D",
     "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GroupNormalization", "GroupQueryAttention",
     "InputLayer", "LSTM", "LSTMCell", "LayerNormalization", "LeakyReLU", "Masking", "MaxPooling1D", "MaxPooling2D", "MaxPooling3D",
     "Maximum", "Minimum", "MultiHeadAttention", "Multiply", "Normalization", "PReLU", "Permute", "RMSNormalization", "RNN", "ReLU",
@@ -133,8 +133,6 @@ def _check_known(owner: str, name: str, item: dict[str, Any]) -> None:
         raise ModelRefused(
             f"{_of(owner)} uses a function of your own ({item.get('config')})", expected="Keras's own functions", do="replace it"
         )
-    if name in ("Embedding", "ReversibleEmbedding"):
-        raise ModelRefused(f"{_of(owner)} looks up tokens ({name})", expected="readings of float32 numbers", do="serve a model of numbers")
     module, registered = item.get("module"), item.get("registered_name")
     if registered in (None, name) and _is_known(name, module):
         return
