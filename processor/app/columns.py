@@ -27,7 +27,7 @@ def check_features(model: "ServableModel", settings: Settings) -> None:
 
 def _check_inputs(model: "ServableModel", features: Features | None) -> None:
     """Features that are named by input are those of the model's inputs, in its order."""
-    inputs = {given.name: given.last - given.first for given in model.inputs.each}
+    inputs = {given.name: given.last - given.first for given in model.inputs.each if given.last > given.first}
     if features is None or not features.by_input or list(features.by_input.items()) == list(inputs.items()):
         return
     found = ", ".join(f"{name}: {count}" for name, count in features.by_input.items())

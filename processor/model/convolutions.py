@@ -30,15 +30,16 @@ def replaced(layer: Any) -> Callable[..., Any] | None:
 
 
 def _convolved(layer: Any, x: Any) -> Any:
-    look = partial(_taps, layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
+    cast = partial(tf.cast, dtype=layer.compute_dtype)  # as Keras does at the door of a layer
+    taps = _taps(layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding, cast(x))
     if isinstance(layer, SEPARABLE):
-        depths = _depthwise(look(x), layer.depthwise_kernel)
-        y = _matmul(depths, tf.reshape(layer.pointwise_kernel, layer.pointwise_kernel.shape[-2:]))
+        depths = _depthwise(taps, cast(layer.depthwise_kernel))
+        y = _matmul(depths, tf.reshape(cast(layer.pointwise_kernel), layer.pointwise_kernel.shape[-2:]))
     elif isinstance(layer, DEPTHWISE):
-        y = _depthwise(look(x), layer.kernel)
+        y = _depthwise(taps, cast(layer.kernel))
     else:
-        y = _grouped(look(x), layer.kernel, layer.groups)
-    return layer.activation(y + layer.bias if layer.use_bias else y)
+        y = _grouped(taps, cast(layer.kernel), layer.groups)
+    return layer.activation(y + cast(layer.bias) if layer.use_bias else y)
 
 
 def _conv_lstm(layer: Any, x: Any, **kwargs: Any) -> Any:
@@ -47,15 +48,16 @@ def _conv_lstm(layer: Any, x: Any, **kwargs: Any) -> Any:
     if masked or any(kwargs.get(name) is not None for name in ("initial_state", "mask")) or x.shape[1] > UNROLLED_STEPS_MAX:
         return layer(x, **{**kwargs, "training": False})
     cell, h, c, ys = layer.cell, None, None, []
-    once = (1,) * cell.rank
+    once, cast = (1,) * cell.rank, partial(tf.cast, dtype=layer.compute_dtype)
+    x = cast(x)
     for t in range(x.shape[1]):
-        gates = _grouped(_taps(cell.kernel_size, cell.strides, cell.dilation_rate, cell.padding, x[:, t]), cell.kernel, 1)
-        gates = gates + cell.bias if cell.use_bias else gates
+        gates = _grouped(_taps(cell.kernel_size, cell.strides, cell.dilation_rate, cell.padding, x[:, t]), cast(cell.kernel), 1)
+        gates = gates + cast(cell.bias) if cell.use_bias else gates
         if h is not None:
-            gates += _grouped(_taps(cell.kernel_size, once, once, "same", h), cell.recurrent_kernel, 1)
+            gates += _grouped(_taps(cell.kernel_size, once, once, "same", h), cast(cell.recurrent_kernel), 1)
         i, f, new, o = tf.split(gates, 4, axis=-1)
-        kept = 0.0 if c is None else cell.recurrent_activation(f) * c
-        c = kept + cell.recurrent_activation(i) * cell.activation(new)
+        added = cell.recurrent_activation(i) * cell.activation(new)
+        c = added if c is None else cell.recurrent_activation(f) * c + added
         h = cell.recurrent_activation(o) * cell.activation(c)
         ys.append(h)
     return tf.stack(ys, axis=1) if layer.return_sequences else h
@@ -79,7 +81,7 @@ def _taps(size: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
 
 def _grouped(taps: list[Any], kernel: Any, groups: int) -> Any:
     """kernel: [..., channels a group, filters]; a group's channels go to its own share of the filters."""
-    kernels = tf.split(tf.convert_to_tensor(kernel), groups, axis=-1)
+    kernels = tf.split(kernel, groups, axis=-1)
     channels = list(zip(*(tf.split(tap, groups, axis=-1) for tap in taps), strict=True))
     flat = [tf.reshape(k, (-1, k.shape[-1])) for k in kernels]
     parts = [_matmul(tf.concat(c, axis=-1), k) for c, k in zip(channels, flat, strict=True)]

@@ -4,6 +4,7 @@ A reading is one row of numbers: those of the inputs lie side by side, in the fi
 telling a sequence from values of the machine (static), and for cutting readings into what the model takes. Not responsible for running it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -16,7 +17,8 @@ from processor.model.backend import keras, tf
 from processor.model.names import in_file
 
 L = keras.layers
-Kind = Literal["sequence", "flat", "static"]
+RECURRENT = (L.LSTM, L.GRU, L.SimpleRNN, L.RNN)
+Kind = Literal["sequence", "flat", "static", "state"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Input:
     """The numbers first to last of a reading, without last.
 
     kind: sequence [batch, steps, ...]; flat: a whole window in one row, [batch, steps * numbers]; static [batch, ...]: as of the latest
-    reading. steps: of a window, None where the file leaves them free; 1 if static. shape: of one step. categories: every number is whole,
-    and below this; None: any number.
+    reading; state: what a recurrent layer begins with and gives back, no number of a reading. steps: of a window, None where the file
+    leaves them free; 1 if static or state. shape: of one step. categories: every number is whole, and below this; None: any number.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Input:
 
     def of(self, readings: Any) -> Any:
         """What the model takes of readings [B, steps, F], the latest last."""
+        if self.kind == "state":
+            return tf.zeros((tf.shape(readings)[0], *self.shape), self.dtype)
         own = readings[:, :, self.first : self.last]
         if self.kind == "static":
             own = tf.reshape(own[:, -1], (-1, *self.shape))
@@ -52,9 +56,10 @@ class Input:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All inputs of a model, in its order."""
+    """All inputs of a model, in its order. returned: the places of the outputs that are states given back."""
 
     each: tuple[Input, ...]
+    returned: frozenset[int] = frozenset()
 
     @property
     def features(self) -> int:
@@ -63,7 +68,7 @@ class Inputs:
     @property
     def steps(self) -> int | None:
         """Of the longest window that the file fixes; None where it leaves the steps free."""
-        steps = [given.steps for given in self.each if given.kind != "static"] or [1]
+        steps = [given.steps for given in self.each if given.kind in ("sequence", "flat")] or [1]
         return None if None in steps else max(count for count in steps if count is not None)
 
     @property
@@ -86,10 +91,19 @@ class Inputs:
     @property
     def note(self) -> str:
         """What a reading holds, where it is not plainly the features of one sequence; else empty."""
-        parts = [_said(given, alone=len(self.each) == 1) for given in self.each]
-        if len(parts) == 1:
-            return f"a reading is {parts[0]}" if parts[0] else ""
-        return f"a reading is {self.features} numbers: {', then '.join(parts)}"
+        taken = [given for given in self.each if given.kind != "state"]
+        states = [given.name for given in self.each if given.kind == "state"]
+        parts = [_said(given, alone=len(taken) == 1) for given in taken]
+        said = [f"its states {', '.join(states)} are kept from step to step"] if states else []
+        if len(parts) > 1:
+            said.append(f"a reading is {self.features} numbers: {', then '.join(parts)}")
+        elif parts[0]:
+            said.append(f"a reading is {parts[0]}")
+        return "; ".join(said)
+
+    def without_states(self, outputs: Sequence[Any]) -> list[Any]:
+        """Those of a model's outputs that are no states given back."""
+        return [output for place, output in enumerate(outputs) if place not in self.returned]
 
 
 def inputs_of(model: Any, window: int | None) -> Inputs:
@@ -97,15 +111,40 @@ def inputs_of(model: Any, window: int | None) -> Inputs:
     names = _names(model)
     for name, tensor in zip(names, model.inputs, strict=True):
         _check(name, tensor)
+    states, returned = _handed_back(model)
     sequences = [tensor for tensor in model.inputs if len(tensor.shape) > 2 or tensor.shape[1] is None]
     steps = {int(tensor.shape[1]) for tensor in sequences if tensor.shape[1] is not None}
     found, first = list[Input](), 0
-    for name, tensor in zip(names, model.inputs, strict=True):
+    for place, (name, tensor) in enumerate(zip(names, model.inputs, strict=True)):
+        if place in states:
+            found.append(Input(name, "state", first, first, 1, tuple(tensor.shape[1:]), tensor.dtype))
+            continue
         kind, own_steps, shape = _form(name, model, tensor, window, steps, alone=not sequences)
         last = first + prod(shape)
         found.append(Input(name, kind, first, last, own_steps, shape, tensor.dtype, _categories(model, tensor)))
         first = last
-    return Inputs(tuple(found))
+    return Inputs(tuple(found), returned)
+
+
+def _handed_back(model: Any) -> tuple[frozenset[int], frozenset[int]]:
+    """The inputs with which recurrent layers begin and the outputs that are their states afterwards, by place, where both are there.
+
+    Whoever runs such a model gives it its states at each call, and takes them from it.
+    """
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    inputs, outputs = ({id(tensor): place for place, tensor in enumerate(tensors)} for tensors in (model.inputs, model.outputs))
+    taken, returned = set[int](), set[int]()
+    for layer in graph.operations:
+        for node in layer._inbound_nodes if type(layer) in RECURRENT and layer.return_state else ():
+            initial = keras.tree.flatten([node.arguments.args[1:], node.arguments.kwargs.get("initial_state") or []])
+            given, back = [inputs.get(id(tensor)) for tensor in initial], [outputs.get(id(tensor)) for tensor in node.outputs[1:]]
+            ours = all(_consumers(model, tensor) == [layer] for tensor in initial if id(tensor) in inputs)
+            if initial and ours and len(given) == len(back):
+                places = [(i, o) for i, o in zip(given, back, strict=True) if i is not None and o is not None]
+                if len(places) == len(given):
+                    taken |= {i for i, _ in places}
+                    returned |= {o for _, o in places}
+    return frozenset(taken), frozenset(returned)
 
 
 def _names(model: Any) -> list[str]:
@@ -120,10 +159,10 @@ def _check(name: str, tensor: Any) -> None:
             expected="a known number of features",
             do="give its Input a number of features",
         )
-    if not (tensor.dtype == "float32" or "int" in tensor.dtype):
+    if not ("float" in tensor.dtype or "int" in tensor.dtype):
         raise ModelRefused(
             f"the numbers of the input {name} are {tensor.dtype}",
-            expected="float32, or whole numbers",
+            expected="floating point, or whole numbers",
             do="rebuild the model with a float32 input",
         )
 

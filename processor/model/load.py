@@ -105,7 +105,7 @@ def load(path: Path, *, mode: str = "auto", window: int | None = None, output: s
         inputs=inputs,
         named_outputs=stepped.outputs,
         window=chosen.window,
-        trained_window=chosen.window if chosen.mode == "carried" and not stateful else None,
+        trained_window=chosen.window if chosen.mode == "carried" and not stateful and not inputs.returned else None,
         row_numbers=_row_numbers(stepped),
         widths=stepped.widths,
         step=stepped.step,
@@ -194,8 +194,6 @@ def _check_output(tensor: Any) -> None:
         raise ModelRefused(
             f"the output {shape} does not say how many numbers it has", expected="a known number of outputs", do="give it a known shape"
         )
-    if tensor.dtype != "float32":
-        raise ModelRefused(f"the output's numbers are {tensor.dtype}", expected="float32", do="rebuild the model with a float32 output")
 
 
 def _check_weights(model: Any) -> None:

@@ -46,12 +46,14 @@ class Choice:
         return self._automatic()
 
     def _automatic(self) -> Chosen:
-        if self.steps and not self.stateful:
+        if self.steps and not self.stateful and not self.inputs.returned:
             return self._windowed(f"the file fixes {_steps(self.steps)} and is not stateful", self._to_carried())
         try:
             carried(self.model, self.inputs)
         except CannotStepError as reason:
             return self._windowed(f"it cannot be stepped: {reason}", "")
+        if self.inputs.returned:
+            return self._carried("the model takes its states and gives them back")
         return self._carried("the file is stateful" if self.stateful else "the file leaves the number of steps free")
 
     def _carried(self, why: str) -> Chosen:

@@ -14,7 +14,7 @@ from math import prod
 from typing import Any
 
 from processor.model.backend import keras, tf
-from processor.model.inputs import Input, Inputs
+from processor.model.inputs import RECURRENT, Input, Inputs
 from processor.model.names import output_names
 from processor.model.pointwise import (
     AFTER_THE_END,
@@ -25,13 +25,13 @@ from processor.model.pointwise import (
     refuse_unless_pointwise,
     whole_key,
 )
+from processor.model.precision import kept, parts_of, unpacked
 from processor.model.stable import call_kwargs, is_training_only, stable, through
 from processor.records import Output
 
 L = keras.layers
 Step = Callable[[Any, Sequence[Any]], tuple[Any, list[Any]]]
 
-RECURRENT = (L.LSTM, L.GRU, L.SimpleRNN, L.RNN)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def stepped_layers(model: Any, inputs: Inputs) -> list[Any]:
 
 def flat(values: Sequence[Any]) -> Any:
     """Outputs of one step or window, [B, ...] each, side by side: [B, O]."""
-    rows = [tf.reshape(value, (-1, prod(value.shape[1:]))) for value in values]
+    rows = [tf.cast(tf.reshape(value, (-1, prod(value.shape[1:]))), tf.float32) for value in values]
     return rows[0] if len(rows) == 1 else tf.concat(rows, axis=1)
 
 
@@ -155,6 +155,7 @@ class _Planner:
         self.recurrent: list[Any] = []
         self.signals = 0
         self.stateful_seen: set[int] = set()
+        self.states: set[int] = set()  # signals that are states of a recurrent layer, which the step keeps itself
 
     def plan(self) -> Stepped:
         for given in self.inputs.each:
@@ -164,9 +165,11 @@ class _Planner:
             if isinstance(layer, L.Masking) or getattr(layer, "mask_zero", False):
                 raise CannotStepError(f"{named(layer)} skips steps by their content, which is done on windows only")
         firsts = [self._first(given) for given in self.inputs.each]
-        lasts: list[_Signal] = keras.tree.flatten(self._walk(self.model, firsts))
+        self.states = {first.index for first, given in zip(firsts, self.inputs.each, strict=True) if given.kind == "state"}
+        lasts: list[_Signal] = self.inputs.without_states(keras.tree.flatten(self._walk(self.model, firsts)))
+        wanted = self.inputs.without_states(list(zip(output_names(self.model), self.model.outputs, strict=True)))
         outputs, notes = [], []
-        for name, last, tensor in zip(output_names(self.model), lasts, self.model.outputs, strict=True):
+        for (name, tensor), last in zip(wanted, lasts, strict=True):
             shape = last.shape[1:] if last.timed else last.shape
             if None in shape:
                 raise CannotStepError(f"the output's shape is not known: {tensor.shape}")
@@ -176,8 +179,8 @@ class _Planner:
         return Stepped(self._step(firsts, lasts), tuple(self.widths), *side_by_side(outputs, notes))
 
     def _first(self, given: Input) -> _Signal:
-        static = given.kind == "static"
-        return self._signal(timed=not static, shape=given.shape if static else (1, *given.shape), static=static)
+        timed = given.kind == "sequence"
+        return self._signal(timed=timed, shape=(1, *given.shape) if timed else given.shape, static=given.kind == "static")
 
     def _step(self, firsts: Sequence[_Signal], lasts: Sequence[_Signal]) -> Step:
         calls, inputs = tuple(self.calls), self.inputs
@@ -252,16 +255,17 @@ class _Planner:
         self._refuse_recurrent(layer, x, args, kwargs)
         self.recurrent.append(layer)
         widths, size = state_widths(layer), _output_width(layer)
+        in_row = tuple(width * parts_of(layer) for width in widths)
         shape: tuple[int | None, ...] = (1, size) if layer.return_sequences else (size,)
         outputs = [self._signal(timed=layer.return_sequences, shape=shape)]
         if layer.return_state:
             outputs += [self._signal(timed=False, shape=(w,)) for w in widths]
-        return self._call(partial(_run_cell, layer), (x,), {}, tuple(outputs), widths)
+        return self._call(partial(_run_cell, layer), (x,), {}, tuple(outputs), in_row)
 
     def _refuse_recurrent(self, layer: Any, x: Any, args: Any, kwargs: Any) -> None:
         if not (isinstance(x, _Signal) and x.timed):
             raise CannotStepError(f"{named(layer)} reads a sequence that another layer made up")
-        if any(isinstance(v, _Signal) for v in keras.tree.flatten((args, kwargs))):
+        if any(isinstance(v, _Signal) and v.index not in self.states for v in keras.tree.flatten((args, kwargs))):
             raise CannotStepError(f"{named(layer)} takes its initial state from another layer")
         if layer.go_backwards:
             raise CannotStepError(f"{named(layer)} reads backwards")
@@ -293,16 +297,16 @@ class _Planner:
 
 
 def _run_cell(layer: Any, states: Sequence[Any], x: Any) -> tuple[Any, list[Any]]:
-    """One step of a recurrent layer: x [B, 1, F] -> (its outputs as Keras shapes them, its new states, flat)."""
+    """One step of a recurrent layer: x [B, 1, F] -> (its outputs as Keras shapes them, its new states as they are kept, flat)."""
     stacked = isinstance(layer.cell, L.StackedRNNCells)
-    packed: list[Any] = list(states)
+    packed: list[Any] = [unpacked(state, layer.compute_dtype) for state in states]
     if stacked:
-        left = iter(states)
+        left = iter(packed)
         packed = [[next(left) for _ in keras.tree.flatten(size)] for size in layer.cell.state_size]
     y, new = layer.cell(x[:, 0], packed, **call_kwargs(layer.cell, {}))
     new = keras.tree.flatten(new)
     y = y[:, None] if layer.return_sequences else y
-    return ([y, *new] if layer.return_state else y), new
+    return ([y, *new] if layer.return_state else y), [kept(state) for state in new]
 
 
 def _output_width(layer: Any) -> int:

@@ -34,7 +34,7 @@ def windowed(model: Any, inputs: Inputs, window: int, *, every_step: bool = Fals
 
     outputs = [
         (name, prod(shape[1:] if last else shape), False, shape[0] if every_step and len(shape) > 1 else None)
-        for name, shape, last in zip(names or output_names(model), shapes, last_only, strict=True)
+        for name, shape, last in zip(inputs.without_states(names or output_names(model)), shapes, last_only, strict=True)
     ]
     notes = [_shape_note(shape, window, every_step=every_step) for shape in shapes]
     return Stepped(step, (window * features,), *side_by_side(outputs, notes), max(row_numbers, window * features))
@@ -55,8 +55,7 @@ def _traced(model: Any, inputs: Inputs, window: int) -> tuple[list[tuple[int, ..
 
 def _on_window(model: Any, inputs: Inputs, readings: Any) -> list[Any]:
     """The model's outputs for whole windows, float32 [B, steps, F]."""
-    outputs: list[Any] = keras.tree.flatten(through(model, inputs.of(readings), stable))
-    return outputs
+    return inputs.without_states(keras.tree.flatten(through(model, inputs.of(readings), stable)))
 
 
 def _shape_note(shape: tuple[int, ...], window: int, *, every_step: bool = False) -> str:

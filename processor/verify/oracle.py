@@ -445,15 +445,31 @@ def keras_last(model: "ServableModel", x: NDArray[np.float32]) -> NDArray[np.flo
     """Keras's prediction after a whole sequence, float32 [T, F] -> [O]; a windowed model sees the last of it."""
     x = x[-model.window :] if model.mode == "windowed" and model.window else x
     keras_model = model.keras_model
-    inputs = zip(model.inputs.each, keras_model.inputs, strict=True)
-    taken = [_taken(x, given.first, given.last, tuple(tensor.shape)) for given, tensor in inputs]
     for layer in keras_model.layers:
         if getattr(layer, "stateful", False):
             layer.reset_state() if hasattr(layer, "reset_state") else layer.reset_states()
-    given = keras_model(taken[0] if len(taken) == 1 else taken, training=False)
-    given = [given[key] for key in sorted(given)] if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else [given]
-    ys = [np.asarray(y, np.float32)[0] for y in given]
+    if model.inputs.returned:
+        return _handed_back(model, x)
+    inputs = zip(model.inputs.each, keras_model.inputs, strict=True)
+    taken = [_taken(x, given.first, given.last, tuple(tensor.shape)) for given, tensor in inputs]
+    ys = [y[0] for y in _outputs(keras_model(taken[0] if len(taken) == 1 else taken, training=False))]
     return np.concatenate([y[-1] if y.ndim == 2 and len(y) == len(x) else y.reshape(-1) for y in ys])
+
+
+def _outputs(given: Any) -> list[NDArray[np.float32]]:
+    """What a Keras model gives, in the order of its outputs: of a dict, that of its keys."""
+    given = [given[key] for key in sorted(given)] if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else [given]
+    return [np.asarray(y, np.float32) for y in given]
+
+
+def _handed_back(model: "ServableModel", x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """As a program runs a model that takes its states: one step a call, each with the states of the one before."""
+    keras_model, ys = model.keras_model, list[NDArray[np.float32]]()
+    states = [np.zeros((1, *tensor.shape[1:]), np.float32) for tensor in keras_model.inputs[1:]]
+    for step in x:
+        ys = _outputs(keras_model([step[None, None], *states], training=False))
+        states = ys[len(ys) - len(states) :]
+    return np.concatenate([y.reshape(-1) for y in ys[: len(ys) - len(states)]])
 
 
 def _taken(x: NDArray[np.float32], first: int, last: int, shape: tuple[int | None, ...]) -> NDArray[np.float32]:

@@ -24,6 +24,7 @@ PAGE = (ROOT / "docs" / "kinds-of-models.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| \[(.+?)\]\(#(.+?)\) \| (\w+) \|", PAGE, re.MULTILINE)
 MODES = {anchor: mode for _, anchor, mode in ROWS}
 SENSORS, RECORDS = 7, 220
+TOLERANCES = {"mixed-precision": 5e-3, "half-precision-on-windows": 4e-2, "double-precision": 2e-7}  # else 1e-5
 
 
 @dataclass
@@ -147,7 +148,8 @@ def test_a_kind_is_served_as_keras_predicts(anchor: str, tmp_path: Path, monkeyp
         if at is None or (model.mode == "windowed" and len(x) < model.window):
             continue
         expected = in_own_units(settings, model, keras_last(model, x))
-        np.testing.assert_allclose(last_of(model, found[0, at.offset]["prediction"]), expected, atol=1e-5, rtol=1e-5)
+        off = TOLERANCES.get(anchor, 1e-5)
+        np.testing.assert_allclose(last_of(model, found[0, at.offset]["prediction"]), expected, atol=off, rtol=off)
         judged += 1
     assert judged > 3
 
