@@ -16,6 +16,7 @@ ERRORS = (
     "bad_schema",
     "wrong_feature_count",
     "not_finite",
+    "unknown_category",
     "non_finite_state",
     "bad_timestamp",
     "too_large",

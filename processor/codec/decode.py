@@ -5,8 +5,8 @@ batch it came in. What a value looks like is the format's (json_records, float32
 transactions.
 
 The order of faults is fixed, so that a record with several has the same verdict at every replay: encoding, schema, finite
-numbers, timestamp, size, feature count, float32. Numbers that are plainly of another type (bytes as float32) come before those past
-float32.
+numbers, timestamp, size, feature count, float32, categories. Numbers that are plainly of another type (bytes as float32) come before
+those past float32.
 """
 
 from collections import Counter
@@ -113,13 +113,23 @@ class Decoder:
     scale         how the features were scaled in training, None: they are taken as they are
     ahead_max_s   how far a timestamp may lie ahead of its record's own
     each_record   every record is a sequence of its own
+    categories    of each feature how many categories it has, None for a measurement; empty: all are measurements
     """
 
-    def __init__(self, format: Format, *, scale: Scale | None = None, ahead_max_s: float, each_record: bool) -> None:  # noqa: A002
+    def __init__(
+        self,
+        format: Format,  # noqa: A002
+        *,
+        scale: Scale | None = None,
+        ahead_max_s: float,
+        each_record: bool,
+        categories: Sequence[int | None] = (),
+    ) -> None:
         self._format = format
         self._scale = (np.array(scale.offset), np.array(scale.divisor)) if scale else None
         self._ahead_ms = round(ahead_max_s * 1000)
         self._each_record = each_record
+        self._categories = [(feature, count) for feature, count in enumerate(categories) if count is not None]
         self._no_header: _Header = (each_record, each_record, 1, False)
 
     def decode(self, messages: Sequence[Message]) -> Decoded:
@@ -191,10 +201,12 @@ class Decoder:
             x=self._scaled(found),
         )
         foreign, finite = self._format.foreign(found), np.isfinite(batch.x).all(1)
-        if foreign is None and finite.all():
+        unknown = self._unknown_categories(batch.x)
+        if foreign is None and finite.all() and not unknown:
             return Decoded(batch, columns.source, rejected, self._resets(batch))
         record = np.repeat(np.arange(len(batch)), batch.steps)
-        bad: dict[int, tuple[str, str]] = dict.fromkeys(record[~finite].tolist(), NOT_FINITE)
+        bad = {int(record[reading]): fault for reading, fault in unknown.items()}
+        bad |= dict.fromkeys(record[~finite].tolist(), NOT_FINITE)
         if foreign is not None:
             count = np.bincount(record, foreign.sum(1), len(batch))
             bad |= dict.fromkeys(np.flatnonzero(2 * count > batch.steps * found.shape[1]).tolist(), FOREIGN)
@@ -204,6 +216,17 @@ class Decoder:
         good = np.setdiff1d(np.arange(len(batch)), np.array(list(bad), np.int64))
         batch = select(batch, good)
         return Decoded(batch, [columns.source[i] for i in good.tolist()], rejected, self._resets(batch))
+
+    def _unknown_categories(self, x: NDArray[np.float32]) -> dict[int, tuple[str, str]]:
+        """The readings that hold a category which the model does not know, and what is wrong with each."""
+        found = dict[int, tuple[str, str]]()
+        for feature, count in self._categories:
+            given = x[:, feature]
+            known = (given >= 0) & (given < count) & (given == np.floor(given))
+            for reading in np.flatnonzero(~known).tolist():
+                detail = f"feature {feature} of a reading is {given[reading]:g}, a category; expected a whole number from 0 to {count - 1}"
+                found.setdefault(reading, ("unknown_category", detail))
+        return found
 
     def _scaled(self, found: NDArray[Any]) -> NDArray[np.float32]:
         """float32 [readings, F], C-contiguous. Scaled in float64: a large offset takes float32's digits."""

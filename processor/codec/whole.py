@@ -46,8 +46,9 @@ class WholeDecoder(Decoder):
         scale: Scale | None = None,
         ahead_max_s: float,
         each_record: bool,
+        categories: Sequence[int | None] = (),
     ) -> None:
-        super().__init__(plain, scale=scale, ahead_max_s=ahead_max_s, each_record=each_record)
+        super().__init__(plain, scale=scale, ahead_max_s=ahead_max_s, each_record=each_record, categories=categories)
         self._whole, self._features, self._steps_max = whole, features, steps_max
         self._unit = unit or UNIT.decode()
         self._units = {UNIT, self._unit.encode()}

@@ -180,7 +180,7 @@ def _probes(model: ServableModel) -> Iterator[tuple[Float32, Float32]]:
     several = PROBE_WINDOWS if model.mode == "windowed" else PROBE_STEPS
     for steps, reading, state in ((1, 1, 1), (several, 1, 1), (1, 1, 0), (1, 1, 0), (1, 100, 0.1), (1, 0.01, 0.01)):
         readings = reading * rng.normal(size=(steps, PROBE_ROWS, model.features))
-        yield readings.astype(np.float32), (state * rng.uniform(-1, 1, size=(PROBE_ROWS, model.width))).astype(np.float32)
+        yield model.inputs.plausible(readings), (state * rng.uniform(-1, 1, size=(PROBE_ROWS, model.width))).astype(np.float32)
 
 
 def _outcome(run: Run, shape: RungShape, readings: Float32, state: Float32) -> Float32:

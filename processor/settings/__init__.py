@@ -22,7 +22,7 @@ from processor.settings.keys import Key, keys, sections
 from processor.settings.merge import CONFIG_DEFAULT, config_file, load_settings
 from processor.settings.schema import Section, Settings, dead_letter_of
 from processor.settings.sources import ENV_CONFIG, ENV_PREFIX
-from processor.settings.values import Allowed, Scale, field_path, format_duration, parse_duration, path_parts
+from processor.settings.values import Allowed, Features, Scale, field_path, format_duration, parse_duration, path_parts
 
 __all__ = [
     "BOOTSTRAP_DEFAULT",
@@ -32,6 +32,7 @@ __all__ = [
     "KAFKA_REFUSED",
     "TRANSACTION_TIMEOUT_S",
     "Allowed",
+    "Features",
     "Key",
     "Scale",
     "Section",

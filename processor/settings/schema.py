@@ -14,6 +14,7 @@ from processor.logs import SECRETS
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
 from processor.settings.record_values import clashes, path
 from processor.settings.values import (
+    Features,
     Scale,
     choice,
     duration,
@@ -41,9 +42,10 @@ class Input(Section):
         default="json",
         description="the format of a record's value; float32: little-endian, one step, or as many steps as the header steps gives",
     )
-    features: Annotated[tuple[str, ...] | None, or_null(feature_names())] = Field(
+    features: Annotated[Features | None, or_null(feature_names())] = Field(
         default=None,
-        description="the fields of a JSON record that are the features, in the model's order; null: the field values contains a list",
+        description="the fields of a JSON record that are the features, in the model's order; for a model with several inputs also by "
+        "input name; null: the field values contains a list",
     )
     scale: Annotated[Scale | None, or_null(scaling())] = Field(
         default=None,

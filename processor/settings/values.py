@@ -132,24 +132,46 @@ _PART = re.compile(r'"[^"]*"|[^".]+')
 _FIELD = re.compile(r'(?:"[^"\\\x00-\x1f]+"|[^".\\\x00-\x1f]+)(?:\.(?:"[^"\\\x00-\x1f]+"|[^".\\\x00-\x1f]+))*')
 
 
+class Features(tuple[str, ...]):
+    """The names of all features in the model's order. by_input: how many are of each input, where the setting says so; else empty."""
+
+    by_input: dict[str, int]
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.is_instance_schema(cls)
+
+
 def feature_names() -> Allowed:
-    def parse(value: Any) -> tuple[str, ...]:
-        names = _listed(value)
-        names = [names] if isinstance(names, str) else names
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+    def parse(value: Any) -> Features:
+        if isinstance(value, Features):
+            return value
+        found = _listed(value)
+        if isinstance(found, Mapping) and not all(isinstance(of, list) for of in found.values()):
             raise ValueError
-        paths = [field_path(name) for name in names]
-        if any(a == b[: len(a)] for i, a in enumerate(paths) for j, b in enumerate(paths) if i != j):
-            raise ValueError  # a duplicate, or a field that contains another one
-        if {name for name, path in zip(names, paths, strict=True) if len(path) > 1} & {path[0] for path in paths}:
-            raise ValueError  # a key that is a number by one name and contains a field by another
-        return tuple(names)
+        groups = {str(name): _named_features(of) for name, of in found.items()} if isinstance(found, Mapping) and found else {}
+        features = Features(_named_features([name for group in groups.values() for name in group] if groups else found))
+        features.by_input = {name: len(group) for name, group in groups.items()}
+        return features
 
     words = (
         "a list of different field names ([temperature, motor.current]: the key as it is written, else dots descend; "
-        "in quotes they do not: ['\"PR03.TT229\".value']), none of them timestamp"
+        "in quotes they do not: ['\"PR03.TT229\".value']), none of them timestamp; or such lists by input ({INPUT: [names], ...})"
     )
     return Allowed(words, parse)
+
+
+def _named_features(value: Any) -> tuple[str, ...]:
+    names = _listed(value)
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError
+    paths = [field_path(name) for name in names]
+    if any(a == b[: len(a)] for i, a in enumerate(paths) for j, b in enumerate(paths) if i != j):
+        raise ValueError  # twice the same, or a field that holds another one
+    if {name for name, path in zip(names, paths, strict=True) if len(path) > 1} & {path[0] for path in paths}:
+        raise ValueError  # a key that may be a number by one name and holds a field by another
+    return tuple(names)
 
 
 def residual_features() -> Allowed:
