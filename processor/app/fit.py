@@ -11,7 +11,8 @@ import structlog
 
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.topic import row_bytes_max
-from processor.codec.decode import KEY_BYTES_MAX, Decoder, Format
+from processor.codec.columns import KEY_BYTES_MAX
+from processor.codec.decode import Decoder, Format
 from processor.codec.encode import Encoder, output_bytes_max
 from processor.codec.float32_records import Float32Format
 from processor.codec.json_records import JsonFormat

@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from processor.codec.decode import KEY_BYTES_MAX
+from processor.codec.columns import KEY_BYTES_MAX
 from processor.records import Applied, Batch
 from processor.settings import Scale
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from processor.codec.columns import Message
 from processor.codec.dead_letters import dead_letter
-from processor.codec.decode import Message
 from processor.kafka.topics import Topics
 from processor.pipeline import Processed
 from processor.records import Out
