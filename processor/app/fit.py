@@ -12,7 +12,8 @@ import structlog
 from processor.app.columns import check_features, input_scale_of, residual_of, scales_of
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.topic import row_bytes_max
-from processor.codec.decode import KEY_BYTES_MAX, Decoder
+from processor.codec.columns import KEY_BYTES_MAX
+from processor.codec.decode import Decoder
 from processor.codec.encode import Encoder, output_bytes_max
 from processor.codec.float32_records import Float32Format
 from processor.codec.json_records import JsonFormat

@@ -34,6 +34,7 @@ class Health:
         self._systemd = systemd or Systemd()
         self._turned_at_s: float | None = None  # None until the loop runs: compiling is not a hang
         self._start_step: str | None = "reading its settings"
+        self._steps_at_s: list[tuple[str, float]] = [("reading its settings", time.monotonic())]
         self.served: Served | None = None
         self.topics: TopicWatch | None = None
         self.refusals: RefusalWatch | None = None
@@ -56,7 +57,13 @@ class Health:
     @start_step.setter
     def start_step(self, step: str) -> None:
         self._start_step = step
+        self._steps_at_s.append((step, time.monotonic()))
         self._systemd.starting(step)
+
+    def start_seconds(self) -> dict[str, float]:
+        """How long each step of the start took, the last one up to now."""
+        ends_s = [at_s for _, at_s in self._steps_at_s[1:]] + [time.monotonic()]
+        return {step: round(end_s - at_s, 2) for (step, at_s), end_s in zip(self._steps_at_s, ends_s, strict=True)}
 
     def stopping(self, drain_timeout_s: float) -> None:
         """The service is stopping, and may take this long for its last commit and checkpoint."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import structlog
 
+from processor.codec.columns import Message
 from processor.codec.dead_letters import BadShare, Refusals
-from processor.codec.decode import Message
 from processor.engine import Engine
 from processor.errors import SlotstreamError
 from processor.kafka.consumer import MemberFencedError, Polled
