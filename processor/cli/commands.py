@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     logs.configure(settings.log.level, settings.log.format)
     recent = logs.keep_recent()
     faulthandler.enable(file=2)  # a watchdog's SIGABRT then shows where each thread was
+    from processor.app.health import About
     from processor.app.service import Service
     from processor.web.pages import status_pages
     from processor.web.server import serve
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     metrics = Metrics(with_process=True)
     service = Service(settings, metrics)
     with (
-        status_pages(settings, metrics, service.probes, recent) as pages,
+        status_pages(About.of(settings), metrics, service.probes, recent) as pages,
         serve(settings.http.host, settings.http.port, metrics, service.probes, pages),
     ):
         return service.run()

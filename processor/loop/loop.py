@@ -42,7 +42,7 @@ class Pace:
 
 
 class Loop:
-    """The loop of one instance. Its methods are one thread's; the properties may be read from others."""
+    """The loop of one instance. Everything here is one thread's."""
 
     def __init__(
         self,
@@ -145,16 +145,12 @@ class Loop:
     @property
     def ready(self) -> bool:
         """Every assigned partition is restored and was once at the end seen at its assignment."""
-        return self.joined and all(p.live and p.caught_up for p in list(self.partitions.values()))
+        return self.joined and all(p.live and p.caught_up for p in self.partitions.values())
 
     @property
     def joined(self) -> bool:
         """The group has answered with an assignment, be it empty."""
         return not self._suspended and self._membership.joined
-
-    @property
-    def restoring(self) -> int:
-        return sum(not p.live for p in list(self.partitions.values()))
 
     def checkpoints_lost(self) -> None:
         """What was written is gone: a checkpoint of every partition is due."""
