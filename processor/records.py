@@ -68,6 +68,25 @@ class Jump(NamedTuple):
     other: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One of a model's outputs: the numbers first to last of a prediction, without last.
+
+    per_step: there is one for each step of a record. rows: it is a list of so many steps of a window; None: a list of numbers.
+    """
+
+    name: str
+    first: int
+    last: int
+    per_step: bool = False
+    rows: int | None = None
+
+    @property
+    def width(self) -> int:
+        """Numbers a row."""
+        return (self.last - self.first) // (self.rows or 1)
+
+
 @dataclass(slots=True)
 class Batch:
     """n decoded records, by partition in offset order. A record without readings (a null value) only resets its sensor.

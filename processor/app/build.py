@@ -94,7 +94,7 @@ class Build:
 
         model = load_model(settings)
         shapes = shapes_of(model, settings)
-        record_bytes = record_bytes_of(settings, shapes, per_step=model.per_step)
+        record_bytes = record_bytes_of(settings, model, shapes)
         found = [*found, *findings.of_sizes(topics, record_bytes)]
         findings.require(found)
         for finding in found:

@@ -46,17 +46,21 @@ class Message(Protocol):
     def timestamp(self) -> tuple[int, int]: ...
 
 
-class Numbers(Protocol):
-    """The numbers of a batch, as its format collects them record by record."""
+class Taken(Protocol):
+    """The numbers of a batch."""
+
+    def array(self) -> NDArray[Any]:
+        """All numbers taken, float64 or float32 [readings, F]; may hold NaN and infinities."""
+
+
+class Numbers(Taken, Protocol):
+    """The same as their format collects them record by record."""
 
     def parse(self, value: bytes, /) -> tuple[Any, int | float | str | None]:
         """What the value holds, and its timestamp if it has one. Raises RejectError."""
 
     def take(self, parsed: Any, steps: int, /) -> int:
         """Collects what was parsed, all of it or nothing; returns its steps. steps: as the header says. Raises RejectError."""
-
-    def array(self) -> NDArray[Any]:
-        """All numbers taken, float64 or float32 [readings, F]; may hold NaN and infinities."""
 
 
 class Format(Protocol):
@@ -88,7 +92,7 @@ class Decoded:
 
 
 @dataclass(slots=True)
-class _Columns:
+class Columns:
     source: list[int] = field(default_factory=list)
     partition: list[int] = field(default_factory=list)
     key: list[bytes] = field(default_factory=list)
@@ -120,7 +124,7 @@ class Decoder:
 
     def decode(self, messages: Sequence[Message]) -> Decoded:
         """Every message ends in the batch or among the rejected."""
-        columns, numbers, rejected = _Columns(), self._format.numbers(), list[tuple[int, Rejected]]()
+        columns, numbers, rejected = Columns(), self._format.numbers(), list[tuple[int, Rejected]]()
         for i, message in enumerate(messages):
             try:
                 self._decode_one(i, message, columns, numbers)
@@ -128,7 +132,7 @@ class Decoder:
                 rejected.append((i, Rejected(message.partition(), message.offset(), error.error, error.detail)))
         return self._finish(columns, numbers, rejected)
 
-    def _decode_one(self, i: int, message: Message, columns: _Columns, numbers: Numbers) -> None:
+    def _decode_one(self, i: int, message: Message, columns: Columns, numbers: Numbers) -> None:
         key = message.key()
         if key is None:
             raise RejectError("no_key", "the record has no key; expected the sensor's name")
@@ -173,7 +177,7 @@ class Decoder:
                 unit_given = True
         return before, after, steps, unit_given
 
-    def _finish(self, columns: _Columns, numbers: Numbers, rejected: list[tuple[int, Rejected]]) -> Decoded:
+    def _finish(self, columns: Columns, numbers: Taken, rejected: list[tuple[int, Rejected]]) -> Decoded:
         found = numbers.array()
         batch = Batch(
             partition=columns.partition,

@@ -6,6 +6,7 @@ Decides from the record alone, so that a replay has the same times. Where a time
 import datetime
 import math
 import re
+from decimal import Decimal
 
 from processor.codec.reject import RejectError
 
@@ -20,18 +21,21 @@ NUMBER_MAX = 10**21  # more is no time in ns
 UTC = datetime.UTC
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=UTC)
 EXPECTED = "expected Unix milliseconds or ISO 8601"
+UNITS = ("s", "ms", "us", "ns")
 
 _DIGITS = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 # One of a unit in milliseconds: (numerator, denominator), exact for whole numbers of any size.
-_UNITS = {"s": (1000, 1), "us": (1, 1000), "ns": (1, 1_000_000)}
+_UNITS = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}
 
 
-def event_ms(timestamp: float | str | None, record_ms: int | None, *, ahead_max_ms: int, unit_given: bool = False) -> int:
+def event_ms(timestamp: float | str | None, record_ms: int | None, *, ahead_max_ms: int, unit_given: bool = False, unit: str = "ms") -> int:
     """Unix milliseconds, rounded down.
 
     timestamp   what the value says, None: the record's own time counts
     record_ms   the record's own time, None: it has none
     unit_given  the sender names the unit, so a time long past is meant (a history that is fed today)
+    unit        of numbers and of text of digits, one of UNITS. Of a number that is not whole its shortest decimals count, not the
+                double's own: 1700000000.123 s are 1700000000123 ms
 
     Raises RejectError (bad_timestamp) for what is no time, for a time more than ahead_max_ms ahead of the record's own, and for one
     more than ten years from it.
@@ -44,14 +48,17 @@ def event_ms(timestamp: float | str | None, record_ms: int | None, *, ahead_max_
         found, number = _iso_ms(timestamp), None
     else:
         number = _number(timestamp)
-        if not -TIMESTAMP_MS_MAX <= number <= TIMESTAMP_MS_MAX:
-            raise RejectError("bad_timestamp", f"timestamp is {str(timestamp)[:40]}{_another_unit(number, record_ms)}; {EXPECTED}")
-        found = math.floor(number)
+        in_ms = number if unit == "ms" else _in_ms(number, unit)
+        if not -TIMESTAMP_MS_MAX <= in_ms <= TIMESTAMP_MS_MAX:
+            why = _another_unit(number, record_ms, unit)
+            raise RejectError("bad_timestamp", f"timestamp is {str(timestamp)[:40]}{why}; {_expected(unit)}")
+        found = math.floor(in_ms)
     if record_ms is None:
         return found
     if not unit_given and abs(found - record_ms) > DISTANCE_MAX_MS:
-        why = _another_unit(number, record_ms) or f", {_distance(found, record_ms)}"
-        raise RejectError("bad_timestamp", f"timestamp is {str(timestamp)[:40]}{why}; {EXPECTED}, at most 10 years from the record's own")
+        why = _another_unit(number, record_ms, unit) or f", {_distance(found, record_ms)}"
+        told = f"timestamp is {str(timestamp)[:40]}{why}; {_expected(unit)}, at most 10 years from the record's own"
+        raise RejectError("bad_timestamp", told)
     if found > record_ms + ahead_max_ms:
         ahead_s = (found - record_ms) / 1000
         told = f"{str(timestamp)[:40]} lies {ahead_s:.0f} s ahead of the record's own"
@@ -76,14 +83,26 @@ def _number(timestamp: float | str) -> float:
     return float(timestamp) if "." in timestamp else int(timestamp)
 
 
-def _another_unit(number: float | None, record_ms: int | None) -> str:
+def _in_ms(number: float, unit: str) -> float:
+    """Whole milliseconds, rounded down; infinite for what is no time in any unit."""
+    factor, divisor = _UNITS[unit]
+    if isinstance(number, int):
+        return number * factor // divisor
+    return math.floor(Decimal(repr(number)) * factor / divisor) if abs(number) <= NUMBER_MAX else math.inf
+
+
+def _expected(unit: str) -> str:
+    return EXPECTED if unit == "ms" else f"expected Unix time in {unit} or ISO 8601 (input.timestamp_unit)"
+
+
+def _another_unit(number: float | None, record_ms: int | None, given: str) -> str:
     """Which unit would bring the number within ten years of the record's own time, in words; empty for none."""
     if number is None or record_ms is None or abs(number) > NUMBER_MAX:
         return ""
     whole = math.floor(number)
-    fits = (unit for unit, (factor, divisor) in _UNITS.items() if abs(whole * factor // divisor - record_ms) <= DISTANCE_MAX_MS)
-    unit = next(fits, None)
-    return f", which as Unix time in {unit} fits the record's own, and not in ms" if unit else ""
+    others = {unit: whole * factor // divisor for unit, (factor, divisor) in _UNITS.items() if unit != given}
+    fits = next((unit for unit, in_ms in others.items() if abs(in_ms - record_ms) <= DISTANCE_MAX_MS), None)
+    return f", which as Unix time in {fits} fits the record's own, and not in {given}" if fits else ""
 
 
 def _distance(found: int, record_ms: int) -> str:

@@ -72,7 +72,7 @@ class _Numbers:
         return np.array(self._taken, np.float64).reshape(-1, self._features)
 
     def parse(self, value: bytes) -> tuple[Any, Timestamp]:
-        if value.count(b"[") + value.count(b"{") > DEPTH_MAX and _depth(value) > DEPTH_MAX:
+        if value.count(b"[") + value.count(b"{") > DEPTH_MAX and nesting(value) > DEPTH_MAX:
             raise RejectError("bad_encoding", f"the value nests deeper than {DEPTH_MAX} levels")
         try:
             if not value.isascii():
@@ -111,17 +111,17 @@ class _Numbers:
             raise RejectError("wrong_feature_count", f"found {len(values)} values in a reading; the model takes {self._features}")
 
     def _parse_slowly(self, value: bytes) -> tuple[Any, Timestamp]:
-        found = _loaded(value)
+        found = loaded(value)
         values = found.get("values") if isinstance(found, dict) else None
         expected = f'expected {{"timestamp": ms, "values": [{self._features} numbers]}}, or fields that input.features names'
         if not isinstance(values, list):
-            raise RejectError("bad_schema", f"there is no list `values`{_fields_of(found)}; {expected}")
+            raise RejectError("bad_schema", f"there is no list `values`{fields_of(found)}; {expected}")
         several = bool(values) and isinstance(values[0], list)
         for step in values if several else [values]:
             if not isinstance(step, list) or not all(type(number) in _NUMBERS for number in step):
                 raise RejectError("bad_schema", f"`values` holds something else than numbers; {expected}")
         _check_finite([number for step in (values if several else [values]) for number in step])
-        return values, _checked_timestamp(found)
+        return values, checked_timestamp(found.get("timestamp"))
 
 
 class _Named:
@@ -151,17 +151,17 @@ class _Named:
         return self._parse_slowly(value)
 
     def _parse_slowly(self, value: bytes) -> tuple[tuple[float, ...], Timestamp]:
-        found = _loaded(value)
+        found = loaded(value)
         numbers = []
         for name, literal, path in self._fields:
             at, way = found, literal if isinstance(found, dict) and literal[0] in found else path
             for part in way:
                 at = at.get(part) if isinstance(at, dict) else None
             if type(at) not in _NUMBERS:
-                raise RejectError("bad_schema", _no_number(name, way, at, found))
+                raise RejectError("bad_schema", no_number(name, way, at, found))
             numbers.append(at)
         _check_finite(numbers)
-        return tuple(numbers), _checked_timestamp(found)
+        return tuple(numbers), checked_timestamp(found.get("timestamp"))
 
 
 class _FieldsDecoder:
@@ -184,9 +184,7 @@ class _FieldsDecoder:
         get: Any = attrgetter(*wanted)
         self._get: Callable[[Any], tuple[float, ...]] = get if len(wanted) > 1 else lambda found: (get(found),)
 
-    def _struct(
-        self, tree: dict[str, Any], path: tuple[str, ...], prefix: str, fields: list[tuple[Any, ...]]
-    ) -> type[msgspec.Struct]:
+    def _struct(self, tree: dict[str, Any], path: tuple[str, ...], prefix: str, fields: list[tuple[Any, ...]]) -> type[msgspec.Struct]:
         """A struct whose attributes have names that Python takes, whatever the fields are called."""
         made: list[tuple[Any, ...]] = []
         rename: dict[str, str] = {}
@@ -215,19 +213,19 @@ class _FieldsDecoder:
         return self._get(found), found.timestamp
 
 
-def _no_number(name: str, way: Sequence[str], at: object, found: object) -> str:
+def no_number(name: str, way: Sequence[str], at: object, found: object) -> str:
     """way: the keys that were followed, to `at`."""
     expected = "expected a number in each field of input.features"
     if at is not None:
         return f"the field {name} is no number; {expected}"
     if len(way) == 1:
-        return f"the field {name} is missing or null{_fields_of(found)}; {expected}"
+        return f"the field {name} is missing or null{fields_of(found)}; {expected}"
     within = " in ".join(part[:40] for part in reversed(way))
     what = f"no number {within}" if '"' in name else f"neither a key {name} nor, since dots descend, a number {within}"
-    return f"there is {what}{_fields_of(found)}; {expected}"
+    return f"there is {what}{fields_of(found)}; {expected}"
 
 
-def _fields_of(found: object) -> str:
+def fields_of(found: object) -> str:
     """What the record has instead, in words; empty for what is no object."""
     if not isinstance(found, dict):
         return ""
@@ -235,10 +233,17 @@ def _fields_of(found: object) -> str:
     return f" (the record has {names or 'no fields'}{', ...' if len(found) > FIELDS_SHOWN else ''})"
 
 
-def _loaded(value: bytes) -> Any:
-    """What the fast decoders refuse: they stop at the first fault, and which one to name must not depend on where that is."""
+def no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def loaded(value: bytes, constant: Callable[[str], None] = no_constant) -> Any:
+    """What the fast decoders refuse: they stop at the first fault, and which one to name must not depend on where that is.
+
+    constant: what NaN, Infinity and -Infinity are read as, which are no JSON.
+    """
     try:
-        found = json.loads(value.decode(), parse_constant=_no_constant, parse_int=_integer)
+        found = json.loads(value.decode(), parse_constant=constant, parse_int=_integer)
         json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no UTF-8
     except (ValueError, RecursionError) as error:
         raise RejectError("bad_encoding", f"the value is not JSON: {error}") from None
@@ -255,23 +260,19 @@ def _check_finite(numbers: Sequence[float]) -> None:
         raise RejectError("not_finite", "a value is past what a double holds; expected finite numbers")
 
 
-def _checked_timestamp(found: dict[str, Any]) -> Timestamp:
-    timestamp: Timestamp = found.get("timestamp")
-    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float | str | None):
-        raise RejectError("bad_timestamp", "`timestamp` is neither a number nor text; expected Unix milliseconds or ISO 8601")
-    return timestamp
+def checked_timestamp(found: Any, name: str = "timestamp") -> Timestamp:
+    """name: of the field that holds it."""
+    if isinstance(found, bool) or not isinstance(found, int | float | str | None):
+        raise RejectError("bad_timestamp", f"`{name}` is neither a number nor text; expected Unix time or ISO 8601")
+    return found
 
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 
-def _depth(value: bytes) -> int:
+def nesting(value: bytes) -> int:
     """How deep brackets nest, those in strings aside."""
     text = np.frombuffer(_STRING.sub(b"", value), np.uint8)
     opened = ((text == ord("[")) | (text == ord("{"))).astype(np.int64)
     closed = ((text == ord("]")) | (text == ord("}"))).astype(np.int64)
     return int(np.cumsum(opened - closed).max(initial=0))
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from processor.codec.record_form import features_of, in_unit, merged, put
 from processor.csv_io.csv_file import CsvFile, Row, counts_rows
 from processor.csv_io.timestamps import decide
 from processor.errors import ConfigurationError
@@ -183,26 +184,28 @@ class Readings:
 # A reading as a record.
 
 
-def value_of(reading: Reading, format: str, features: Sequence[str] | None) -> bytes:  # noqa: A002
+def value_of(
+    reading: Reading,
+    format: str,  # noqa: A002
+    features: Sequence[str] | None,
+    *,
+    timestamp: str | None = "timestamp",
+    unit: str = "auto",
+) -> bytes:
     """The value of a record with this reading: JSON with a list or with named fields (dots descend), or float32.
 
-    A cell without a number is null, in float32 NaN. A float32 record bears its time as its own: see time_of.
+    A cell without a number is null, in float32 NaN. timestamp, unit: where the time goes (input.timestamp), None: nowhere, since it is the
+    record's own; a float32 record never holds it.
     """
     if format == "float32":
         with np.errstate(over="ignore"):
             return np.array([math.nan if v is None else v for v in reading.values], np.float64).astype("<f4").tobytes()
-    record: dict[str, Any] = {} if reading.timestamp is None else {"timestamp": reading.timestamp}
+    record: dict[str, Any] = {}
+    if reading.timestamp is not None and timestamp is not None:
+        time = reading.timestamp
+        put(record, timestamp, in_unit(time, unit) if isinstance(time, int) else time)
     numbers = [_INFINITE.get(v, v) if v is not None else None for v in reading.values]
-    if features is None:
-        record["values"] = numbers
-    else:
-        for name, number in zip(features, numbers, strict=False):  # a row without values has none of the fields
-            *outer, last = field_path(name)
-            inner = record
-            for part in outer:
-                inner = inner.setdefault(part, {})
-            inner[last] = number
-    return orjson.dumps(record)
+    return orjson.dumps(merged(record, features_of(features, [numbers])))
 
 
 # What a decoder takes for infinite; as such JSON cannot say it.

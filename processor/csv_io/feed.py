@@ -4,7 +4,8 @@ Responsible for the order, the pace and the count of what is sent, and for sayin
 named and left out: it would be a dead letter, and a column with gaps should not end a replay.
 
 A JSON record's own time is when it was sent, and the reading's stands in it: a topic keeps records by their own time, and
-would delete last year's readings as soon as they are there. A float32 record has no other time than its own.
+would delete last year's readings as soon as they are there. A float32 record has no other time than its own, nor has any record where
+input.timestamp is null.
 """
 
 import time
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaException
 
+from processor.codec.record_form import unit_header
 from processor.csv_io.csv_file import CsvFile, Form
 from processor.csv_io.csv_rows import Reading, Readings, Wanted, value_of
 from processor.csv_io.progress_bar import Shown
@@ -28,8 +30,6 @@ from processor.words import counted
 NAMED_MAX = 20  # rows left out that are named each; further ones are counted
 POLL_S = 0.1
 FLUSH_S = 10.0
-# A history may be older than any timestamp is taken for without the sender's word on its unit.
-UNIT_HEADER = [("timestamp_unit", b"ms")]
 
 
 def feed(settings: Settings, path: Path, form: Form, wanted: Wanted, pace: "Pace", *, from_line: int = 1) -> "Fed":
@@ -111,8 +111,8 @@ class Feed:
         now_s: Callable[[], float] = time.monotonic,
         wait: Callable[[float], object] | None = None,
     ) -> None:
-        self._topic, self._features = settings.input.topic, settings.input.features
-        self._format: str = settings.input.format
+        self._topic, self._source = settings.input.topic, settings.input
+        self._time_inside = settings.input.format == "json" and settings.input.timestamp is not None
         self._producer, self._tell, self._now_s = producer, tell, now_s
         self._wait = wait or producer.poll  # deliveries are answered while it waits
         self._pending: dict[int, None] = {}  # lines sent and not answered yet, in file order
@@ -162,11 +162,14 @@ class Feed:
             self._wait(min(left_s, POLL_S))
 
     def _send(self, reading: Reading, sensor: str) -> None:
-        record: dict[str, Any] = {"key": sensor.encode(), "value": value_of(reading, self._format, self._features)}
-        if self._format == "float32" and isinstance(reading.timestamp, int):
+        source = self._source
+        value = value_of(reading, source.format, source.features, timestamp=source.timestamp, unit=source.timestamp_unit)
+        record: dict[str, Any] = {"key": sensor.encode(), "value": value}
+        if not self._time_inside and isinstance(reading.timestamp, int):
             record["timestamp"] = reading.timestamp
         elif reading.timestamp is not None:
-            record["headers"] = UNIT_HEADER
+            # A history may be older than any timestamp is taken for without the sender's word on its unit.
+            record["headers"] = [unit_header(source.timestamp_unit)]
         self._pending[reading.line] = None
         while not self._failed:
             try:

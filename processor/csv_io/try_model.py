@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -27,6 +28,7 @@ from processor.csv_io.progress_bar import Shown
 from processor.engine import Engine
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.pipeline import Pipeline
+from processor.records import Output
 from processor.rules import Clock
 from processor.settings import Settings
 from processor.words import counted
@@ -150,16 +152,17 @@ class Trial:
         shapes = shapes_of(model, settings)
         slots = slots_of(settings, shapes)
         self.tried = Tried()
-        self._features = settings.input.features
-        self._format: str = settings.input.format
+        self._source = settings.input
         rules = rules_of(settings)
         self._engine = Engine(Tiles(model, rows_max=min(slots, TILE_ROWS)), shapes, rules, slots=slots)
         self._pipeline = Pipeline(codec_of(settings, model, fingerprint_of(settings, model)), self._engine, rules.expire_ms)
         self._clocks = {0: Clock()}  # every reading is of partition 0
         # The features that the outputs forecast: those of output.residual, and all of them where the outputs are as many.
-        one_a_feature = model.outputs == len(names) and model.output_steps is None
-        self._forecasts = shapes.residual or (tuple(range(len(names))) if one_a_feature else ())
-        self._outputs = [names[i] for i in self._forecasts] or [str(i) for i in range(1, model.outputs + 1)]
+        outputs = model.named_outputs
+        one_a_feature = len(outputs) == 1 and model.outputs == len(names) and outputs[0].rows is None
+        self._forecasts = shapes.residual if len(outputs) == 1 else ()
+        self._forecasts = self._forecasts or (tuple(range(len(names))) if one_a_feature else ())
+        self._outputs = [names[i] for i in self._forecasts] or _columns(outputs)
         self._residual = bool(settings.output.residual)
         self._plot = plot
         if plot is not None:
@@ -187,7 +190,9 @@ class Trial:
 
     def _answers(self, readings: Sequence[Reading]) -> list[_Answer]:
         """As the service would: a prediction or a dead letter for each."""
-        messages = [_Message(reading, value_of(reading, self._format, self._features)) for reading in readings]
+        source = self._source
+        form = partial(value_of, format=source.format, features=source.features, timestamp=source.timestamp, unit=source.timestamp_unit)
+        messages = [_Message(reading, form(reading)) for reading in readings]
         done = self._pipeline.process(messages, self._clocks)
         self._engine.commit()
         self._clocks |= done.clocks
@@ -216,8 +221,20 @@ class Trial:
         self._table.writerow([reading.line, reading.sensor, _iso(reading.timestamp), *numbers, *residual, *said])
 
 
+def _columns(outputs: Sequence[Output]) -> list[str]:
+    """Names for the numbers of a prediction: of several outputs each under its own."""
+    columns = list[str]()
+    for output in outputs:
+        numbers = [str(i) for i in range(1, output.last - output.first + 1)]
+        of = output.name if len(outputs) > 1 else ""
+        columns += [of] if of and len(numbers) == 1 else [f"{of}_{number}" if of else number for number in numbers]
+    return columns
+
+
 def _flat(prediction: Any) -> list[Any]:
-    """A prediction of several steps in one row, one step after another."""
+    """A prediction of several outputs or steps in one row, one after another."""
+    if isinstance(prediction, dict):
+        return [number for part in prediction.values() for number in _flat(part)]
     if isinstance(prediction, list):
         return [number for part in prediction for number in (part if isinstance(part, list) else [part])]
     return []

@@ -75,7 +75,7 @@ def _model(settings: Settings) -> tuple["ServableModel | None", RecordBytes | No
     found = f"{model.path}: {model.mode}, {model.features} features, {model.outputs} outputs; {model.why}"
     loaded = Finding("ok", "model", found)
     try:
-        return model, record_bytes_of(settings, shapes_of(model, settings), per_step=model.per_step), [loaded]
+        return model, record_bytes_of(settings, model, shapes_of(model, settings)), [loaded]
     except SlotstreamError as error:
         return None, None, [loaded, _bad("columns", error)]
 

@@ -41,6 +41,7 @@ class Shapes:
     window             steps before the first prediction of a windowed model, else None
     residual           features that the outputs forecast, in the outputs' order: the row also keeps the sensor's previous
                        prediction, to compare the next reading with; empty: it does not
+    residual_first     the first of the numbers that forecast them
     warmup_steps       predictions before this many steps are marked
     """
 
@@ -49,6 +50,7 @@ class Shapes:
     width: int
     window: int | None = None
     residual: tuple[int, ...] = ()
+    residual_first: int = 0
     warmup_steps: int = 0
 
     @property
@@ -210,7 +212,7 @@ class Stepping:
         # Summed feature by feature, so that the bits do not depend on how many records stand beside each other.
         total = np.zeros(len(seen))
         expected = previous[there].astype(np.float64)
-        for output, feature in enumerate(self._shapes.residual):
+        for output, feature in enumerate(self._shapes.residual, self._shapes.residual_first):
             total += np.abs(seen[:, feature] - expected[:, output])
         applied.residual[record] = np.nan  # a sensor stepped a second time may have had one the first time
         applied.residual[record[there]] = np.minimum(total / len(self._shapes.residual), FLOAT32_MAX).astype(np.float32)

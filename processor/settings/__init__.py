@@ -1,6 +1,7 @@
 """The settings of the service: what can be set, where it is read from, and what is refused.
 
     values.py    what a value may be: durations, names, numbers, lists
+    record_values.py  the same for settings that describe records
     kafka.py     the properties of librdkafka, which of them are refused, and which are secret
     librdkafka.py  their names, by client
     schema.py    every setting with its default and meaning
@@ -21,7 +22,7 @@ from processor.settings.keys import Key, keys, sections
 from processor.settings.merge import CONFIG_DEFAULT, config_file, load_settings
 from processor.settings.schema import Section, Settings, dead_letter_of
 from processor.settings.sources import ENV_CONFIG, ENV_PREFIX
-from processor.settings.values import Allowed, Scale, field_path, format_duration, parse_duration
+from processor.settings.values import Allowed, Scale, field_path, format_duration, parse_duration, path_parts
 
 __all__ = [
     "BOOTSTRAP_DEFAULT",
@@ -45,5 +46,6 @@ __all__ = [
     "keys",
     "load_settings",
     "parse_duration",
+    "path_parts",
     "sections",
 ]

@@ -1,7 +1,7 @@
 """Every setting: its name, its default, what it may be, and what it is for. What they must agree on among themselves."""
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from processor.logs import SECRETS
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
+from processor.settings.record_values import clashes, path
 from processor.settings.values import (
     Scale,
     choice,
@@ -21,8 +22,9 @@ from processor.settings.values import (
     integer,
     kafka_name,
     or_null,
+    output_scaling,
     ratio,
-    residual_features,
+    residual_of_output,
     scaling,
     slots_number,
     text,
@@ -46,6 +48,13 @@ class Input(Section):
         default=None,
         description="how features were scaled in training, (x - mean) / std or (x - min) / (max - min); null: fed as they are",
     )
+    timestamp: Annotated[str | None, or_null(path())] = Field(
+        default="timestamp",
+        description="the field of a JSON record that holds the reading's time; null: the record's own time counts, whatever its value says",
+    )
+    timestamp_unit: Annotated[Literal["auto", "s", "ms", "us", "ns"], choice("auto", "s", "ms", "us", "ns")] = Field(
+        default="auto", description="the unit of times that are numbers, Unix time; auto: ms. ISO 8601 text is read in any case"
+    )
     start: Annotated[Literal["earliest", "latest"], choice("earliest", "latest")] = Field(
         default="earliest",
         description="where a group without offsets begins, decided once; latest leaves out what the topic already holds",
@@ -60,13 +69,16 @@ class Input(Section):
 
 class Output(Section):
     topic: Annotated[str, kafka_name()] = Field(default="predictions", description="the topic that predictions are written to")
-    scale: Annotated[Scale | None, or_null(scaling())] = Field(
-        default=None, description="how the targets were scaled in training: predictions are written in their own units; null: as they are"
+    scale: Annotated[Scale | dict[str, Scale] | None, or_null(output_scaling())] = Field(
+        default=None,
+        description="how the targets were scaled in training: predictions are written in their own units; of a model with several outputs "
+        "by their names; null: as they are",
     )
-    residual: Annotated[bool | tuple[str | int, ...], residual_features()] = Field(
+    residual: Annotated[bool | tuple[str | int, ...] | dict[str, bool | tuple[str | int, ...]], residual_of_output()] = Field(
         default=False,
         description="add to each prediction how far the sensor's previous one was from this reading, in the model's scale; for models that "
-        "forecast the next reading, or those of its features that are listed; not for autoencoders, which forecast none",
+        "forecast the next reading, or those of its features that are listed; of a model with several outputs for the one that is named; "
+        "not for autoencoders, which forecast none",
     )
 
 
@@ -264,6 +276,16 @@ class Settings(BaseSettings):
             raise ValidationError.from_exception_data("kafka", problems)
         return read
 
+    @field_validator("input", mode="after")
+    @classmethod
+    def _input_fits_its_format(cls, source: Input) -> Input:
+        if source.format == "float32" and source.timestamp not in (None, "timestamp"):
+            _refuse_for_float32("input.timestamp", source.timestamp)
+        if source.timestamp is not None and clashes(source.timestamp, source.features or ()):
+            words = "a field of its own for the time: one that is no feature, holds none and lies in none"
+            raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": "input.timestamp", "found": source.timestamp})
+        return source
+
     @field_validator("output", mode="after")
     @classmethod
     def _output_is_another_topic(cls, output: Output, info: ValidationInfo) -> Output:
@@ -344,12 +366,18 @@ class Settings(BaseSettings):
         return {key: value.path for key, value in self.kafka.items() if isinstance(value, FileSecret)}
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that decide what a prediction is: JSON-able, in a fixed order, part of the fingerprint."""
+        """The settings that decide what a prediction is: JSON-able, in a fixed order, part of the fingerprint.
+
+        Those of _OF_RECORDS only where they are not at their default: a fingerprint from before they came stays what it was.
+        """
+        return {**self._plain_deciding(), **_changed(self.input, "input", _OF_RECORDS)}
+
+    def _plain_deciding(self) -> dict[str, Any]:
         return {
             "input.format": self.input.format,
             "input.features": self.input.features,
             "input.scale": self.input.scale and asdict(self.input.scale),
-            "output.scale": self.output.scale and asdict(self.output.scale),
+            "output.scale": _scales(self.output.scale),
             "model.mode": self.model.mode,
             "model.window": self.model.window,
             "model.output": self.model.output,
@@ -362,6 +390,22 @@ class Settings(BaseSettings):
             "input.ahead_max": self.input.ahead_max,
             "input.record_steps_max": self.input.record_steps_max,
         }
+
+
+def _scales(given: Scale | dict[str, Scale] | None) -> Any:
+    if isinstance(given, dict):
+        return {name: asdict(scale) for name, scale in given.items()}
+    return given and asdict(given)
+
+
+# Keys of input that decide.
+_OF_RECORDS = ("timestamp", "timestamp_unit")
+
+
+def _changed(section: Section, prefix: str, keys: Sequence[str]) -> dict[str, Any]:
+    """The values of these keys that are not their defaults, JSON-able."""
+    fields = type(section).model_fields
+    return {f"{prefix}.{key}": value for key in keys if (value := getattr(section, key)) != fields[key].default}
 
 
 def _in_clear(value: str | SecretStr) -> str:
@@ -380,6 +424,11 @@ def dead_letter_of(topic: str) -> str:
 def _topic(info: ValidationInfo, section: str) -> str | None:
     given = info.data.get(section)  # missing when the section itself was refused
     return given.topic if given is not None else None
+
+
+def _refuse_for_float32(key: str, found: object) -> None:
+    words = "input.format: json with it: a float32 record has no fields"
+    raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": key, "found": found})
 
 
 def _refuse_clash(key: str, topic: str, others: Mapping[str, str | None]) -> None:

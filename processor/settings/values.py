@@ -110,13 +110,20 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def field_path(name: str) -> tuple[str, ...]:
-    """The keys that a feature's name leads through: dots descend, but for those in quotes ('"PR03.TT229".value').
+def path_parts(name: str) -> tuple[str, ...]:
+    """The keys that a field's name leads through: dots descend, but for those in quotes ('"PR03.TT229".value').
 
     ValueError for a name that is none.
     """
-    path = tuple(part[1:-1] if part.startswith('"') else part for part in _PART.findall(name))
-    if not _FIELD.fullmatch(name) or path[0] == "timestamp":
+    if not _FIELD.fullmatch(name):
+        raise ValueError
+    return tuple(part[1:-1] if part.startswith('"') else part for part in _PART.findall(name))
+
+
+def field_path(name: str) -> tuple[str, ...]:
+    """The same of a feature's name. ValueError for `timestamp` too, which holds the time."""
+    path = path_parts(name)
+    if path[0] == "timestamp":
         raise ValueError
     return path
 
@@ -157,6 +164,22 @@ def residual_features() -> Allowed:
     return Allowed("true, false, or a list of features by name (input.features) or number (0 is the first)", parse)
 
 
+def residual_of_output() -> Allowed:
+    features = residual_features()
+
+    def parse(value: Any) -> bool | tuple[str | int, ...] | dict[str, bool | tuple[str | int, ...]]:
+        found = _listed(value)
+        if not isinstance(found, Mapping):
+            parsed: bool | tuple[str | int, ...] = features.parse(value)
+            return parsed
+        if len(found) != 1 or not all(isinstance(name, str) for name in found):
+            raise _FaultError("one output forecasts the next reading: name that one")
+        forecast = {name: features.parse(of) for name, of in found.items()}
+        return forecast if any(forecast.values()) else False
+
+    return Allowed(f"{features.words}; or {{OUTPUT: true}}, or {{OUTPUT: [features]}}", parse)
+
+
 @dataclass(frozen=True, slots=True)
 class Scale:
     """value = (measured - offset) / divisor; both one number for all columns, or both one for each."""
@@ -185,6 +208,19 @@ def scaling() -> Allowed:
         return Scale(first, divisor)
 
     return Allowed("{mean: M, std: S} or {min: A, max: B}, each a number or one a column; std above 0, max above min", parse)
+
+
+def output_scaling() -> Allowed:
+    one = scaling()
+
+    def parse(value: Any) -> Scale | dict[str, Scale]:
+        found = _listed(value)
+        if not (isinstance(found, Mapping) and found and all(isinstance(of, Mapping | Scale) for of in found.values())):
+            scale: Scale = one.parse(value)
+            return scale
+        return {str(name): one.parse(of) for name, of in found.items()}
+
+    return Allowed(f"{one.words}; or {{OUTPUT: one of these, ...}}", parse)
 
 
 def _numbers(value: Any) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ import numpy as np
 import structlog
 
 from processor.app.fit import TILE_ROWS_MAX, codec_of, fingerprint_of, load_model, rules_of, shapes_of
+from processor.codec.record_form import features_of, in_unit, merged, put
 from processor.engine import Engine, Shapes
 from processor.errors import ConfigurationError
 from processor.pipeline import Codec, Pipeline
@@ -130,16 +131,10 @@ def _encoded(settings: Settings, readings: Any) -> bytes:
     if settings.input.format == "float32":
         return bytes(readings.astype("<f4").tobytes())
     numbers = [[round(float(number), 4) for number in reading] for reading in readings]
-    if (names := settings.input.features) is None:
-        return json.dumps({"timestamp": NOW_MS, "values": numbers if len(numbers) > 1 else numbers[0]}).encode()
-    record: dict[str, Any] = {"timestamp": NOW_MS}
-    for i, name in enumerate(names):
-        *parents, field = name.split(".")
-        place = record
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[field] = numbers[0][i]
-    return json.dumps(record).encode()
+    record: dict[str, Any] = {}
+    if settings.input.timestamp is not None:
+        put(record, settings.input.timestamp, in_unit(NOW_MS, settings.input.timestamp_unit))
+    return json.dumps(merged(record, features_of(settings.input.features, numbers))).encode()
 
 
 def _slots(settings: Settings, sensors: int) -> int:

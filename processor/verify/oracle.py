@@ -13,13 +13,14 @@ import math
 import struct
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from processor.model.rungs import REFERENCE, Run
-from processor.settings import Settings
+from processor.settings import Scale, Settings
 
 if TYPE_CHECKING:  # loading a model imports TensorFlow, and the rules can be tried without it
     from processor.model.load import ServableModel
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # loading a model imports TensorFlow, and the rules can be tr
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 KEY_BYTES_MAX = 1024
 NESTING_MAX = 100
+_MS_OF = {"s": Fraction(1000), "us": Fraction(1, 1000), "ns": Fraction(1, 1_000_000)}
 TEN_YEARS_MS = 3652.5 * 24 * 3600 * 1000
 
 
@@ -126,7 +128,7 @@ class Reference:
             y, state = self._step(x, state, unseen=window is not None and steps + 1 < window)
             residual = None
             if previous is not None:
-                differences = [abs(float(x[feature]) - float(previous[i])) for i, feature in enumerate(self._forecast())]
+                differences = [abs(float(x[feature]) - float(previous[i])) for i, feature in self._forecast()]
                 residual = float(np.float32(min(sum(differences) / len(differences), FLOAT32_MAX)))
             steps += 1
             previous = y if self._settings.output.residual and steps >= (window or 1) else None
@@ -137,7 +139,7 @@ class Reference:
         else:
             self._sensors[sensor_id] = _Sensor(state, steps, previous, latest_ms, incomplete)
         filling = window is not None and steps < window
-        prediction: Any = None if filling else ys if self._model.per_step and len(ys) > 1 else ys[-1]
+        prediction: Any = None if filling else self._prediction(ys)
         warming = filling or incomplete or steps < self._settings.model.warmup_steps
         return self._output(record, event_ms, prediction, steps, residual, warming=warming)
 
@@ -221,23 +223,34 @@ class Reference:
             return True
         return self._time_ms[partition] - self._first_ms[partition] <= round(expire_s * 1000)
 
-    def _forecast(self) -> list[int]:
-        """The features that the outputs forecast."""
-        wanted = self._settings.output.residual
-        if isinstance(wanted, bool):
-            return list(range(self._model.features))
+    def _forecast(self) -> list[tuple[int, int]]:
+        """The numbers of a prediction that forecast features, each with its feature."""
+        wanted, first = self._settings.output.residual, 0
+        if isinstance(wanted, dict):
+            ((of, wanted),) = wanted.items()
+            first = next(output.first for output in self._model.named_outputs if output.name == of)
         names = self._settings.input.features or ()
-        return [names.index(feature) if isinstance(feature, str) else feature for feature in wanted]
+        features = range(self._model.features) if isinstance(wanted, bool) else wanted
+        return [(first + i, names.index(f) if isinstance(f, str) else f) for i, f in enumerate(features)]
 
-    def _written(self, y: NDArray[np.float32]) -> Any:
-        """A prediction's numbers as they are published."""
-        steps = self._model.output_steps
-        if steps is not None:
-            return [self._unscaled(row) for row in y.reshape(steps, -1)]
-        return self._unscaled(y)
+    def _written(self, y: NDArray[np.float32]) -> list[Any]:
+        """A step's numbers as they are published, output by output."""
+        written = list[Any]()
+        for output in self._model.named_outputs:
+            given = self._settings.output.scale
+            scale = given.get(output.name) if isinstance(given, dict) else given
+            numbers = y[output.first : output.last]
+            rows = [self._unscaled(row, scale) for row in numbers.reshape(output.rows or 1, -1)]
+            written.append(rows[0] if output.rows is None else rows)
+        return written
 
-    def _unscaled(self, row: NDArray[np.float32]) -> list[float]:
-        scale = self._settings.output.scale
+    def _prediction(self, steps: list[list[Any]]) -> Any:
+        """steps: of each step, what is written of each output."""
+        outputs = self._model.named_outputs
+        found = [[step[i] for step in steps] if output.per_step and len(steps) > 1 else steps[-1][i] for i, output in enumerate(outputs)]
+        return found[0] if len(outputs) == 1 else {output.name: of for output, of in zip(outputs, found, strict=True)}
+
+    def _unscaled(self, row: NDArray[np.float32], scale: Scale | None) -> list[float]:
         if scale is None:
             return [float(number) for number in row]
         given = [float(y) * _column(scale.divisor, i) + _column(scale.offset, i) for i, y in enumerate(row)]
@@ -246,9 +259,7 @@ class Reference:
     def _zeros(self) -> NDArray[np.float32]:
         return np.zeros(self._model.width, np.float32)
 
-    def _step(
-        self, x: NDArray[np.float32], state: NDArray[np.float32], *, unseen: bool
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _step(self, x: NDArray[np.float32], state: NDArray[np.float32], *, unseen: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """One reading of one sensor in an otherwise empty reference tile. unseen: its window is not full, so nobody sees the output."""
         self._x[0, 0], self._state[0] = x, state
         y, after, _ = self._run(self._x, self._counts, 1, self._state)
@@ -265,13 +276,14 @@ class Reference:
                 before, after = before or value != b"end", after or value != b"start"
         return before, after
 
-    def _unit_given(self, record: InputRecord) -> bool:
+    def _unit_given(self, record: InputRecord) -> str | None:
+        """The unit that the sender names."""
         texts = [text for name, text in record.headers if name == "timestamp_unit"]
-        if any(text != b"ms" for text in texts):
+        if any(text not in (b"ms", self._settings.input.timestamp_unit.replace("auto", "ms").encode()) for text in texts):
             raise _BadError("bad_schema")
-        return bool(texts)
+        return (texts[-1] or b"").decode() if texts else None
 
-    def _parse(self, record: InputRecord, *, unit_given: bool) -> tuple[NDArray[np.float32], int]:
+    def _parse(self, record: InputRecord, *, unit_given: str | None) -> tuple[NDArray[np.float32], int]:
         """The record's readings, scaled, float32 [steps, F], and its time."""
         value, floats = record.value or b"", self._settings.input.format == "float32"
         asked = self._steps_asked(record) if floats else None
@@ -331,22 +343,14 @@ class Reference:
                 raise _BadError("bad_schema")
         if any(isinstance(n, float) and math.isinf(n) for step in steps for n in step):
             raise _BadError("not_finite")
-        return steps, found.get("timestamp")
+        where = self._settings.input.timestamp
+        return steps, None if where is None else _at(where, found)
 
     def _fields(self, found: Any) -> list[Any]:
         """The one step of a record whose features are fields."""
-        step = []
-        for name in self._settings.input.features or ():
-            at = found
-            whole = '"' not in name and isinstance(found, dict) and name in found
-            for part in [name] if whole else _keys(name):
-                if not isinstance(at, dict) or part not in at:
-                    raise _BadError("bad_schema")
-                at = at[part]
-            step.append(at)
-        return [step]
+        return [[_at(name, found) for name in self._settings.input.features or ()]]
 
-    def _event_ms(self, timestamp: Any, record_ms: int, *, unit_given: bool) -> int:
+    def _event_ms(self, timestamp: Any, record_ms: int, *, unit_given: str | None) -> int:
         if timestamp is None:
             return record_ms
         if isinstance(timestamp, str):
@@ -361,19 +365,35 @@ class Reference:
                 raise _BadError("bad_timestamp") from None
             when = when if when.tzinfo else when.replace(tzinfo=datetime.UTC)
             event_ms = (when - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(milliseconds=1)
-        elif isinstance(timestamp, int | float) and not isinstance(timestamp, bool) and abs(timestamp) <= 2**53:
-            event_ms = math.floor(timestamp)
+        elif isinstance(timestamp, int | float) and not isinstance(timestamp, bool) and abs(timestamp) <= 1e300:
+            unit = unit_given or self._settings.input.timestamp_unit
+            exact = Fraction(timestamp if isinstance(timestamp, int) else repr(timestamp)) * _MS_OF.get(unit, 1)
+            if unit != "auto" and unit != "ms":
+                exact = Fraction(math.floor(exact))
+            if abs(exact) > 2**53:
+                raise _BadError("bad_timestamp")
+            event_ms = math.floor(exact)
         else:
             raise _BadError("bad_timestamp")
-        if not unit_given and abs(event_ms - record_ms) > TEN_YEARS_MS:
+        if unit_given is None and abs(event_ms - record_ms) > TEN_YEARS_MS:
             raise _BadError("bad_timestamp")
         if event_ms > record_ms + round(self._settings.input.ahead_max * 1000):
             raise _BadError("bad_timestamp")
         return event_ms
 
 
+def _at(name: str, found: Any) -> Any:
+    """What a record has at a path; None for nothing."""
+    whole = '"' not in name and isinstance(found, dict) and name in found
+    for part in [name] if whole else _keys(name):
+        if not isinstance(found, dict) or part not in found:
+            return None
+        found = found[part]
+    return found
+
+
 def _keys(name: str) -> list[str]:
-    """The keys of a feature's name, between dots that stand outside quotes."""
+    """The keys of a field's name, between dots that stand outside quotes."""
     keys, quoted = [""], False
     for character in name:
         if character == '"':
@@ -418,14 +438,17 @@ def keras_last(model: "ServableModel", x: NDArray[np.float32]) -> NDArray[np.flo
     for layer in keras_model.layers:
         if getattr(layer, "stateful", False):
             layer.reset_state() if hasattr(layer, "reset_state") else layer.reset_states()
-    y: NDArray[np.float32] = np.asarray(keras_model(x[None], training=False), np.float32)
-    last: NDArray[np.float32] = y[0, -1] if y.ndim == 3 else y[0]
-    return last
+    given = keras_model(x[None], training=False)
+    given = [given[key] for key in sorted(given)] if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else [given]
+    ys = [np.asarray(y, np.float32)[0] for y in given]
+    return np.concatenate([y[-1] if y.ndim == 2 and len(y) == len(x) else y.reshape(-1) for y in ys])
 
 
 def _float32(numbers: Any) -> Any:
     if isinstance(numbers, list):
         return [_float32(number) for number in numbers]
+    if isinstance(numbers, dict):
+        return {name: _float32(of) for name, of in numbers.items()}
     return None if numbers is None else float(np.float32(numbers))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from processor.codec.record_form import features_of, in_unit, merged, put
 from processor.settings import Settings
 
 STEP_MS = 3  # by which a record is later than the one before it
@@ -171,19 +172,11 @@ class Readings:
         if source.format == "float32":
             with np.errstate(over="ignore"):
                 return b"".join(np.array(step, np.float64).astype("<f4").tobytes() for step in steps)
-        told = {} if event_ms is None else {"timestamp": event_ms}
-        if source.features:
-            return json.dumps({**told, **_fields(source.features, steps[0]), "note": "passed over"}).encode()
-        return json.dumps({**told, "values": steps if len(steps) > 1 else steps[0]}).encode()
+        record: dict[str, Any] = {"note": "passed over"} if source.features else {}
+        if event_ms is not None and source.timestamp is not None:
+            put(record, source.timestamp, self._told(event_ms))
+        return json.dumps(merged(record, features_of(source.features, steps))).encode()
 
-
-def _fields(names: tuple[str, ...], numbers: list[Any]) -> dict[str, Any]:
-    """Fields of these names, the dots in them descending."""
-    found: dict[str, Any] = {}
-    for name, number in zip(names, numbers, strict=False):
-        *path, last = name.split(".")
-        at = found
-        for part in path:
-            at = at.setdefault(part, {})
-        at[last] = number
-    return found
+    def _told(self, event_ms: int | float | str) -> int | float | str:
+        """A time as the settings' unit has it; what is no whole number of milliseconds as it stands."""
+        return in_unit(event_ms, self._settings.input.timestamp_unit) if isinstance(event_ms, int) else event_ms

@@ -10,11 +10,13 @@ one store of checkpoints; all phases read the same input.
 """
 
 import logging
+import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +38,13 @@ from processor.verify.report import Phase, Report, Totals, listed, told
 from processor.verify.schedule import deal, endless, kill_is_due
 from processor.verify.site import Site
 from processor.verify.stage import Stage
+from processor.verify.variety import drawn
 
 
 @dataclass(frozen=True)
 class Options:
-    """seed: of everything that is drawn. faults: their names, empty for all. config, words: the user's settings. rate: readings a
+    """seed: of everything that is drawn. faults: their names, empty for all. config, words: the user's settings. form: more
+    settings, drawn from the seed. rate: readings a
     second, of which the oracle takes a millisecond for each."""
 
     seed: int
@@ -53,6 +57,7 @@ class Options:
     faults: tuple[str, ...] = ()
     config: Path | None = None
     words: tuple[str, ...] = ()
+    form: tuple[str, ...] = ()
 
 
 def main(options: Options) -> int:
@@ -67,7 +72,8 @@ def main(options: Options) -> int:
     interrupts.install()
     logging.getLogger(LIBRDKAFKA).setLevel(logging.CRITICAL)  # brokers that are away are what this is about
     report = Report(Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 150))
-    stage = Stage(options.model, options.config, options.words, 2 * options.instances, options.brokers)
+    options = replace(options, form=tuple(drawn(options.seed, options.config, options.words, os.environ)))
+    stage = Stage(options.model, options.config, (*options.form, *options.words), 2 * options.instances, options.brokers)
     with ExitStack() as stack:
         stack.callback(stage.close)
         run = Run(options, faults, stage, report, stack)
@@ -143,6 +149,7 @@ class Run:
             "seed": str(options.seed),
             "broker": self._stage.place,
             "model": str(options.model),
+            "records": shlex.join(options.form) or "as the settings have them",
             "instances": f"{options.instances}, {self._stage.partitions} partitions, {options.rate:.0f} readings a second",
             "time": f"{options.minutes:g} minutes, {options.kills} kills at least, and every kind of fault once",
         }

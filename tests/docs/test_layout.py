@@ -31,7 +31,7 @@ def copy(tmp_path: Path) -> Path:
 def test_imports_point_down_only_and_libraries_stay_in_their_rooms() -> None:
     found = lint_imports(ROOT)
     assert found.returncode == 0, found.stdout
-    assert "4 kept, 0 broken" in found.stdout
+    assert ", 0 broken" in found.stdout
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,7 @@ def test_imports_point_down_only_and_libraries_stay_in_their_rooms() -> None:
         ("new.py", "import processor.errors", "imports point down only"),
         ("codec/new.py", "import tensorflow", "TensorFlow stays in its room"),
         ("states/new.py", "import keras", "TensorFlow stays in its room"),
+        ("model/load.py", "import processor.model.convert.convert", "converting knows of loading, and loading of files"),
         ("checkpoint/new.py", "import confluent_kafka", "Kafka's client stays in its rooms"),
     ],
 )

@@ -92,7 +92,7 @@ class Values(Target):
         values: list[bytes] = []
         records = []
         for i in range(self.inputs):
-            value = self._floats(mutator) if self._float32 else mutator.json_record(names, F)
+            value = self._floats(mutator) if self._float32 else mutator.json_record(names, F, self._settings.input.timestamp or "timestamp")
             if mutator.chance(0.4):
                 value = mutator.mutated(value, values)
             values.append(value)
@@ -123,7 +123,7 @@ class Values(Target):
             record.k = mutator.one([None, b"", b"\xff\0", b"k" * 1024, b"k" * 1025, b"\xed\xa0\x80", mutator.random.randbytes(9)])
         if mutator.chance(0.5):
             texts = [b"start", b"end", b"single", b"Start", b"", None, b"\xff", mutator.random.randbytes(3)]
-            texts += [b"ms", b"ms", b"s", b"1", b"2", b"4", b"5", b"0", b"-1", b"02", b"1" * 10, b"\xb2"]
+            texts += [b"ms", b"ms", b"s", b"s", b"ns", b"1", b"2", b"4", b"5", b"0", b"-1", b"02", b"1" * 10, b"\xb2"]
             names = ["sequence", "sequence", "trace", "", "Sequence", "é", "steps", "steps", "timestamp_unit"]
             record.h = [(mutator.one(names), mutator.one(texts)) for _ in range(mutator.below(4))]
         if mutator.chance(0.5):
@@ -468,10 +468,13 @@ def _short(found: Any) -> str:
 
 def all_targets(folder: Path, *, oracle_share: float) -> Iterator[Target]:
     names = f"--input.features=[{', '.join(NAMES)}]"
-    yield Values("json", 0.4, oracle_share=oracle_share)
-    yield Values("fields", 0.24, names, oracle_share=oracle_share)
+    yield Values("json", 0.38, oracle_share=oracle_share)
+    yield Values("fields", 0.2, names, oracle_share=oracle_share)
     yield Values("dotted keys", 0.05, """--input.features=[temperature, '"motor.hot"', motor.current]""", oracle_share=oracle_share)
     yield Values("scaled", 0.05, "--input.scale={mean: 1e30, std: 1e-9}", "--reset.each_record=true", oracle_share=oracle_share)
+    time = ["--input.timestamp=meta.at", "--input.timestamp_unit=s"]
+    yield Values("time elsewhere", 0.04, names, *time, oracle_share=oracle_share)
+    yield Values("nanoseconds", 0.02, "--input.timestamp_unit=ns", oracle_share=oracle_share)
     yield Values("float32", 0.15, "--input.format=float32", oracle_share=oracle_share)
     yield Log()
     yield Metadata()

@@ -70,11 +70,16 @@ class Mutator:
 
     # -- JSON -------------------------------------------------------------------------------------------------------------
 
-    def json_record(self, names: Sequence[str], features: int) -> bytes:
-        """An object as a sender writes one, with a fault here and there. names: dotted fields; none: a list `values`."""
+    def json_record(self, names: Sequence[str], features: int, timestamp: str = "timestamp") -> bytes:
+        """An object as a sender writes one, with a fault here and there. names: dotted fields; none: a list `values`.
+
+        timestamp: the field of the time, at most one level deep.
+        """
         members = self._fields(names) if names else [(b"values", self._values(features))]
         if self.chance(0.5):
-            members.append((b"timestamp", self._timestamp()))
+            outer, dot, inner = (timestamp, "", "") if self.chance(0.1) else timestamp.partition(".")
+            time = self._timestamp()
+            members.append((outer.encode(), self._object([(inner.encode(), time)]) if dot else time))
         while self.chance(0.25):
             members.append((self._name(), self.json_value(3)))
         while self.chance(0.06):  # a name that comes twice

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from processor.errors import ModelRefused
-from processor.model.convert.configuration import OldLayer, OldModel
+from processor.model.convert.old_model import OldLayer, OldModel
 from processor.model.convert.weights import GATES, Stored
 from processor.model.file.admission import BYTES_MAX, is_old
 

@@ -5,63 +5,19 @@ it refuses by the layer's name, since an option that is passed over could change
 (weights.py) nor for building anything (rebuild.py): nothing here calls Keras.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from processor.errors import ModelRefused
-from processor.model.convert.graph import Call, Ref, read_calls, read_refs
+from processor.model.convert.graph import read_calls, read_refs
+from processor.model.convert.old_model import OldLayer, OldModel
 from processor.model.convert.options import ACTIVATIONS, Options, flag, list_of, number, one_of, positive, shape, single, whole
 from processor.model.file.contents import TRAINING_ONLY, WITHOUT_LAMBDA
 
 REBUILD = "replace it by a layer of Keras 3 in the program that made the model, and save it again"
 MODELS = ("Sequential", "Model", "Functional")
 OPERATIONS = ("TFOpLambda", "SlicingOpLambda")
-
-
-@dataclass(frozen=True, eq=False)
-class OldLayer:
-    """A layer of an old file.
-
-    saved_as: its class in the file; kind: its class in Keras 3, or "Model". options: the arguments of that class. trainable: the file
-    keeps the weights of a frozen layer behind all others. fused: its gates are in one array, not in one each as in Keras 1. calls: how a
-    graph uses it. inner: of TimeDistributed the layer in it; of Bidirectional forward and backward. model: of a nested model, or None.
-    input_shape: with the batch, if the file says so at this layer.
-    """
-
-    name: str
-    saved_as: str
-    kind: str
-    options: Mapping[str, Any]
-    trainable: bool = True
-    fused: bool = True
-    calls: tuple[Call, ...] = ()
-    inner: tuple["OldLayer", ...] = ()
-    model: "OldModel | None" = None
-    input_shape: tuple[int | None, ...] | None = None
-
-    @property
-    def label(self) -> str:
-        return f"{self.name} ({self.saved_as})"
-
-    @property
-    def children(self) -> tuple["OldLayer", ...]:
-        """The layers that it holds, in the order of their weights."""
-        return self.model.layers if self.model else self.inner
-
-
-@dataclass(frozen=True)
-class OldModel:
-    """A model of an old file: a chain of layers (inputs and outputs empty), or a graph of calls."""
-
-    name: str
-    layers: tuple[OldLayer, ...]
-    inputs: tuple[Ref, ...] = ()
-    outputs: tuple[Ref, ...] = ()
-
-    @property
-    def is_chain(self) -> bool:
-        return not self.outputs
 
 
 def read_model(item: Any, name: str = "model") -> OldModel:
@@ -82,15 +38,6 @@ def read_model(item: Any, name: str = "model") -> OldModel:
         return OldModel(name, _with_input_shape(layers, named))
     inputs, outputs = (read_refs(name, named.get(key)) for key in ("input_layers", "output_layers"))
     return OldModel(name, layers, inputs, outputs)
-
-
-def all_layers(model: OldModel) -> Iterator[OldLayer]:
-    """Every layer in a file's order, each before those that it holds."""
-    pending = list(model.layers)
-    while pending:
-        layer = pending.pop(0)
-        yield layer
-        pending = [*layer.children, *pending]
 
 
 def _class_and_config(item: Any) -> tuple[str, Any]:

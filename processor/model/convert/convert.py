@@ -15,7 +15,8 @@ from typing import Any
 
 from processor.errors import ConfigurationError, ModelRefused, SlotstreamError
 from processor.model.convert.arrays import OldFile
-from processor.model.convert.configuration import OldModel, all_layers, read_model
+from processor.model.convert.configuration import read_model
+from processor.model.convert.old_model import OldModel, all_layers
 from processor.model.convert.opening import opened
 from processor.model.convert.rebuild import build
 from processor.model.convert.weights import Weights, convert

@@ -19,7 +19,8 @@ import numpy as np
 from processor.errors import ModelRefused
 from processor.model.convert import saved_model
 from processor.model.convert.arrays import SAVE_WHOLE, OldFile, check_bytes_of_weights, check_old, parts
-from processor.model.convert.configuration import MODELS, OldLayer, OldModel
+from processor.model.convert.configuration import MODELS
+from processor.model.convert.old_model import OldLayer, OldModel
 from processor.model.convert.weights import Stored, count, roles, share_out
 from processor.model.file import formats
 from processor.model.file.admission import BYTES_MAX, broken, check_file, kind_of, no_model_in_zip, version_of

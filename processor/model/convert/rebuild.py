@@ -11,8 +11,9 @@ from typing import Any
 from processor.errors import ModelRefused
 from processor.model.backend import keras
 from processor.model.convert import operations
-from processor.model.convert.configuration import REBUILD, OldLayer, OldModel
+from processor.model.convert.configuration import REBUILD
 from processor.model.convert.graph import Call, Constant, Ref
+from processor.model.convert.old_model import OldLayer, OldModel
 from processor.model.convert.weights import GATES, HARD_SIGMOID, Weights, check_input
 from processor.model.names import usable
 

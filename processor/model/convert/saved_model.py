@@ -14,7 +14,7 @@ from typing import Any
 from processor.errors import ModelRefused
 from processor.model.backend import saved_model_pb2, tf, trackable_object_graph_pb2
 from processor.model.convert.arrays import SAVE_WHOLE, OldFile, check_bytes_of_weights, check_old, parts
-from processor.model.convert.configuration import OldLayer, OldModel
+from processor.model.convert.old_model import OldLayer, OldModel
 from processor.model.convert.weights import Stored, count, roles
 from processor.model.file.admission import BYTES_MAX, check_bytes, version_of
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.errors import ModelRefused
-from processor.model.convert.configuration import OldLayer
+from processor.model.convert.old_model import OldLayer
 from processor.model.file.admission import BYTES_MAX
 
 Array = NDArray[Any]
