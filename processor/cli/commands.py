@@ -105,7 +105,7 @@ def feed(arguments: argparse.Namespace, rest: list[str]) -> int:
 def state_list(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, rest)
     _warning_clients()
-    from processor.states.state_rows import list_sensors
+    from processor.states.state_list import list_sensors
 
     wanted = {"partition": arguments.partition, "prefix": arguments.sensor, "limit": arguments.limit}
     return print_lines(list_sensors(settings, **wanted, as_json=arguments.json, tell=tell))
@@ -122,7 +122,7 @@ def state_show(arguments: argparse.Namespace, rest: list[str]) -> int:
 def state_export(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, rest)
     _warning_clients()
-    from processor.states.state_rows import export
+    from processor.states.export import export
 
     sys.stdout.write(f"{export(settings, arguments.file, partition=arguments.partition, tell=tell)}\n")
     return 0
@@ -183,8 +183,10 @@ def verify(arguments: argparse.Namespace, rest: list[str]) -> int:
 def plan(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, [*rest, f"--model.path={arguments.model}"] if arguments.model else rest)
     _quiet_clients()
-    from processor.sizing.estimate import Wanted, lines, plan
+    from processor.sizing.estimate import plan
     from processor.sizing.measure import measure
+    from processor.sizing.plan_lines import lines
+    from processor.sizing.plan_parts import Wanted
 
     wanted = Wanted(
         arguments.sensors,
