@@ -8,6 +8,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from confluent_kafka import KafkaException, Message, TopicPartition
@@ -133,7 +134,8 @@ class _Log:
     def newest(self, partition: int) -> tuple[Snapshot, int | None] | None:
         # Twice through the topic: rows are read by their width, which the rows alone tell where no model is asked.
         width, written_ms = self._width(partition)
-        snapshot = TopicStore(self._settings, self._topic, width).newest(partition, position_max=None, usable=lambda _: True)
+        store = TopicStore(partial(read_to_end, self._settings), self._topic, width)
+        snapshot = store.newest(partition, position_max=None, usable=lambda _: True)
         return None if snapshot is None else (snapshot, written_ms)
 
     def _width(self, partition: int) -> tuple[int, int | None]:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from processor.checkpoint.topic import TopicStore, TopicWriter
 from processor.errors import SlotstreamError
 from processor.kafka import admin
 from processor.kafka.clients import restore_consumer
+from processor.kafka.partition_log import read_to_end
 from processor.kafka.topics import describe
 from processor.partitions import Beginning, Position
 from processor.settings import Settings, load_settings
@@ -384,7 +386,7 @@ class Log:
 
     def write(self, snapshot: Snapshot) -> None:
         topic = describe(self.settings).checkpoint
-        writer = TopicWriter(TopicStore(self.settings, topic, snapshot.rows.state.shape[1]))
+        writer = TopicWriter(TopicStore(partial(read_to_end, self.settings), topic, snapshot.rows.state.shape[1]))
         writer.write(snapshot)
         self.producer.begin_transaction()
         for out in writer.outs()[0]:
