@@ -62,7 +62,7 @@ def _measure(bootstrap, folder, model, scenario, draw, arguments) -> None:
     runs: dict[bool, list[dict]] = {False: [], True: []}
     for _ in range(arguments.rounds):
         for echo in (True, False):
-            runs[echo].append(_run(bootstrap, folder, model, topic, arguments.records, echo=echo))
+            runs[echo].append(run_once(bootstrap, folder, model, topic, arguments.records, echo=echo))
     service, echo = (statistics.median(run["readings_per_s"] for run in runs[kind]) for kind in (False, True))
     ratios = [s["readings_per_s"] / e["readings_per_s"] for s, e in zip(runs[False], runs[True], strict=True)]
     print(f"{scenario:18}{service:12,.0f}{echo:12,.0f}{statistics.median(ratios):8.2f}{WANTED[scenario]:8.2f}")
@@ -71,7 +71,7 @@ def _measure(bootstrap, folder, model, scenario, draw, arguments) -> None:
         print(f"    seconds by stage, {name}: {runs[kind][-1]['stages_s']}")
 
 
-def _run(bootstrap, folder, model, topic, records, *, echo) -> dict:
+def run_once(bootstrap, folder, model, topic, records, *, echo) -> dict:
     command = [sys.executable, "-m", "bench.one", f"--records={records}", *(["--echo"] if echo else [])]
     command += options(bootstrap, folder, model, topic)
     done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -16,7 +16,7 @@ import numpy as np
 from processor import logs
 from processor.app import build
 from processor.app.service import Service
-from processor.metrics import Metrics
+from processor.metrics import STAGES, Metrics
 from processor.records import Applied, Batch
 from processor.settings import load_settings
 
@@ -60,20 +60,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         build.Engine = lambda stepper, shapes, *rest, **options: Echo(make(stepper, shapes, *rest, **options), shapes.outputs)
     service = Service(load_settings(None, rest, {}), metrics)
     seen: list[tuple[float, float]] = []
+    spent: list[dict[str, float]] = []
 
     def watch() -> None:
         while not seen or seen[-1][1] < arguments.records:
             seen.append((time.perf_counter(), metrics.value("readings_total")))
+            spent.append(_spent(metrics))
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
     service.run()
-    first = next(s for s in seen if s[1] >= arguments.records * WARM_SHARE)
-    last = next(s for s in seen if s[1] >= arguments.records)
+    begin, end = (next(i for i, s in enumerate(seen) if s[1] >= share * arguments.records) for share in (WARM_SHARE, 1.0))
     stages = {stage: round(metrics.total("stage_seconds", stage=stage), 3) for stage in ("decode", "apply", "encode", "publish", "commit")}
-    rate = (last[1] - first[1]) / (last[0] - first[0])
-    print(json.dumps({"readings_per_s": round(rate), "stages_s": stages}))
+    seconds, readings = (last - first for first, last in zip(seen[begin], seen[end], strict=True))
+    steady = {name: spent[end][name] - spent[begin][name] for name in spent[end]}
+    print(json.dumps({"readings_per_s": round(readings / seconds), "stages_s": stages, "readings": readings, "steady": steady}))
+
+
+def _spent(metrics: Metrics) -> dict[str, float]:
+    """Seconds so far, of the loop by stage and of all threads' processor time, and the transactions committed."""
+    found = {stage: metrics.total("stage_seconds", stage=stage) for stage in STAGES}
+    return {**found, "cpu": time.process_time(), "commits": metrics.value("transactions_total", result="committed")}
 
 
 if __name__ == "__main__":

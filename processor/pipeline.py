@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from processor.codec.decode import Decoded, Message
+from processor.codec.columns import Message
+from processor.codec.decode import Decoded
 from processor.engine import Engine
 from processor.partitions import Partition, Position
 from processor.records import Applied, Batch, Rejected

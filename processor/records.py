@@ -4,7 +4,9 @@ Columns, not objects: a batch is a few arrays and lists of equal length, because
 once. Contains only data; the codec owns bytes, the engine owns states.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,3 +173,21 @@ class Out:
     value: bytes | None
     record_ms: int
     headers: list[tuple[str, bytes]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outs:
+    """Many records to publish in one topic, without headers, by columns: nothing where the value is None.
+
+    partition: None, where the client chooses it by the key.
+    """
+
+    topic: str
+    partition: list[int] | None
+    key: list[bytes]
+    value: list[bytes | None]
+    record_ms: list[int]
+
+    def __iter__(self) -> Iterator[Out]:
+        rows = zip(self.partition or repeat(None), self.key, self.value, self.record_ms, strict=False)
+        return (Out(self.topic, *row) for row in rows if row[2] is not None)

@@ -5,16 +5,16 @@ records of all partitions once.
 """
 
 import threading
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 import structlog
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, Message
 
 from processor.codec.encode import shown
 from processor.errors import SlotstreamError
-from processor.kafka.partition_log import in_several_partitions, newest
+from processor.kafka.partition_log import in_several_partitions
 from processor.metrics import Metrics
-from processor.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
@@ -49,13 +49,16 @@ class SplitSensors:
                 to_do="give every producer the same partitioner: murmur2_random for clients of librdkafka, Java's default for Java",
             )
 
-    def look_into(self, settings: Settings, partitions: int) -> None:
-        """Starts a thread that checks the newest records of the input. Skips partitions for which the broker does not answer."""
-        threading.Thread(target=self._look, args=(settings, partitions), name="split-sensors", daemon=True).start()
+    def look_into(self, newest: Callable[[int, float], Iterable[Message]]) -> None:
+        """Starts a thread that checks the newest records of the input. Skips partitions for which the broker does not answer.
 
-    def _look(self, settings: Settings, partitions: int) -> None:
+        newest: so many records of each partition, in so many seconds; called on a thread.
+        """
+        threading.Thread(target=self._look, args=(newest,), name="split-sensors", daemon=True).start()
+
+    def _look(self, newest: Callable[[int, float], Iterable[Message]]) -> None:
         try:
-            self.found(in_several_partitions(newest(settings, settings.input.topic, partitions, RECORDS, timeout_s=TIMEOUT_S)))
+            self.found(in_several_partitions(newest(RECORDS, TIMEOUT_S)))
         except (KafkaException, SlotstreamError) as error:
             _log.debug("the newest records of the input were not looked at", reason=str(error))
 

@@ -41,6 +41,7 @@ class Service:
         finally:
             self.probes.stopping(self._settings.drain_timeout)
             self._release()
+            self._builder.close()
 
     def _run(self) -> int:
         try:

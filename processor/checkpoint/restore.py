@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from processor.checkpoint.policy import Decision, Found, Present, decide
+from processor.checkpoint.policy import Decision, Found, Policies, Present, decide
 from processor.checkpoint.snapshot import Snapshot
 from processor.errors import SlotstreamError
 from processor.kafka.consumer import Committed
-from processor.kafka.partition_log import Ask, CancelledError, OutOfRangeError, PartitionLog
+from processor.kafka.partition_log import CancelledError, OutOfRangeError
 from processor.partitions import Beginning
-from processor.settings import Settings
 
 REPLAY_BATCHES_AHEAD = 4  # batches read ahead of the loop, so that neither waits for the other
 TRIES = 5
@@ -54,6 +53,15 @@ class Log(Protocol):
     def read(self, start: int, position: int) -> Iterator[list[Any]]: ...
 
 
+class OwnLog(Log, Protocol):
+    """A log with a client of its own."""
+
+    def close(self) -> None: ...
+
+
+OpenLog = Callable[[int, Callable[[], bool]], OwnLog]  # of a partition; the function tells whether it was cancelled
+
+
 @dataclass(frozen=True, slots=True)
 class Cancel:
     """Tells a restore to stop. wait(seconds): returns True, and early, once it is cancelled."""
@@ -67,14 +75,14 @@ def restored(
     store: Store,
     present: Present,
     partition: int,
-    settings: Settings,
+    policies: Policies,
     cancel: Cancel,
     now_s: Callable[[], float] = time.monotonic,
 ) -> Iterator[Item]:
     """Raises PolicyStop if a policy is set to fail, and CancelledError."""
     found = _find(log, store, present, partition, cancel, now_s)
     for _ in range(TRIES):
-        decision = decide(found, present, settings)
+        decision = decide(found, present, policies)
         yield decision
         try:
             if decision.replay_from is not None:
@@ -89,7 +97,7 @@ def restored(
     raise SlotstreamError(
         f"partition {partition}: the log was cut {TRIES} times while it was replayed, and begins at {found.low} now",
         expected="a log that is kept for longer than its replay takes",
-        do=f"raise retention of {settings.input.topic}, then start again",
+        do=f"raise retention of {policies.topic}, then start again",
         see="the-log-does-not-reach-back",
     )
 
@@ -127,11 +135,11 @@ class Restore:
     """The restore of one partition, on its own thread. The loop takes its results with take(), and may cancel it."""
 
     def __init__(
-        self, settings: Settings, store: Store, present: Present, partition: int, gate: threading.Semaphore, committed: Ask
+        self, policies: Policies, store: Store, present: Present, partition: int, gate: threading.Semaphore, open_log: OpenLog
     ) -> None:
-        """gate: limits how many partitions are restored at once; each holds a client and a snapshot. committed: PartitionLog.ask."""
-        self._settings, self._store, self._present, self._partition, self._gate = settings, store, present, partition, gate
-        self._committed = committed
+        """gate: limits how many partitions are restored at once; each holds a client and a snapshot. open_log: called on the thread."""
+        self._policies, self._store, self._present, self._partition, self._gate = policies, store, present, partition, gate
+        self._open_log = open_log
         self._items: queue.Queue[Item] = queue.Queue(REPLAY_BATCHES_AHEAD)
         self._cancelled = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"restore-{partition}", daemon=True)
@@ -154,13 +162,13 @@ class Restore:
         except CancelledError:
             return
         try:
-            history = PartitionLog(self._settings, self._partition, self._cancelled.is_set, self._committed)
+            log = self._open_log(self._partition, self._cancelled.is_set)
             try:
                 cancel = Cancel(self._cancelled.is_set, self._cancelled.wait)
-                for item in restored(history, self._store, self._present, self._partition, self._settings, cancel):
+                for item in restored(log, self._store, self._present, self._partition, self._policies, cancel):
                     self._put(item)
             finally:
-                history.close()
+                log.close()
         except CancelledError:
             return
         except Exception as error:  # noqa: BLE001 - raised again by the loop, which takes it

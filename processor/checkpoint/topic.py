@@ -25,11 +25,9 @@ from numpy.typing import NDArray
 
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.writer import CheckpointWriter, Written
-from processor.kafka.partition_log import read_to_end
 from processor.kafka.topics import Topic
 from processor.partitions import Beginning, Position
 from processor.records import Claim, Out
-from processor.settings import Settings
 from processor.slots.rows import Indices, Rows
 
 _log = structlog.get_logger(__name__)
@@ -46,6 +44,8 @@ INCOMPLETE = 1
 RECORD_BYTES = 64
 # The format of a row's lineage; in a marker it may be any text.
 _LINEAGE = re.compile(r"[0-9a-f]{1,16}")
+
+ReadsToEnd = Callable[[str, int, Callable[[], bool]], Iterator[list[Any]]]  # topic, partition, whether it was cancelled
 
 
 def row_type(width: int) -> np.dtype[Any]:
@@ -66,9 +66,10 @@ def _lineage(beginning: Beginning) -> int:
 class TopicStore:
     """Reads each partition's checkpoint from the topic. Several threads may call the methods, for different partitions."""
 
-    def __init__(self, settings: Settings, topic: Topic, width: int) -> None:
+    def __init__(self, read_to_end: ReadsToEnd, topic: Topic, width: int) -> None:
+        """read_to_end: every record of a partition of a topic by its name, until it is cancelled (kafka.partition_log.read_to_end)."""
         self.topic = topic
-        self._settings, self._width = settings, width
+        self._read_to_end, self._width = read_to_end, width
         # Keys of rows that no restore will use: the writer deletes them with its first round.
         self.useless: dict[int, list[bytes]] = {}
         self.read_from: dict[int, str] = {}  # the id of the topic from which each partition was last read
@@ -84,15 +85,12 @@ class TopicStore:
         """The checkpoint, if the topic holds a complete one at or below a position, of the wanted beginning."""
         read, topic = _Read(self._width), self.topic
         self.read_from[partition] = topic.id
-        for messages in self._messages(topic, partition, cancelled):
+        for messages in self._read_to_end(topic.name, partition, cancelled):
             read.take(messages)
         snapshot = self._snapshot(partition, read, topic, position_max, usable)
         used = set() if snapshot is None else set(snapshot.keys)
         self.useless[partition] = [key for key in read.places if key not in used]
         return snapshot
-
-    def _messages(self, topic: Topic, partition: int, cancelled: Callable[[], bool]) -> Iterator[list[Any]]:
-        return read_to_end(self._settings, topic.name, partition, cancelled)
 
     def _snapshot(
         self, partition: int, read: "_Read", topic: Topic, position_max: int | None, usable: Callable[[Beginning], bool]

@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     logs.configure(settings.log.level, settings.log.format)
     recent = logs.keep_recent()
     faulthandler.enable(file=2)  # so that a watchdog's SIGABRT prints the stack of each thread
+    from processor.app.health import About
     from processor.app.service import Service
     from processor.web.pages import status_pages
     from processor.web.server import serve
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     metrics = Metrics(with_process=True)
     service = Service(settings, metrics)
     with (
-        status_pages(settings, metrics, service.probes, recent) as pages,
+        status_pages(About.of(settings), metrics, service.probes, recent) as pages,
         serve(settings.http.host, settings.http.port, metrics, service.probes, pages),
     ):
         return service.run()
@@ -104,7 +105,7 @@ def feed(arguments: argparse.Namespace, rest: list[str]) -> int:
 def state_list(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, rest)
     _warning_clients()
-    from processor.states.state_rows import list_sensors
+    from processor.states.state_list import list_sensors
 
     wanted = {"partition": arguments.partition, "prefix": arguments.sensor, "limit": arguments.limit}
     return print_lines(list_sensors(settings, **wanted, as_json=arguments.json, tell=tell))
@@ -121,7 +122,7 @@ def state_show(arguments: argparse.Namespace, rest: list[str]) -> int:
 def state_export(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, rest)
     _warning_clients()
-    from processor.states.state_rows import export
+    from processor.states.export import export
 
     sys.stdout.write(f"{export(settings, arguments.file, partition=arguments.partition, tell=tell)}\n")
     return 0
@@ -182,8 +183,10 @@ def verify(arguments: argparse.Namespace, rest: list[str]) -> int:
 def plan(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, [*rest, f"--model.path={arguments.model}"] if arguments.model else rest)
     _quiet_clients()
-    from processor.sizing.estimate import Wanted, lines, plan
+    from processor.sizing.estimate import plan
     from processor.sizing.measure import measure
+    from processor.sizing.plan_lines import lines
+    from processor.sizing.plan_parts import Wanted
 
     wanted = Wanted(
         arguments.sensors,

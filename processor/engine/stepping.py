@@ -22,7 +22,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Stepper(Protocol):
-    """The ladder as the engine sees it: model.tiles.Tiles."""
+    """The ladder as the engine sees it: model.tiles.Tiles. Between two calls of the engine it may get more rungs."""
 
     @property
     def shapes(self) -> Sequence[Shape]: ...
@@ -72,8 +72,11 @@ class Stepping:
     def __init__(self, stepper: Stepper, shapes: Shapes, rules: Rules) -> None:
         self.tile_rows = self.tile_readings = 0
         self._stepper, self._shapes, self._rules = stepper, shapes, rules
-        # One set of buffers per rung, reused: the counts mask what an earlier call left in unused cells.
-        self._buffers = [stepper.buffers(rung) for rung in range(len(stepper.shapes))]
+        self._buffers = self._new_buffers()
+
+    def _new_buffers(self) -> list[tuple[Floats, NDArray[np.int32], Floats]]:
+        """One set of buffers per rung, reused: the counts mask what an earlier call left in unused cells."""
+        return [self._stepper.buffers(rung) for rung in range(len(self._stepper.shapes))]
 
     def judged(self, batch: Batch, of: Group, applied: Applied) -> tuple[Group, Indices]:
         """The group without late records, with resets by rule noted; also returns which sensors are left."""
@@ -169,6 +172,8 @@ class Stepping:
 
         x float32 [counts.sum(), F], state float32 [n, W] -> predictions [counts.sum(), O], last states [n, W], finite [counts.sum()]
         """
+        if len(self._buffers) != len(self._stepper.shapes):
+            self._buffers = self._new_buffers()
         y = np.zeros((len(x), self._shapes.outputs), np.float32)
         finite = np.ones(len(x), np.bool_)
         order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]

@@ -47,7 +47,7 @@ class AtLeastOnce:
     def publish(self, outs: Iterable[Out]) -> None:
         self._begun_at_s = self._now_s() if self._begun_at_s is None else self._begun_at_s
         try:
-            produce_all(self._producer, outs, self._beat, on_delivery=self._delivered)
+            produce_all(self._producer, outs, self._beat, self._delivered)
         except KafkaException as error:
             reason = error.args[0]
             if reason.code() in UNKNOWN_TOPIC:

@@ -151,6 +151,7 @@ def output_producer(settings: Settings, *, record_bytes_max: int, batch_bytes_ma
     }
     fixed = {
         **(transactional if settings.delivery == "exactly_once" else {"enable.idempotence": True}),
+        "delivery.report.only.error": True,  # nobody asks for the others, and each is a call of Python's
         **_written(settings, record_bytes_max, batch_bytes_max),
     }
     return _made(_Producer, _merged(settings, defaults, fixed))

@@ -1,7 +1,6 @@
 """The errors for topics that were deleted, replaced or extended: the same messages at a start and while the service runs."""
 
 from processor.errors import PolicyStop, SlotstreamError, TopicGone
-from processor.settings import Settings
 
 
 def gone(key: str, name: str, absent_s: float) -> TopicGone:
@@ -14,10 +13,10 @@ def gone(key: str, name: str, absent_s: float) -> TopicGone:
     )
 
 
-def another_input(settings: Settings, before: str, now: str) -> SlotstreamError:
+def another_input(topic: str, on_partitions_added: str, before: str, now: str) -> SlotstreamError:
     """before, now: the topics' ids. Found at a start or while running: in the latter case a restart helps, if the policy permits it."""
-    found = f"{settings.input.topic} is another topic of the same name: it was deleted and created again (topic id {before}, now {now})"
-    if settings.on_partitions_added == "cold":
+    found = f"{topic} is another topic of the same name: it was deleted and created again (topic id {before}, now {now})"
+    if on_partitions_added == "cold":
         return SlotstreamError(
             found,
             expected="the topic that was there at the start",
@@ -33,10 +32,10 @@ def another_input(settings: Settings, before: str, now: str) -> SlotstreamError:
     )
 
 
-def partitions_added(settings: Settings, before: int, now: int) -> SlotstreamError:
+def partitions_added(topic: str, on_partitions_added: str, before: int, now: int) -> SlotstreamError:
     """Found at a start or while running: in the latter case a restart helps, if the policy permits it."""
-    found = f"{settings.input.topic} had {before} partitions and has {now}: keys went to other partitions"
-    if settings.on_partitions_added == "cold":
+    found = f"{topic} had {before} partitions and has {now}: keys went to other partitions"
+    if on_partitions_added == "cold":
         return SlotstreamError(
             found,
             expected="the partitions that were there at the start",

@@ -54,6 +54,7 @@ class Presence:
 
     def __init__(self, settings: Settings, topics: Topics) -> None:
         self._settings, self._topics = settings, topics
+        self._policy = settings.input.topic, settings.on_partitions_added
         self._absences: dict[str, Absence] = {}
         self.replaced: dict[str, Topic] = {}  # by others with the same name, for the loop to adopt
         self.end: SlotstreamError | None = None  # the error that ends the service
@@ -79,7 +80,7 @@ class Presence:
             if topic.id != known.id:
                 self._is_another(key, known, topic)
             elif key == "input.topic" and topic.partitions > known.partitions:
-                self.end = self.end or topic_errors.partitions_added(self._settings, known.partitions, topic.partitions)
+                self.end = self.end or topic_errors.partitions_added(*self._policy, known.partitions, topic.partitions)
 
     def _missed(self, key: str, known: Topic, now_s: float, *, credible: bool) -> None:
         absence = self._absences.get(key)
@@ -102,7 +103,7 @@ class Presence:
 
     def _is_another(self, key: str, known: Topic, topic: Topic) -> None:
         if key == "input.topic":
-            self.end = self.end or topic_errors.another_input(self._settings, known.id, topic.id)
+            self.end = self.end or topic_errors.another_input(*self._policy, known.id, topic.id)
         elif topic.bytes_max < known.bytes_max:
             why = f"takes records up to {topic.bytes_max:,} bytes instead of {known.bytes_max:,}"
             self.end = self.end or topic_errors.does_not_fit(key, topic.name, why)

@@ -63,7 +63,7 @@ class Transaction:
     def publish(self, outs: Iterable[Out]) -> None:
         self._begin()
         try:
-            produce_all(self._producer, outs, self._beat, **({"on_delivery": self._delivered} if self._aborted else {}))
+            produce_all(self._producer, outs, self._beat, self._delivered if self._aborted else None)
         except KafkaException as error:
             raise self._sorted("produce", error.args[0]) from error
 

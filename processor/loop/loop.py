@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import structlog
 
+from processor.codec.columns import Message
 from processor.codec.dead_letters import BadShare, Refusals
-from processor.codec.decode import Message
 from processor.engine import Engine
 from processor.errors import SlotstreamError
 from processor.kafka.consumer import MemberFencedError, Polled
@@ -42,7 +42,7 @@ class Pace:
 
 
 class Loop:
-    """The loop of one instance. One thread calls the methods; any thread may read the properties."""
+    """The loop of one instance. Only one thread uses it."""
 
     def __init__(
         self,
@@ -145,16 +145,12 @@ class Loop:
     @property
     def ready(self) -> bool:
         """Whether every assigned partition is restored and has reached the end of the log as of its assignment."""
-        return self.joined and all(p.live and p.caught_up for p in list(self.partitions.values()))
+        return self.joined and all(p.live and p.caught_up for p in self.partitions.values())
 
     @property
     def joined(self) -> bool:
         """Whether the group has answered with an assignment, even an empty one."""
         return not self._suspended and self._membership.joined
-
-    @property
-    def restoring(self) -> int:
-        return sum(not p.live for p in list(self.partitions.values()))
 
     def checkpoints_lost(self) -> None:
         """All written checkpoints are gone: a checkpoint of every partition is due."""

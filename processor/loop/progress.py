@@ -24,6 +24,7 @@ OWNED = (State.RESTORING, State.JOINING, State.LIVE)
 class Progress:
     def __init__(self, metrics: Metrics, recorder: Recorder, now_s: Callable[[], float] = time.monotonic) -> None:
         self._metrics, self._recorder, self._now_s = metrics, recorder, now_s
+        self._begun_s = now_s()
         self._observe_due_s = 0.0
         self._started = False
         self._backlog: tuple[float, int] = (0.0, 0)  # when it was last logged, and its value then
@@ -92,7 +93,7 @@ class Progress:
         told_s, before = self._backlog
         if ready:
             self._started = True
-            _log.info("ready", partitions=len(live), replayed_readings=replayed)
+            _log.info("ready", partitions=len(live), replayed_readings=replayed, seconds=round(now_s - self._begun_s, 2))
         elif now_s - told_s >= PROGRESS_EVERY_S:
             rate = (before - backlog) / (now_s - told_s)
             minutes = round(backlog / rate / 60, 1) if before and rate > 0 else None

@@ -13,7 +13,7 @@ import structlog
 from processor.checkpoint.policy import Decision
 from processor.checkpoint.restore import Done, Item
 from processor.checkpoint.writer import CheckpointWriter
-from processor.codec.decode import Message
+from processor.codec.columns import Message
 from processor.engine import Engine
 from processor.partitions import Partition, Partitions, Position, State
 from processor.pipeline import Pipeline, clock_of, positions_after
