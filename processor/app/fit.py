@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from processor.app.columns import check_features, input_scale_of, residual_of, scales_of
+from processor.app.named_columns import check_features, input_scale_of, residual_of, scales_of
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.policy import Policies
 from processor.checkpoint.topic import row_bytes_max
