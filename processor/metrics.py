@@ -65,6 +65,13 @@ CATALOGUE: tuple[Spec, ...] = (
     Spec("predictions_total", "counter", "records", "prediction records whose transaction was committed"),
     Spec("dead_letters_total", "counter", "records", "records that could not be used, by reason", {"error": ERRORS}),
     Spec(
+        "missing_values_total",
+        "counter",
+        "values",
+        "values that were missing in a reading and for which another stood (input.missing), by feature; none of those in dead letters",
+        _free("feature"),
+    ),
+    Spec(
         "resets_total",
         "counter",
         "resets",

@@ -11,6 +11,7 @@ import structlog
 from confluent_kafka import KafkaException
 
 from processor.codec.encode import shown
+from processor.codec.keys import sensor_of
 from processor.errors import SlotstreamError
 from processor.kafka.partition_log import in_several_partitions, newest
 from processor.metrics import Metrics
@@ -55,7 +56,8 @@ class SplitSensors:
 
     def _look(self, settings: Settings, partitions: int) -> None:
         try:
-            self.found(in_several_partitions(newest(settings, settings.input.topic, partitions, RECORDS, timeout_s=TIMEOUT_S)))
+            sample = newest(settings, settings.input.topic, partitions, RECORDS, timeout_s=TIMEOUT_S)
+            self.found(in_several_partitions(sample, sensor_of(settings.input.key)))
         except (KafkaException, SlotstreamError) as error:
             _log.debug("the newest records of the input were not looked at", reason=str(error))
 

@@ -25,6 +25,7 @@ from processor.app.fit import (
     shapes_of,
     slots_of,
 )
+from processor.app.forms import may_miss, names_of
 from processor.app.health import Health, Served
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.policy import Present
@@ -139,9 +140,9 @@ class Build:
         limits = [topic.bytes_max for topic in topics.written]
         producer = functools.partial(output_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
         delivery = Transaction if settings.delivery == "exactly_once" else AtLeastOnce
-        loop = self._compose(
-            topics, engine, codec_of(settings, model, fingerprint), delivery(producer, beat, watch.suspect), writer, restore, watch, beat
-        )
+        recorder = Recorder(self._metrics, names_of(settings, shapes.features) if may_miss(settings) else ())
+        codec, deliver = codec_of(settings, model, fingerprint), delivery(producer, beat, watch.suspect)
+        loop = self._compose(topics, engine, codec, recorder, deliver, writer, restore, watch, beat)
         self._health.watch(loop)
         self._loop = loop
         watch.start()
@@ -159,6 +160,7 @@ class Build:
         topics: Topics,
         engine: Engine,
         codec: Codec,
+        recorder: Recorder,
         delivery: Delivery,
         writer: CheckpointWriter,
         restore: Callable[[int], Restore],
@@ -168,7 +170,7 @@ class Build:
         from processor.model.machine import made_by
 
         settings, here, there = self._settings, made_by(), topics.input.partitions
-        partitions, recorder, split = Partitions(), Recorder(self._metrics), SplitSensors(self._metrics)
+        partitions, split = Partitions(), SplitSensors(self._metrics)
         split.look_into(settings, there)
         pipeline = Pipeline(codec, engine, rules_of(settings).expire_ms, timed=recorder.timed, jumps=Jumps())
         bad_share = BadShare(settings.dead_letter.max_ratio, topics.dead_letter.name)

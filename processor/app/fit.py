@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from processor.app.forms import decoder_of, held_features, may_miss, names_of
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.topic import row_bytes_max
-from processor.codec.decode import KEY_BYTES_MAX, Decoder
+from processor.codec.decode import KEY_BYTES_MAX
 from processor.codec.encode import Encoder, output_bytes_max
-from processor.codec.float32_records import Float32Format
-from processor.codec.json_records import JsonFormat
-from processor.codec.whole import WholeDecoder
-from processor.codec.whole_json import WholeJson
+from processor.codec.whole_encode import WholeEncoder, held_bytes_max
 from processor.engine import Shapes
 from processor.errors import ConfigurationError
 from processor.kafka import findings
@@ -54,6 +52,7 @@ def load_model(settings: Settings) -> "ServableModel":
 def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
     """Raises ConfigurationError where features, scales or residuals do not fit the model."""
     _check_columns(model, settings)
+    hold_max_s = settings.input.hold_max
     return Shapes(
         features=model.features,
         outputs=model.outputs,
@@ -61,6 +60,8 @@ def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
         window=model.window if model.mode == "windowed" else None,
         residual=_residual(settings, model.features, model.outputs, model.output_steps),
         warmup_steps=settings.model.warmup_steps,
+        hold=held_features(settings, model.features),
+        hold_max_ms=None if hold_max_s is None else round(hold_max_s * 1000),
     )
 
 
@@ -150,6 +151,8 @@ def _residual(settings: Settings, features: int, outputs: int, steps: int | None
 def record_bytes_of(settings: Settings, shapes: Shapes, *, per_step: bool) -> findings.RecordBytes:
     """The largest records that the service may write: one too large for its topic is ruled out before the first."""
     largest = output_bytes_max(shapes.outputs, settings.input.record_steps_max if per_step else 1)
+    if may_miss(settings):
+        largest += held_bytes_max(names_of(settings, shapes.features))
     return findings.RecordBytes(largest, row_bytes_max(shapes.row_width, KEY_BYTES_MAX))
 
 
@@ -191,22 +194,10 @@ def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Co
         scale=settings.output.scale,
         trained_window=model.trained_window,
     )
-    return Codec(_decoder(settings, model.features).decode, encoder.encode)
-
-
-def _decoder(settings: Settings, features: int) -> Decoder:
-    """The fast one for plain records, the one that reads them whole for all others."""
-    source = settings.input
-    sizes = {"features": features, "record_steps_max": source.record_steps_max}
-    scaled: dict[str, Any] = {"scale": source.scale, "ahead_max_s": source.ahead_max, "each_record": settings.reset.each_record}
-    if source.format == "float32":
-        return Decoder(Float32Format(**sizes), **scaled)
-    plain = JsonFormat(**sizes, names=source.features)
-    if source.timestamp == "timestamp" and source.timestamp_unit in ("auto", "ms"):
-        return Decoder(plain, **scaled)
-    whole = WholeJson(features=features, names=source.features, timestamp=source.timestamp)
-    unit = None if source.timestamp_unit == "auto" else source.timestamp_unit
-    return WholeDecoder(plain, whole, features=features, steps_max=source.record_steps_max, unit=unit, **scaled)
+    decode = decoder_of(settings, model.features).decode
+    if not may_miss(settings):
+        return Codec(decode, encoder.encode)
+    return Codec(decode, WholeEncoder(encoder.encode, names_of(settings, model.features)).encode)
 
 
 def rules_of(settings: Settings) -> Rules:

@@ -98,7 +98,7 @@ def flag() -> Allowed:
     return Allowed("true or false", _truth)
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """A list or mapping as YAML has it; an option or a variable writes it as YAML in one line, a list of names also with commas alone."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
@@ -134,7 +134,7 @@ _FIELD = re.compile(r'(?:"[^"\\\x00-\x1f]+"|[^".\\\x00-\x1f]+)(?:\.(?:"[^"\\\x00
 
 def feature_names() -> Allowed:
     def parse(value: Any) -> tuple[str, ...]:
-        names = _listed(value)
+        names = listed(value)
         names = [names] if isinstance(names, str) else names
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise ValueError
@@ -154,7 +154,7 @@ def feature_names() -> Allowed:
 
 def residual_features() -> Allowed:
     def parse(value: Any) -> bool | tuple[str | int, ...]:
-        found = _listed(value)
+        found = listed(value)
         if not isinstance(found, list):
             return _truth(found)
         if not found or len({str(item) for item in found}) < len(found) or not all(isinstance(i, str | int) for i in found):
@@ -172,11 +172,16 @@ class Scale:
     divisor: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RangeScale(Scale):
+    """One that was written as min and max: its offset is no mean."""
+
+
 def scaling() -> Allowed:
     def parse(value: Any) -> Scale:
         if isinstance(value, Scale):
             return value
-        found = _listed(value)
+        found = listed(value)
         if not isinstance(found, Mapping) or set(found) not in ({"mean", "std"}, {"min", "max"}):
             raise ValueError
         first, second = (_numbers(found[key]) for key in (("mean", "std") if "mean" in found else ("min", "max")))
@@ -189,7 +194,7 @@ def scaling() -> Allowed:
             if not (math.isfinite(width) and width > 0):
                 what = f"std is {width:g}" if "mean" in found else f"max is not above min, {first[column - 1]:g}"
                 raise _FaultError(f"in column {column} {what}: a column that never changed takes std: 1, or max: min + 1")
-        return Scale(first, divisor)
+        return Scale(first, divisor) if "mean" in found else RangeScale(first, divisor)
 
     return Allowed("{mean: M, std: S} or {min: A, max: B}, each a number or one a column; std above 0, max above min", parse)
 
