@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from bench import windowed
 from bench.load import FEATURES, PARTITIONS, VALUES, fill, make_producer, new_topic, options, save_model
-from processor.sandbox.kafka import EmbeddedKafka
+from processor.testbed.embedded_kafka import EmbeddedKafka
 
 LATENCY_RATE = 10_000
 

@@ -27,7 +27,7 @@ import numpy as np
 from confluent_kafka import Consumer, TopicPartition
 
 from bench.load import PARTITIONS, VALUES, fill, make_producer, new_topic, options, save_model
-from processor.sandbox.kafka import EmbeddedKafka
+from processor.testbed.embedded_kafka import EmbeddedKafka
 
 ASSIGNED = "partitions assigned"
 STORES = ("topic", "directory")

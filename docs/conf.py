@@ -29,6 +29,7 @@ NAVIGATION = {
     "reference": [
         "records",
         "models",
+        "kinds-of-models",
         "csv-files",
         "guarantees",
         "configuration",

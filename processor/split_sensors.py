@@ -1,7 +1,7 @@
-"""Sensors that lie in several partitions, as two producers with different partitioners put them: each has a state in each.
+"""Detects sensors in several partitions, a result of producers with different partitioners: each partition has its own state.
 
-Responsible for saying so once, and for the figure. Who looks: the loop at its own partitions, and a thread, once, at the newest
-records of all of them when the service starts.
+Responsible for logging them once, and for the metric. The loop checks its own partitions, and at startup a thread checks the newest
+records of all partitions once.
 """
 
 import threading
@@ -11,7 +11,7 @@ import structlog
 from confluent_kafka import KafkaException
 
 from processor.codec.encode import shown
-from processor.codec.keys import sensor_of
+from processor.codec.key_source import sensor_of
 from processor.errors import SlotstreamError
 from processor.kafka.partition_log import in_several_partitions, newest
 from processor.metrics import Metrics
@@ -19,14 +19,14 @@ from processor.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
-KEYS_MAX = 1000  # of a partition that are looked up in the others: a few milliseconds
-RECORDS = 100  # of each partition, at the start
+KEYS_MAX = 1000  # sensors of a partition that are looked up in the others: takes a few milliseconds
+RECORDS = 100  # per partition, at startup
 TIMEOUT_S = 10.0
 NAMED = 3
 
 
 class SplitSensors:
-    """What was found since the start. Methods may be called by any thread."""
+    """The split sensors found since the start. Any thread may call the methods."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -34,7 +34,7 @@ class SplitSensors:
         self._lock = threading.Lock()
 
     def found(self, sensors: dict[bytes, list[int]]) -> None:
-        """Sensors, and the partitions that each lies in."""
+        """Reports sensors, with the partitions that each is in."""
         if not sensors:
             return
         with self._lock:
@@ -51,7 +51,7 @@ class SplitSensors:
             )
 
     def look_into(self, settings: Settings, partitions: int) -> None:
-        """Starts a look at the newest records of the input, beside all else. What the broker does not answer is left."""
+        """Starts a thread that checks the newest records of the input. Skips partitions for which the broker does not answer."""
         threading.Thread(target=self._look, args=(settings, partitions), name="split-sensors", daemon=True).start()
 
     def _look(self, settings: Settings, partitions: int) -> None:
@@ -63,5 +63,5 @@ class SplitSensors:
 
 
 def named(sensors: dict[bytes, list[int]]) -> str:
-    """A few of them, for people."""
+    """The names of a few of them, for a message."""
     return ", ".join(f"{shown(key)[:80]} in {' and '.join(map(str, numbers[:4]))}" for key, numbers in islice(sensors.items(), NAMED))

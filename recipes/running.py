@@ -30,8 +30,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka.admin import AdminClient
 from numpy.typing import ArrayLike
 
-from processor.sandbox import process
-from processor.sandbox.kafka import EmbeddedKafka
+from processor.testbed import child_process as process
+from processor.testbed.embedded_kafka import EmbeddedKafka
 
 TOLERANCE = 1e-5
 START_TIMEOUT_S = 180.0  # TensorFlow alone takes most of a minute on a machine that is busy

@@ -2,7 +2,7 @@
 
     python scripts/train_demo_model.py          (about 2 minutes on two cores; the same bytes again on the same machine)
 
-Writes processor/sandbox/demo.keras and processor/sandbox/demo_model.json. The model sees healthy machines only and learns to predict
+Writes processor/demo/demo.keras and processor/demo/demo_model.json. The model sees healthy machines only and learns to predict
 the next reading of all four features. Its residual (mean absolute difference of a reading and the prediction before it) then stands
 out where a machine behaves as no healthy one does.
 
@@ -28,10 +28,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from processor.demo.plant import FEATURES, Fault, FaultPlan, Plant
 from processor.model.backend import keras, tf
-from processor.sandbox.plant import FEATURES, Fault, FaultPlan, Plant
 
-SANDBOX = Path(__file__).resolve().parents[1] / "processor" / "sandbox"
+DEMO = Path(__file__).resolve().parents[1] / "processor" / "demo"
 UNITS = 40
 WINDOW_TICKS = 192
 EPOCHS = 12
@@ -176,10 +176,10 @@ def main() -> None:
     model = build()
     train(model)
     figures = measure(model)
-    save(model, SANDBOX / "demo.keras")
-    (SANDBOX / "demo_model.json").write_text(json.dumps(figures, indent=2) + "\n")
+    save(model, DEMO / "demo.keras")
+    (DEMO / "demo_model.json").write_text(json.dumps(figures, indent=2) + "\n")
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
-    sys.stdout.write(f"{time.monotonic() - began:.0f} s, {(SANDBOX / 'demo.keras').stat().st_size:,} bytes\n")
+    sys.stdout.write(f"{time.monotonic() - began:.0f} s, {(DEMO / 'demo.keras').stat().st_size:,} bytes\n")
 
 
 if __name__ == "__main__":

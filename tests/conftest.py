@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from processor.sandbox.kafka import EmbeddedKafka
+from processor.testbed.embedded_kafka import EmbeddedKafka
 
 # In these files each test takes long and shares nothing, so any process may take the next one. The tests of any other file share what
 # is made once for it, so one process takes the whole file.

@@ -95,7 +95,7 @@ class Build:
 
         model = load_model(settings)
         shapes = shapes_of(model, settings)
-        record_bytes = record_bytes_of(settings, shapes, per_step=model.per_step)
+        record_bytes = record_bytes_of(settings, model, shapes)
         found = [*found, *findings.of_sizes(topics, record_bytes)]
         findings.require(found)
         for finding in found:
@@ -132,17 +132,18 @@ class Build:
 
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
         present = Present(fingerprint, topics.input.id, topics.input.partitions, deciding_of(settings, model))
+        membership = self._membership(topics, beat, watch.suspect)
 
         def restore(partition: int) -> Restore:
             watch.ask()
-            return Restore(settings, store, present, partition, gate)
+            return Restore(settings, store, present, partition, gate, membership.committed)
 
         limits = [topic.bytes_max for topic in topics.written]
         producer = functools.partial(output_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
         delivery = Transaction if settings.delivery == "exactly_once" else AtLeastOnce
         recorder = Recorder(self._metrics, names_of(settings, shapes.features) if may_miss(settings) else ())
         codec, deliver = codec_of(settings, model, fingerprint), delivery(producer, beat, watch.suspect)
-        loop = self._compose(topics, engine, codec, recorder, deliver, writer, restore, watch, beat)
+        loop = self._compose(topics, engine, codec, recorder, deliver, writer, restore, membership, beat)
         self._health.watch(loop)
         self._loop = loop
         watch.start()
@@ -164,7 +165,7 @@ class Build:
         delivery: Delivery,
         writer: CheckpointWriter,
         restore: Callable[[int], Restore],
-        watch: TopicWatch,
+        membership: Membership,
         beat: Callable[[], None],
     ) -> Loop:
         from processor.model.machine import made_by
@@ -174,7 +175,6 @@ class Build:
         split.look_into(settings, there)
         pipeline = Pipeline(codec, engine, rules_of(settings).expire_ms, timed=recorder.timed, jumps=Jumps())
         bad_share = BadShare(settings.dead_letter.max_ratio, topics.dead_letter.name)
-        membership = self._membership(topics, beat, watch.suspect)
 
         def check_assigned(numbers: list[int]) -> None:
             if max(numbers, default=0) >= there:

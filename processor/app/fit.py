@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from processor.app.columns import check_features, residual_of, scales_of
 from processor.app.forms import decoder_of, held_features, may_miss, names_of
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.topic import row_bytes_max
@@ -51,14 +52,17 @@ def load_model(settings: Settings) -> "ServableModel":
 
 def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
     """Raises ConfigurationError where features, scales or residuals do not fit the model."""
-    _check_columns(model, settings)
+    check_features(model, settings)
+    scales_of(model, settings)
+    residual_first, residual = residual_of(model, settings)
     hold_max_s = settings.input.hold_max
     return Shapes(
         features=model.features,
         outputs=model.outputs,
         width=model.width,
         window=model.window if model.mode == "windowed" else None,
-        residual=_residual(settings, model.features, model.outputs, model.output_steps),
+        residual=residual,
+        residual_first=residual_first,
         warmup_steps=settings.model.warmup_steps,
         hold=held_features(settings, model.features),
         hold_max_ms=None if hold_max_s is None else round(hold_max_s * 1000),
@@ -86,71 +90,9 @@ def open_parking(settings: Settings) -> StateFile | None:
     return None if settings.parking.path is None else StateFile(settings.parking.path)
 
 
-def _check_columns(model: "ServableModel", settings: Settings) -> None:
-    """Names and scales are one a feature of the model, or one an output."""
-    outputs = model.outputs // (model.output_steps or 1)
-    features, given = settings.input.features, settings.input.scale
-    wanted = settings.output.scale
-    for key, found, expected, of in (
-        ("input.features", len(features) if features else None, (model.features,), "features"),
-        ("input.scale", len(given.offset) if given else None, (1, model.features), "features"),
-        ("output.scale", len(wanted.offset) if wanted else None, (1, outputs), "outputs"),
-    ):
-        if found is not None and found not in expected:
-            raise ConfigurationError(
-                f"{key} is for {found}, and the model has {expected[-1]} {of}",
-                expected=f"one for each of the model's {of}" + (", or one number for all" if len(expected) > 1 else ""),
-                do=f"correct {key}, or model.path",
-                see="settings-and-model-do-not-fit",
-            )
-
-
-def _residual(settings: Settings, features: int, outputs: int, steps: int | None) -> tuple[int, ...]:
-    """The features that the outputs forecast, in the outputs' order. Raises ConfigurationError."""
-    wanted = settings.output.residual
-    if wanted is False:
-        return ()
-    if steps is not None:
-        raise ConfigurationError(
-            f"output.residual is set, and a prediction is a list of {steps} steps (model.output: all)",
-            expected="a prediction of one step, to compare the next reading with",
-            do="set model.output to last, or output.residual to false",
-            see="settings-and-model-do-not-fit",
-        )
-    if wanted is True:
-        found: tuple[int, ...] = tuple(range(features))
-    else:
-        names = settings.input.features or ()
-        unknown = [w for w in wanted if (w not in names if isinstance(w, str) else not 0 <= w < features)]
-        if unknown:
-            known = f"the names {', '.join(names)}, or " if names else ""
-            raise ConfigurationError(
-                f"output.residual names {', '.join(map(str, unknown))}, which is no feature",
-                expected=f"{known}numbers from 0 to {features - 1}",
-                do="correct output.residual, or name the features in input.features",
-                see="settings-and-model-do-not-fit",
-            )
-        found = tuple(names.index(w) if isinstance(w, str) else w for w in wanted)
-        if len(set(found)) < len(found):
-            raise ConfigurationError(
-                "output.residual names a feature twice",
-                expected="each once",
-                do="correct output.residual",
-                see="settings-and-model-do-not-fit",
-            )
-    if len(found) != outputs:
-        raise ConfigurationError(
-            f"output.residual is for {len(found)} features, and the model gives {outputs} outputs",
-            expected="as many: each output is the forecast of a feature",
-            do="list the features that the outputs forecast, in their order (output.residual: [0, 3]), or set it to false",
-            see="settings-and-model-do-not-fit",
-        )
-    return found
-
-
-def record_bytes_of(settings: Settings, shapes: Shapes, *, per_step: bool) -> findings.RecordBytes:
+def record_bytes_of(settings: Settings, model: "ServableModel", shapes: Shapes) -> findings.RecordBytes:
     """The largest records that the service may write: one too large for its topic is ruled out before the first."""
-    largest = output_bytes_max(shapes.outputs, settings.input.record_steps_max if per_step else 1)
+    largest = output_bytes_max(model.named_outputs, settings.input.record_steps_max)
     if may_miss(settings):
         largest += held_bytes_max(names_of(settings, shapes.features))
     return findings.RecordBytes(largest, row_bytes_max(shapes.row_width, KEY_BYTES_MAX))
@@ -180,7 +122,9 @@ def deciding_of(settings: Settings, model: "ServableModel") -> dict[str, str]:
 
 def _deciding(settings: Settings, model: "ServableModel") -> dict[str, Any]:
     """The mode as it was chosen rather than as it was asked for."""
-    chosen = {"model.mode": model.mode, "model.window": model.window}
+    chosen: dict[str, Any] = {"model.mode": model.mode, "model.window": model.window}
+    if len(model.named_outputs) > 1:
+        chosen["the model's outputs"] = [output.name for output in model.named_outputs]
     return {**settings.deciding(), **chosen, "the version's rules for records and time": RECORD_RULES}
 
 
@@ -188,10 +132,9 @@ def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Co
     """Bytes to batches and back, as the settings say. Needs no broker."""
     encoder = Encoder(
         model_id=fingerprint[:8],
-        per_step=model.per_step,
+        outputs=model.named_outputs,
+        scales=scales_of(model, settings),
         residual=bool(settings.output.residual),
-        output_steps=model.output_steps,
-        scale=settings.output.scale,
         trained_window=model.trained_window,
     )
     decode = decoder_of(settings, model.features).decode

@@ -9,7 +9,7 @@ from typing import Any
 from processor.codec.decode import Decoder
 from processor.codec.float32_records import Float32Format
 from processor.codec.json_records import JsonFormat
-from processor.codec.keys import KeySource
+from processor.codec.key_source import KeySource
 from processor.codec.missing import Absent, Holes, Policy, Qualities
 from processor.codec.whole import WholeDecoder
 from processor.codec.whole_float32 import WholeFloat32

@@ -1,4 +1,4 @@
-"""What /healthz, /readyz and the status page are told of the service."""
+"""The state of the service for /healthz, /readyz and the status page."""
 
 import time
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ HUNG_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The model as it is served, for whoever asks. window: steps, None where the state is carried; state_bytes: of one sensor."""
+    """The model as it is served. window: steps, None if the state is carried; state_bytes: of one sensor."""
 
     fingerprint: str
     mode: str
@@ -27,20 +27,20 @@ class Served:
 
 
 class Health:
-    """What /healthz, /readyz and the status page are told. Written by the loop's thread, read by the web's."""
+    """The state for /healthz, /readyz and the status page. The loop's thread writes it, the web thread reads it."""
 
     def __init__(self, systemd: Systemd | None = None) -> None:
         self._loop: Loop | None = None
         self._systemd = systemd or Systemd()
-        self._turned_at_s: float | None = None  # None until the loop runs: compiling is no hang
+        self._turned_at_s: float | None = None  # None until the loop runs: compiling is not a hang
         self._start_step: str | None = "reading its settings"
         self.served: Served | None = None
         self.topics: TopicWatch | None = None
         self.refusals: RefusalWatch | None = None
-        self.not_permitted: NotPermitted | None = None  # what the loop waits for
+        self.not_permitted: NotPermitted | None = None  # the permission that the loop is waiting for
 
     def beat(self) -> None:
-        """The loop turns, or waits for the broker: /healthz and systemd's watchdog rest on this alone."""
+        """The loop turns, or waits for the broker: /healthz and systemd's watchdog depend only on this."""
         self._turned_at_s = time.monotonic()
         if self._loop is not None and self._systemd.listens:
             self._systemd.beat(f"{len(self._loop.partitions)} partitions: {self.ready()[1]}", joined=self.joined)
@@ -50,7 +50,7 @@ class Health:
 
     @property
     def start_step(self) -> str | None:
-        """None when the loop is there."""
+        """None once the loop runs."""
         return self._start_step
 
     @start_step.setter
@@ -59,7 +59,7 @@ class Health:
         self._systemd.starting(step)
 
     def stopping(self, drain_timeout_s: float) -> None:
-        """The service ends, and may take that long for its last commit and checkpoint."""
+        """The service is stopping, and may take this long for its last commit and checkpoint."""
         self._systemd.stopping(drain_timeout_s)
 
     def alive(self) -> tuple[bool, str]:
@@ -80,7 +80,7 @@ class Health:
 
     @property
     def trouble(self) -> str | None:
-        """What the service waits for that somebody has to mend; None if there is nothing."""
+        """The problem that the service is waiting for someone to fix; None if there is none."""
         if self.topics is not None and (gone := self.topics.trouble) is not None:
             return gone
         refused = self.not_permitted or (None if self.refusals is None else self.refusals.reason)
@@ -88,9 +88,9 @@ class Health:
 
     @property
     def joined(self) -> bool:
-        """The group has answered with an assignment, be it empty."""
+        """Whether the group has answered with an assignment, even an empty one."""
         return self._loop is not None and self._loop.joined
 
     def partitions(self) -> list[Partition]:
-        """Those of this instance, to be looked at only: they are the loop's, and go on changing."""
+        """The partitions of this instance, read-only: the loop owns them, and keeps changing them."""
         return [] if self._loop is None else list(self._loop.partitions.values())

@@ -1,12 +1,10 @@
-"""One function a command: settings and arguments in, the room that does it called, an exit code out.
+"""One function per command: takes settings and arguments, calls the room that does the work, returns an exit code.
 
-Each imports that room only when it runs, because TensorFlow alone takes seconds and a mistyped option must be told at once.
+Each function imports its room only when it runs, because TensorFlow alone takes seconds and a mistyped option must be reported at once.
 """
 
 import argparse
 import faulthandler
-import importlib
-import importlib.util
 import json
 import os
 import secrets
@@ -22,8 +20,8 @@ from processor.logs import SECRETS
 from processor.settings import ENV_CONFIG, load_settings
 
 if TYPE_CHECKING:
-    from processor.tools.csv_file import Form
-    from processor.tools.rows import Wanted
+    from processor.csv_io.csv_file import Form
+    from processor.csv_io.csv_rows import Wanted
 
 LEVELS = {"ok": "ok", "warning": "warn", "error": "BAD"}
 
@@ -36,7 +34,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     logs.configure(settings.log.level, settings.log.format)
     recent = logs.keep_recent()
-    faulthandler.enable(file=2)  # a watchdog's SIGABRT then shows where each thread was
+    faulthandler.enable(file=2)  # so that a watchdog's SIGABRT prints the stack of each thread
     from processor.app.service import Service
     from processor.web.pages import status_pages
     from processor.web.server import serve
@@ -57,13 +55,13 @@ def check(arguments: argparse.Namespace, rest: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from processor.tools.check import check
+    from processor.doctor.check import check
 
     findings = check(settings)
     table = Table("", "what", "found", "to do")
     for finding in findings:
         table.add_row(LEVELS[finding.level], finding.what, SECRETS.hide(finding.found), SECRETS.hide(finding.do))
-    # What was found is printed as it is: [x] in a broker's answer is no style. A file is not as narrow as a terminal.
+    # Findings are printed unchanged: [x] in a broker's answer is not markup. A file is not as narrow as a terminal.
     Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 200).print(table)
     return 0 if all(finding.good for finding in findings) else 1
 
@@ -82,7 +80,7 @@ def try_csv(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, [*rest, f"--model.path={arguments.model}"])
     form, wanted = _of_csv(arguments)
     _quiet_clients()
-    from processor.tools.try_model import try_model
+    from processor.csv_io.try_model import try_model
 
     tried = try_model(settings, arguments.file, form, wanted, sys.stdout, output=arguments.output, plot=arguments.plot)
     return 1 if tried.errors.total() == tried.readings else 0
@@ -93,7 +91,7 @@ def feed(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, rest)
     form, wanted = _of_csv(arguments)
     _quiet_clients()
-    from processor.tools.feed import Pace, feed
+    from processor.csv_io.feed import Pace, feed
 
     fed = feed(settings, arguments.file, form, wanted, Pace(rate=arguments.rate, speed=arguments.speed), from_line=arguments.from_line)
     sys.stdout.write(f"{settings.input.topic}: {fed}\n")
@@ -106,7 +104,7 @@ def feed(arguments: argparse.Namespace, rest: list[str]) -> int:
 def state_list(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, rest)
     _warning_clients()
-    from processor.tools.state import list_sensors
+    from processor.states.state_rows import list_sensors
 
     wanted = {"partition": arguments.partition, "prefix": arguments.sensor, "limit": arguments.limit}
     return print_lines(list_sensors(settings, **wanted, as_json=arguments.json, tell=tell))
@@ -115,7 +113,7 @@ def state_list(arguments: argparse.Namespace, rest: list[str]) -> int:
 def state_show(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, rest)
     _warning_clients()
-    from processor.tools.state_show import show
+    from processor.states.state_show import show
 
     return print_lines(show(settings, arguments.sensor, partition=arguments.partition, tell=tell))
 
@@ -123,7 +121,7 @@ def state_show(arguments: argparse.Namespace, rest: list[str]) -> int:
 def state_export(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, rest)
     _warning_clients()
-    from processor.tools.state import export
+    from processor.states.state_rows import export
 
     sys.stdout.write(f"{export(settings, arguments.file, partition=arguments.partition, tell=tell)}\n")
     return 0
@@ -132,7 +130,7 @@ def state_export(arguments: argparse.Namespace, rest: list[str]) -> int:
 def state_reset(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, rest)
     _warning_clients()
-    from processor.tools.state_reset import find, send
+    from processor.states.state_reset import find, send
 
     resets = find(settings, arguments.sensors, partition=arguments.partition, tell=tell)
     if not arguments.yes and sys.stdin.isatty():
@@ -144,16 +142,19 @@ def state_reset(arguments: argparse.Namespace, rest: list[str]) -> int:
     return print_lines(iter(send(settings, resets)))
 
 
-def demo(_arguments: argparse.Namespace, rest: list[str]) -> int:
-    if importlib.util.find_spec("processor.sandbox.demo") is None:
-        raise ConfigurationError("there is no demo here", expected="a version that has it", do="see `slotstream --help`")
-    return int(importlib.import_module("processor.sandbox.demo").main(rest))
+def demo(arguments: argparse.Namespace, rest: list[str]) -> int:
+    expect_nothing(rest)
+    from processor.demo.demo import Options, main
+
+    return main(Options(arguments.seconds, arguments.crash, arguments.rate, arguments.sensors, arguments.seed))
 
 
-def plant(_arguments: argparse.Namespace, rest: list[str]) -> int:
-    from processor.sandbox.plant import main as publish_plant
+def plant(arguments: argparse.Namespace, rest: list[str]) -> int:
+    expect_nothing(rest)
+    from processor.demo.plant import Plant, publish_until_stopped
 
-    return publish_plant(rest)
+    plant = Plant(arguments.seed, arguments.sensors)
+    return publish_until_stopped(plant, arguments.bootstrap, arguments.topic, rate=arguments.rate, seconds=arguments.seconds)
 
 
 def verify(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -161,7 +162,7 @@ def verify(arguments: argparse.Namespace, rest: list[str]) -> int:
     config = arguments.config or (Path(os.environ[ENV_CONFIG]) if os.environ.get(ENV_CONFIG) else None)
     SECRETS.keep(load_settings(config, rest, os.environ).secrets())
     _quiet_clients()
-    from processor.tools.verify.run import Options, main
+    from processor.verify.run import Options, main
 
     options = Options(
         seed=secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed,
@@ -170,7 +171,7 @@ def verify(arguments: argparse.Namespace, rest: list[str]) -> int:
         instances=arguments.instances,
         rate=arguments.rate,
         brokers=arguments.brokers,
-        model=arguments.model or Path(__file__).resolve().parents[1] / "sandbox" / "demo.keras",
+        model=arguments.model or Path(__file__).resolve().parents[1] / "demo" / "demo.keras",
         faults=tuple(arguments.faults.split(",")) if arguments.faults else (),
         config=config,
         words=tuple(rest),
@@ -181,8 +182,8 @@ def verify(arguments: argparse.Namespace, rest: list[str]) -> int:
 def plan(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, [*rest, f"--model.path={arguments.model}"] if arguments.model else rest)
     _quiet_clients()
-    from processor.tools.plan import Wanted, lines, plan
-    from processor.tools.plan_measure import measure
+    from processor.sizing.estimate import Wanted, lines, plan
+    from processor.sizing.measure import measure
 
     wanted = Wanted(
         arguments.sensors,
@@ -221,7 +222,7 @@ def model_convert(arguments: argparse.Namespace, rest: list[str]) -> int:
     from processor.model.quiet import import_tensorflow
 
     import_tensorflow()
-    from processor.model.legacy import convert_file
+    from processor.model.convert.convert import convert_file
     from processor.model.load import describe_file
 
     old, *weights = arguments.old
@@ -246,8 +247,8 @@ def _still(doing: str, seconds: float) -> None:
 
 
 def _of_csv(arguments: argparse.Namespace) -> tuple["Form", "Wanted"]:
-    from processor.tools.csv_file import Form
-    from processor.tools.rows import Wanted
+    from processor.csv_io.csv_file import Form
+    from processor.csv_io.csv_rows import Wanted
 
     return (
         Form(arguments.separator, arguments.encoding, header=not arguments.no_header),
@@ -265,14 +266,14 @@ def _of_csv(arguments: argparse.Namespace) -> tuple["Form", "Wanted"]:
 
 
 def _quiet_clients() -> None:
-    """What the Kafka client says on its way is no result; what fails comes as an error."""
+    """Silences the Kafka client's messages, which are not results; failures are raised as errors."""
     from processor import logs
 
     logs.configure("error", "console")
 
 
 def _warning_clients() -> None:
-    """That a checkpoint was passed over is to be known by whoever looks into them."""
+    """Shows only warnings, such as that a checkpoint was skipped."""
     from processor import logs
 
     logs.configure("warning", "console")

@@ -1,20 +1,29 @@
-"""The whole process of a command: its streams before it, what is left to be written after it."""
+"""The process of a command: prepares the streams, flushes output, and ends."""
 
+import atexit
+import os
 from collections.abc import Sequence
+from typing import NoReturn
 
 from processor.cli import INTERRUPTED, interrupts, streams
 
 
-def run(argv: Sequence[str]) -> int:
-    """The exit code. Only a bug raises."""
+def run(argv: Sequence[str]) -> NoReturn:
+    """Ends the process with the command's exit code. Only a bug raises.
+
+    Skips the interpreter's shutdown. It would stop daemon threads (a restore, a check of the topics) wherever they are, and a thread
+    inside a C++ or Rust library then aborts the whole process: "FATAL: exception not rethrown", exit code -6, after a normal stop.
+    """
     streams.prepare()
     try:
         code = _run(argv)
-    except BaseException:  # a bug: its traceback is told by sys.excepthook
+    except BaseException:  # a bug: sys.excepthook prints its traceback
         streams.finish(1)
         raise
     interrupts.end_at_once()
-    return streams.finish(code)
+    code = streams.finish(code)
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -4,12 +4,14 @@ Knows the form of an output, nothing of what is in it: numbers are written as th
 own units.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from processor.codec.decode import KEY_BYTES_MAX
-from processor.records import Applied, Batch
+from processor.records import Applied, Batch, Output
 from processor.settings import Scale
 
 # A float32's shortest decimals with or without an exponent, and the comma after it.
@@ -22,10 +24,9 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 class Encoder:
     """
     model_id       which model and settings a prediction is of
-    per_step       the model gives a prediction each step, so a record of several steps gets several
-    output_steps   a windowed prediction is itself a list of so many steps; None: a list of numbers
+    outputs        the model's: of several, a prediction is an object by name
+    scales         of each output, how its targets were scaled in training; None: it is written as it is
     residual       outputs say how far the sensor's previous prediction was off
-    scale          how the model's targets were scaled in training; None: predictions are written as they are
     trained_window predictions of a sensor past so many steps are marked, None: none are
     """
 
@@ -33,15 +34,15 @@ class Encoder:
         self,
         *,
         model_id: str,
-        per_step: bool,
+        outputs: Sequence[Output],
+        scales: Sequence[Scale | None],
         residual: bool,
-        output_steps: int | None = None,
-        scale: Scale | None = None,
         trained_window: int | None = None,
     ) -> None:
         self._model = orjson.dumps(model_id)
-        self._per_step, self._residual, self._output_steps, self._trained_window = per_step, residual, output_steps, trained_window
-        self._scale = (np.array(scale.offset), np.array(scale.divisor)) if scale else None
+        self._residual, self._trained_window = residual, trained_window
+        self._outputs = [_Written(output, scale) for output, scale in zip(outputs, scales, strict=True)]
+        self._names = [orjson.dumps(output.name) for output in outputs]
 
     def encode(self, batch: Batch, applied: Applied) -> list[bytes | None]:
         """One output a record; None for a null record and for one that was left out."""
@@ -75,23 +76,42 @@ class Encoder:
         return out
 
     def _predictions(self, batch: Batch, applied: Applied) -> list[bytes]:
-        """Each record's prediction as JSON. All numbers are written in one call: the shortest decimals of each float32."""
+        """Each record's prediction as JSON."""
         if not len(applied.y):
             return [b"null"] * len(batch)
+        written = [output.predictions(batch, applied) for output in self._outputs]
+        out = written[0] if len(written) == 1 else self._objects(written)
+        for i in np.flatnonzero(applied.filling).tolist():
+            out[i] = b"null"
+        return out
+
+    def _objects(self, written: Sequence[Sequence[bytes]]) -> list[bytes]:
+        """written: of each output, each record's."""
+        form = b"{%b}" % b",".join(name.replace(b"%", b"%%") + b":%b" for name in self._names)
+        return [form % record for record in zip(*written, strict=True)]
+
+
+class _Written:
+    """One output of the model, in JSON."""
+
+    def __init__(self, output: Output, scale: Scale | None) -> None:
+        self._output = output
+        self._scale = (np.array(scale.offset), np.array(scale.divisor)) if scale else None
+
+    def predictions(self, batch: Batch, applied: Applied) -> list[bytes]:
+        """Of each record. All numbers are written in one call: the shortest decimals of each float32."""
         # What is written are rows of numbers; a windowed prediction of several steps is several rows.
-        rows = self._output_steps or 1
-        y = self._unscaled(applied.y.reshape(len(applied.y) * rows, -1))
+        output, rows = self._output, self._output.rows or 1
+        y = self._unscaled(applied.y[:, output.first : output.last].reshape(len(applied.y) * rows, -1))
         written = orjson.dumps(np.ascontiguousarray(y), option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
-        if self._output_steps is not None:
+        if output.rows is not None:
             out = [b"[[%b]]" % b"],[".join(written[i * rows : (i + 1) * rows]) for i in applied.last.tolist()]
         else:
             out = [b"[%b]" % written[i] for i in applied.last.tolist()]
-        if self._per_step:
+        if output.per_step:
             for i in np.flatnonzero(batch.steps > 1).tolist():
                 end = int(applied.last[i]) + 1
                 out[i] = b"[[%b]]" % b"],[".join(written[end - int(batch.steps[i]) : end])
-        for i in np.flatnonzero(applied.filling).tolist():
-            out[i] = b"null"
         return out
 
     def _unscaled(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -103,9 +123,13 @@ class Encoder:
         return unscaled
 
 
-def output_bytes_max(outputs: int, steps: int) -> int:
-    """The largest value that encode() can write for a record of this many steps, each with a prediction of so many numbers."""
-    return ENVELOPE_BYTES_MAX + steps * (outputs * (NUMBER_BYTES_MAX + 3) + 3)
+def output_bytes_max(outputs: Sequence[Output], steps_max: int) -> int:
+    """The largest value that encode() can write for a record of at most this many steps."""
+    total = ENVELOPE_BYTES_MAX
+    for output in outputs:
+        steps = steps_max if output.per_step else 1
+        total += len(orjson.dumps(output.name)) + 4 + steps * ((output.last - output.first) * (NUMBER_BYTES_MAX + 3) + 3)
+    return total
 
 
 def shown(key: bytes) -> str:

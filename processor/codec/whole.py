@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from processor.codec import event_time
 from processor.codec.decode import KEY_BYTES_MAX, UNIT, Columns, Decoded, Decoder, Format, Message
-from processor.codec.keys import KeySource
+from processor.codec.key_source import KeySource
 from processor.codec.missing import Holes
 from processor.codec.reject import RejectError
 from processor.records import Rejected

@@ -1,6 +1,6 @@
-"""Readings through the ladder: sequences laid out in tiles, stepped, and what each sensor is left with.
+"""Steps readings through the ladder: lays out sequences in tiles, steps them, and collects each sensor's outcome.
 
-A sequence is an unbroken run of one sensor's readings. Reads and writes no table: rows come in with a group and go out with its outcome.
+A sequence is an unbroken run of one sensor's readings. Does not access the table: rows come in with a group and go out with its outcome.
 """
 
 from collections.abc import Sequence
@@ -35,16 +35,17 @@ class Stepper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """What the engine must know of a model.
+    """What the engine needs to know about a model.
 
-    features, outputs  numbers a reading, numbers a prediction
-    width              W, numbers in a state row without the previous prediction
-    window             steps before the first prediction of a windowed model, else None
-    residual           features that the outputs forecast, in the outputs' order: the row also keeps the sensor's previous
-                       prediction, to compare the next reading with; empty: it does not
-    warmup_steps       predictions before this many steps are marked
-    hold               features whose last value stands for a missing one: the row also keeps these values
-    hold_max_ms        a value older than this is not held, and the row also keeps when each was measured; None: any is
+    features, outputs  numbers per reading, numbers per prediction
+    width              W, numbers in a state row, not counting the previous prediction and the held values
+    window             steps before the first prediction of a windowed model, otherwise None
+    residual           features that the outputs forecast, in the order of the outputs: the row then also keeps the sensor's
+                       previous prediction, to compare it with the next reading; empty: no residuals
+    residual_first     index of the first output that forecasts them
+    warmup_steps       predictions before this many steps are flagged
+    hold               features whose last value replaces a missing one: the row then also keeps these values
+    hold_max_ms        the maximum age of a held value, for which the row also keeps when each was measured; None: no limit
     """
 
     features: int
@@ -52,6 +53,7 @@ class Shapes:
     width: int
     window: int | None = None
     residual: tuple[int, ...] = ()
+    residual_first: int = 0
     warmup_steps: int = 0
     hold: tuple[int, ...] = ()
     hold_max_ms: int | None = None
@@ -76,23 +78,23 @@ class Shapes:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a part leaves of each of its sensors: a row, or nothing."""
+    """The result for each sensor of a part: a row, or nothing."""
 
     keep: NDArray[np.bool_]
     rows: Rows
 
 
 class Stepping:
-    """tile_rows, tile_readings: cells of all tiles run, and of these the ones that held a reading."""
+    """tile_rows, tile_readings: the number of cells of all tiles that ran, and of the cells that held a reading."""
 
     def __init__(self, stepper: Stepper, shapes: Shapes, rules: Rules) -> None:
         self.tile_rows = self.tile_readings = 0
         self._stepper, self._shapes, self._rules = stepper, shapes, rules
-        # One set a rung, filled again and again: what an earlier call left in unused cells is masked by the counts.
+        # One set of buffers per rung, reused: the counts mask what an earlier call left in unused cells.
         self._buffers = [stepper.buffers(rung) for rung in range(len(stepper.shapes))]
 
     def judged(self, batch: Batch, of: Group, applied: Applied) -> tuple[Group, Indices]:
-        """Without the records that are late or lack a value; resets by settings are noted, holes filled. Which of the sensors are left."""
+        """The group without late records and without those that lack a value, with resets by rule noted; also which sensors are left."""
         fill = self._fill(batch, of)
         if self._rules or fill is not None:
             late, reset_by = self._rules.judge(batch, of.record, of.first, of.exists, of.stored, fill.admit if fill is not None else None)
@@ -114,7 +116,7 @@ class Stepping:
         return fill or None
 
     def step(self, batch: Batch, of: Group, applied: Applied) -> tuple[Outcome, Indices]:
-        """Steps every sensor of a part through its records. Returns what is left of each, and the sensors that broke."""
+        """Steps every sensor of a part through its records. Returns the outcome, and the sensors whose state broke."""
         record, n = of.record, len(of.record)
         steps = batch.steps[record]
         null = steps == 0
@@ -122,7 +124,7 @@ class Stepping:
         after = batch.reset_after[record] | null
         new = np.zeros(n, np.bool_)
         new[of.first] = True
-        # A sequence begins with a sensor, at a reset, and after a record that ended in one.
+        # A sequence begins with a sensor, at a reset, and after a record that ends with a reset.
         begins = new | before
         begins[1:] |= after[:-1]
         sequence = np.cumsum(begins) - 1
@@ -145,7 +147,7 @@ class Stepping:
 
         total = np.cumsum(steps)
         before_sequence = (total - steps)[first]
-        inside = total - before_sequence[sequence]  # readings of the sequence up to and with this record
+        inside = total - before_sequence[sequence]  # readings of the sequence up to and including this record
         applied.y[readings] = y
         applied.steps[record] = start.steps[sequence] + inside
         applied.warming[record] = start.incomplete[sequence]
@@ -168,7 +170,7 @@ class Stepping:
         broken = of.group[np.searchsorted(total, np.flatnonzero(~finite), side="right")] if not finite.all() else _NONE
         keep = ~after[last_record]
         if lost is not None:
-            # A sensor that is forgotten here has lost nothing: a row without steps remembers that, or it would be flagged again.
+            # A sensor that is deleted here lacks no readings: a row without steps records that, or it would be flagged again.
             forgotten = np.flatnonzero(~keep & lost[record[last_record]])
             blank = Rows.zeros(len(forgotten), self._shapes.row_width)
             blank.applied, blank.event_ms[:] = rows.applied[forgotten], NEVER
@@ -177,9 +179,10 @@ class Stepping:
         return Outcome(keep, rows), np.unique(broken)
 
     def _pass_over_filling(self, y: Floats, finite: NDArray[np.bool_], counts: Indices, before: Indices) -> None:
-        """Of a window that is not full nobody sees the prediction, so it decides nothing either: the reading enters the window.
+        """The prediction of a window that is not full is not published, so it must not affect anything: only the reading enters the window.
 
-        counts, before: readings of each sequence, and steps before them. The predictions become 0, not to stay in a row of residuals.
+        counts, before: readings of each sequence, and steps before them. The predictions become 0, so that they do not remain in a row of
+        residuals.
         """
         if self._shapes.window is None:
             return
@@ -213,7 +216,7 @@ class Stepping:
         return packed(values, last_times(batch, readings, event_ms, first, last, before, shapes.hold))
 
     def _scan(self, x: Floats, counts: Indices, state: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-        """Steps sequences of counts[i] readings, one after another in x, from the given states.
+        """Steps sequences of counts[i] readings, stored one after another in x, from the given states.
 
         x float32 [counts.sum(), F], state float32 [n, W] -> predictions [counts.sum(), O], last states [n, W], finite [counts.sum()]
         """
@@ -228,7 +231,7 @@ class Stepping:
             at = start[tile.first : tile.last] + np.arange(tile.step_from, tile.step_to)[:, None]
             alive = np.arange(steps)[:, None] < left
             tile_x, tile_counts, tile_state = self._buffers[tile.rung]
-            # Cells past a sequence's end read some other reading; the counts keep it out of every result.
+            # Cells past a sequence's end contain some other reading; the counts keep it out of every result.
             tile_x[:steps, :rows] = x[np.minimum(at, len(x) - 1)]
             tile_state[:rows] = current[tile.first : tile.last]
             tile_counts[:rows], tile_counts[rows:] = left, 0
@@ -247,9 +250,9 @@ class Stepping:
     def _residuals(
         self, batch: Batch, record: Indices, sequence: Indices, inside: Indices, y: Floats, start: Rows, applied: Applied
     ) -> None:
-        """Mean absolute difference of each record's last reading and the prediction before it, where there is one.
+        """Mean absolute difference of each record's last reading and the previous prediction, if there is one.
 
-        One past float32 is its greatest number. Predictions that are not finite are dealt with later, with their records.
+        Values beyond float32 become its greatest number. Non-finite predictions are handled later, with their records.
         """
         steps = batch.steps[record]
         last = np.cumsum(steps) - 1
@@ -258,12 +261,12 @@ class Stepping:
         previous[within] = y[last[within] - 1]
         there = (steps > 0) & (applied.steps[record] - 1 >= max(1, self._shapes.window or 1))
         seen = batch.x[applied.last[record[there]]].astype(np.float64)
-        # Summed feature by feature, so that the bits do not depend on how many records stand beside each other.
+        # Summed feature by feature, so that the bits do not depend on the number of records.
         total = np.zeros(len(seen))
         expected = previous[there].astype(np.float64)
-        for output, feature in enumerate(self._shapes.residual):
+        for output, feature in enumerate(self._shapes.residual, self._shapes.residual_first):
             total += np.abs(seen[:, feature] - expected[:, output])
-        applied.residual[record] = np.nan  # a sensor stepped a second time may have had one the first time
+        applied.residual[record] = np.nan  # a sensor that is stepped a second time may have had a residual the first time
         applied.residual[record[there]] = np.minimum(total / len(self._shapes.residual), FLOAT32_MAX).astype(np.float32)
 
 
@@ -271,7 +274,7 @@ _NONE = np.zeros(0, np.int64)
 
 
 def _readings(batch: Batch, record: Indices, steps: Indices) -> Indices:
-    """Where in batch.x the readings of these records are, in the records' order."""
+    """The indices in batch.x of these records' readings, in the order of the records."""
     if (batch.steps == 1).all():
         return record
     starts = (np.cumsum(batch.steps) - batch.steps)[record]

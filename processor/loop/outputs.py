@@ -1,4 +1,4 @@
-"""What is published of a processed batch: predictions and dead letters, each in the partition of its record where the topics allow it."""
+"""The outputs of a processed batch: predictions and dead letters, each in its record's partition if the topics have that partition."""
 
 from collections.abc import Iterator, Sequence
 

@@ -39,6 +39,24 @@ def in_file(operation: Any) -> str:
     return str(getattr(operation, "name_in_file", operation.name))
 
 
+def output_names(model: Any) -> list[str]:
+    """One for each of a keras.Model's outputs: its key where the outputs are a dict, else the layer or operation that gives it.
+
+    Of several with the same name the later ones have a number behind it.
+    """
+    given = [in_file(tensor._keras_history.operation) for tensor in model.outputs]
+    structure = getattr(model, "_outputs_struct", None)
+    if isinstance(structure, dict) and len(structure) == len(given):
+        given = sorted(structure)  # as Keras flattens a dict
+    found = list[str]()
+    for name in given:
+        number, unlike = 1, str(name)
+        while unlike in found:
+            unlike, number = f"{name}_{number}", number + 1
+        found.append(unlike)
+    return found
+
+
 def _operations(model: Any, seen: set[int]) -> Iterator[Any]:
     """All of a model: layers, those that they hold, and the operations between them; each once."""
     for layer in model._flatten_layers(include_self=True, recursive=True):

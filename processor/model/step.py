@@ -7,7 +7,7 @@ Two kinds of step keep one contract: `carried` keeps the recurrent states; `wind
 whole model on them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -15,8 +15,9 @@ from math import prod
 from typing import Any
 
 from processor.model.backend import keras, tf
-from processor.model.contents import TRAINING_ONLY
-from processor.model.names import in_file
+from processor.model.file.contents import TRAINING_ONLY
+from processor.model.names import in_file, output_names
+from processor.records import Output
 
 L = keras.layers
 Step = Callable[[Any, Sequence[Any]], tuple[Any, list[Any]]]
@@ -46,17 +47,15 @@ class Stepped:
     """A model as a step.
 
     step: (x float32 [B, 1, F], states: a list of float32 [B, w]) -> (y float32 [B, O], the new states in the same order).
-    widths: the states' w, in the order in which the graph reaches them. per_step: whether Keras gives an output for each step.
-    note: what to know about the outputs, or an empty text. output_steps: T where O numbers are T rows of a window's output, else None.
+    widths: the states' w, in the order in which the graph reaches them. outputs: the model's, which lie side by side in y, in its order.
+    note: what to know about them, or an empty text.
     row_numbers: the most numbers that one row has on the way through the model, as far as known.
     """
 
     step: Step
     widths: tuple[int, ...]
-    outputs: int
-    per_step: bool
+    outputs: tuple[Output, ...]
     note: str = ""
-    output_steps: int | None = None
     row_numbers: int = 0
 
 
@@ -116,6 +115,28 @@ def through(model: Any, inputs: Any, operation: Callable[[Any], Callable[..., An
     return graph._run_through_graph(inputs, operation_fn=operation)
 
 
+def flat(values: Sequence[Any]) -> Any:
+    """Outputs of one step or window, [B, ...] each, side by side: [B, O]."""
+    rows = [tf.reshape(value, (-1, prod(value.shape[1:]))) for value in values]
+    return rows[0] if len(rows) == 1 else tf.concat(rows, axis=1)
+
+
+def side_by_side(outputs: Iterable[tuple[str, int, bool, int | None]], notes: Sequence[str]) -> tuple[tuple[Output, ...], str]:
+    """Outputs by name, numbers, per_step and rows, one behind the other; and what is to be known of them, each under its name."""
+    placed, first = list[Output](), 0
+    for name, numbers, per_step, rows in outputs:
+        placed.append(Output(name, first, first + numbers, per_step, rows))
+        first += numbers
+    if len(placed) == 1:
+        return tuple(placed), notes[0]
+    said = [f"{output.name}: {note}" for output, note in zip(placed, notes, strict=True) if note]
+    return tuple(placed), "; ".join([several_note(placed), *said])
+
+
+def several_note(outputs: Sequence[Output]) -> str:
+    return f"a prediction is an object of its {len(outputs)} outputs: {', '.join(output.name for output in outputs)}"
+
+
 def whole_note(shape: tuple[int, ...]) -> str:
     return f"its output of {' x '.join(map(str, shape))} is given as {prod(shape)} numbers, row by row"
 
@@ -154,15 +175,18 @@ class _Planner:
                 raise CannotStepError(f"{_named(layer)} skips steps by their content, which is done on windows only")
         features = int(self.model.inputs[0].shape[2])
         first = self._signal(timed=True, shape=(1, features))
-        last = keras.tree.flatten(self._walk(self.model, first))[0]
-        shape = last.shape[1:] if last.timed else last.shape
-        if not shape or None in shape:
-            raise CannotStepError(f"the output's shape is not known: {self.model.outputs[0].shape}")
-        outputs = prod(int(d) for d in shape)
-        note = "" if last.timed or len(shape) < 2 else whole_note(tuple(int(d) for d in shape))
-        return Stepped(self._step(first, last, outputs), tuple(self.widths), outputs, last.timed, note)
+        lasts: list[_Signal] = keras.tree.flatten(self._walk(self.model, first))
+        outputs, notes = [], []
+        for name, last, tensor in zip(output_names(self.model), lasts, self.model.outputs, strict=True):
+            shape = last.shape[1:] if last.timed else last.shape
+            if None in shape:
+                raise CannotStepError(f"the output's shape is not known: {tensor.shape}")
+            whole = tuple(d for d in shape if d is not None)
+            outputs.append((name, prod(whole), last.timed, None))
+            notes.append("" if last.timed or len(whole) < 2 else whole_note(whole))
+        return Stepped(self._step(first, lasts), tuple(self.widths), *side_by_side(outputs, notes))
 
-    def _step(self, first: _Signal, last: _Signal, outputs: int) -> Step:
+    def _step(self, first: _Signal, lasts: Sequence[_Signal]) -> Step:
         calls = tuple(self.calls)
 
         def step(x: Any, states: Sequence[Any]) -> tuple[Any, list[Any]]:
@@ -172,7 +196,7 @@ class _Planner:
                 results, left = call.run(states[call.states], *args, **kwargs)
                 values.update(zip((s.index for s in call.outputs), keras.tree.flatten(results), strict=True))
                 new += left
-            return tf.reshape(values[last.index], (-1, outputs)), new
+            return flat([values[last.index] for last in lasts]), new
 
         return step
 

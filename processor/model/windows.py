@@ -11,50 +11,55 @@ from math import prod
 from typing import Any, cast
 
 from processor.model.backend import keras, tf
-from processor.model.step import Stepped, call_kwargs, is_training_only, through, whole_note
+from processor.model.names import output_names
+from processor.model.step import Stepped, call_kwargs, flat, is_training_only, side_by_side, through, whole_note
 
 L = keras.layers
 CONVOLUTIONS = (L.Conv1D, L.DepthwiseConv1D, L.SeparableConv1D)
 SHAPE_KEYS = ("batch_shape", "batch_input_shape", "build_input_shape", "input_shape", "shape")
 
 
-def windowed(model: Any, window: int, *, every_step: bool = False) -> Stepped:
+def windowed(model: Any, window: int, *, every_step: bool = False, names: Sequence[str] | None = None) -> Stepped:
     """The step of a model that is run on the last `window` readings: its one state is the window, oldest reading first [B, window * F].
 
-    An output [T, O] whose T is the window has a time axis: its last step is given, or all of them with `every_step`. A T of another
+    An output [T, ...] whose T is the window has a time axis: its last step is given, or all of them with `every_step`. A T of another
     length is a horizon of the model's own, such as a decoder's: given whole in any case, row by row. `every_step` keeps its rows apart.
+    names: of the outputs, where the model does not have those of its file any more.
     """
     features = int(model.inputs[0].shape[2])
-    shape, row_numbers = _traced(model, window, features)
-    timed = len(shape) == 2 and shape[0] == window
-    last_only = timed and not every_step
-    outputs = shape[-1] if last_only else prod(shape)
+    shapes, row_numbers = _traced(model, window, features)
+    last_only = [len(shape) > 1 and shape[0] == window and not every_step for shape in shapes]
 
     def step(x: Any, states: Sequence[Any]) -> tuple[Any, list[Any]]:
         readings = tf.concat([tf.reshape(states[0], (-1, window, features))[:, 1:], x], axis=1)
-        y = _on_window(model, readings)
-        return tf.reshape(y[:, -1] if last_only else y, (-1, outputs)), [tf.reshape(readings, (-1, window * features))]
+        ys = zip(_on_window(model, readings), last_only, strict=True)
+        return flat([y[:, -1] if last else y for y, last in ys]), [tf.reshape(readings, (-1, window * features))]
 
-    output_steps = shape[0] if every_step and len(shape) == 2 else None
-    note = _shape_note(shape, window, every_step=every_step)
-    return Stepped(step, (window * features,), outputs, timed, note, output_steps, max(row_numbers, window * features))
+    outputs = [
+        (name, prod(shape[1:] if last else shape), False, shape[0] if every_step and len(shape) > 1 else None)
+        for name, shape, last in zip(names or output_names(model), shapes, last_only, strict=True)
+    ]
+    notes = [_shape_note(shape, window, every_step=every_step) for shape in shapes]
+    return Stepped(step, (window * features,), *side_by_side(outputs, notes), max(row_numbers, window * features))
 
 
-def _traced(model: Any, window: int, features: int) -> tuple[tuple[int, ...], int]:
-    """The shape of a window's output, and the largest number of numbers that a row has on the way: found without running anything."""
+def _traced(model: Any, window: int, features: int) -> tuple[list[tuple[int, ...]], int]:
+    """The shapes of a window's outputs, and the largest number of numbers that a row has on the way: found without running anything."""
     trace = tf.function(lambda x: _on_window(model, x), autograph=False)
     traced = trace.get_concrete_function(tf.TensorSpec((None, window, features)))
-    shape = tuple(traced.structured_outputs.shape[1:])
-    if None in shape:
-        raise ValueError(f"its output's shape is not known: {shape}")
+    shapes = [tuple(output.shape[1:]) for output in traced.structured_outputs]
+    for shape in shapes:
+        if None in shape:
+            raise ValueError(f"its output's shape is not known: {shape}")
     # What has an open axis has one row for each sensor; the rest are weights.
     sizes = [list(tensor.shape) for operation in traced.graph.get_operations() for tensor in operation.outputs if tensor.shape.rank]
-    return shape, max((prod(d for d in size if d) for size in sizes if None in size), default=0)
+    return shapes, max((prod(d for d in size if d) for size in sizes if None in size), default=0)
 
 
-def _on_window(model: Any, readings: Any) -> Any:
-    """The model's output for whole windows, float32 [B, steps, F]."""
-    return keras.tree.flatten(through(model, readings, _window_operation))[0]
+def _on_window(model: Any, readings: Any) -> list[Any]:
+    """The model's outputs for whole windows, float32 [B, steps, F]."""
+    outputs: list[Any] = keras.tree.flatten(through(model, readings, _window_operation))
+    return outputs
 
 
 def _window_operation(operation: Any) -> Callable[..., Any]:

@@ -17,12 +17,14 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from rich.console import Console
 
-from processor.sandbox.count import Count
-from processor.sandbox.demo import Interrupts, Outcome, parse_metrics
-from processor.sandbox.kafka import EmbeddedKafka
-from processor.sandbox.plant import FaultPlan
-from processor.sandbox.show import Screen, View
-from processor.sandbox.watch import Recent, Residuals, Threshold, Watch
+from processor.demo.count import Count
+from processor.demo.demo import Outcome
+from processor.demo.plant import FaultPlan
+from processor.demo.processes import parse_metrics
+from processor.demo.show import Screen, View
+from processor.demo.watch import Recent, Residuals, Threshold, Watch
+from processor.testbed.embedded_kafka import EmbeddedKafka
+from processor.testbed.signals import Interrupts
 
 LAST_LINE = re.compile(r"demo: readings=(\d+) predictions=(\d+) dead_letters=(\d+) restarts=(\d+) lost=(\d+) duplicated=(\d+)")
 SENSORS = 30
@@ -225,7 +227,7 @@ def test_the_last_line_says_it_all() -> None:
 
 @contextmanager
 def running_demo(folder: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-m", "processor.sandbox.demo", "--rate", "1000", "--sensors", "200", *arguments]
+    command = [sys.executable, "-m", "processor.cli", "demo", "--rate", "1000", "--sensors", "200", *arguments]
     environment = os.environ | {"TMPDIR": str(folder)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as running:
         try:

@@ -31,8 +31,8 @@ from waiting import wait_for
 
 from processor.checkpoint.directory import Directory, Name
 from processor.records import ERRORS
-from processor.sandbox.kafka import EmbeddedKafka
-from processor.tools.oracle import as_published
+from processor.testbed.embedded_kafka import EmbeddedKafka
+from processor.verify.oracle import as_published
 
 SLOW_COMMITS = "--commit_interval=1s"  # so that what ends a transaction early finds one
 

@@ -10,15 +10,15 @@ from harness import Topics
 from waiting import wait_for
 
 from processor import cli, logs
+from processor.csv_io import feed as feed_module
+from processor.csv_io.csv_rows import Reading
+from processor.csv_io.feed import Feed, Pace
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.kafka import admin
 from processor.kafka.clients import feed_producer
 from processor.kafka.topics import describe_input
-from processor.sandbox.kafka import free_port
 from processor.settings import load_settings
-from processor.tools import feed as feed_module
-from processor.tools.feed import Feed, Pace
-from processor.tools.rows import Reading
+from processor.testbed.embedded_kafka import free_port
 
 T0_MS = 1_704_067_200_000  # 2024-01-01T00:00:00Z
 

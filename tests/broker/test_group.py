@@ -6,7 +6,7 @@ from pathlib import Path
 
 from waiting import wait_for
 
-from processor.sandbox.kafka import EmbeddedKafka
+from processor.testbed.embedded_kafka import EmbeddedKafka
 
 ASKER = """
 import sys, time

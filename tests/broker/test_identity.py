@@ -13,8 +13,8 @@ from harness import SMALL, L, Service, Stream, Topics, assert_exact, group_of, s
 from waiting import wait_for
 from wire import JOIN_GROUP, SYNC_GROUP, Wire
 
-from processor.sandbox.kafka import EmbeddedKafka
-from processor.sandbox.ports import free_port
+from processor.testbed.embedded_kafka import EmbeddedKafka
+from processor.testbed.ports import free_port
 
 OWN = (*SMALL, "--commit_interval=200ms", "--kafka=session.timeout.ms=6000", "--checkpoint.store=topic")
 STEPS = ("the revoke callback runs", "JoinGroup is sent", "SyncGroup is sent", "the assignment is accepted")

@@ -13,15 +13,15 @@ from waiting import wait_for
 
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.kafka.create_topics import init
-from processor.sandbox.kafka_cluster import OFFSETS, TRANSACTIONS, KafkaCluster, partition_of
-from processor.sandbox.kafka_node import ask
-from processor.sandbox.ports import free_ports
 from processor.settings import load_settings
-from processor.tools.verify.cluster_faults import CLUSTER_FAULTS
-from processor.tools.verify.links import Links
-from processor.tools.verify.run import chosen
-from processor.tools.verify.schedule import deal
-from processor.tools.verify.stage import Stage
+from processor.testbed.kafka_cluster import OFFSETS, TRANSACTIONS, KafkaCluster, partition_of
+from processor.testbed.kafka_node import ask
+from processor.testbed.ports import free_ports
+from processor.verify.cluster_faults import CLUSTER_FAULTS
+from processor.verify.links import Links
+from processor.verify.run import chosen
+from processor.verify.schedule import deal
+from processor.verify.stage import Stage
 
 # -- without a broker ---------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from processor import cli, logs
 from processor.kafka import admin
 from processor.metrics import CATALOGUE, PREFIX
 from processor.records import ERRORS
-from processor.sandbox.kafka import free_port
+from processor.testbed.embedded_kafka import free_port
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from processor.sandbox.kafka import EmbeddedKafka
-from processor.sandbox.plant import FAULT_KINDS, FIRST_FAULT_TICK, MACHINES, START_MS, TICK_MS, FaultPlan, Plant, encode
+from processor.demo.plant import FAULT_KINDS, FIRST_FAULT_TICK, MACHINES, START_MS, TICK_MS, FaultPlan, Plant, encode
+from processor.testbed.embedded_kafka import EmbeddedKafka
 
 
 def run(plant: Plant, ticks: int) -> np.ndarray:
@@ -95,7 +95,7 @@ def test_the_simulator_acknowledges_what_is_in_the_topic(
     topic = unique("readings")
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     admin.create_topics([NewTopic(topic, 2, 1)])[topic].result(30)
-    command = [sys.executable, "-m", "processor.sandbox.plant", "--bootstrap", kafka.bootstrap, "--topic", topic]
+    command = [sys.executable, "-m", "processor.cli", "plant", "--bootstrap", kafka.bootstrap, "--topic", topic]
     reader = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": topic, "auto.offset.reset": "earliest"})
     partitions = [TopicPartition(topic, partition, 0) for partition in range(2)]
     reader.assign(partitions)

@@ -12,8 +12,8 @@ import yaml
 from places import ROOT
 
 from processor.model.load import describe_file
-from processor.sandbox.kafka import EmbeddedKafka
 from processor.settings import Settings
+from processor.testbed.embedded_kafka import EmbeddedKafka
 from recipes import engine_runs, fixed_batch, one_sensor, predict_loop, reconstruction, residuals, scalers, short_sequences, trained_windows
 from recipes.running import Outcome, difference, refusal
 

@@ -12,8 +12,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from processor.errors import SlotstreamError
-from processor.sandbox import kafka_jars
-from processor.sandbox.kafka import EmbeddedKafka, free_port
+from processor.testbed import kafka_jars
+from processor.testbed.embedded_kafka import EmbeddedKafka, free_port
 
 
 def is_running(pid: int) -> bool:
@@ -80,7 +80,7 @@ def test_stop_leaves_nothing_running_and_a_new_object_finds_the_data(tmp_path: P
 def test_the_broker_dies_with_its_parent(tmp_path: Path) -> None:
     program = f"""
 import pathlib, signal
-from processor.sandbox.kafka import EmbeddedKafka
+from processor.testbed.embedded_kafka import EmbeddedKafka
 broker = EmbeddedKafka(pathlib.Path({str(tmp_path)!r})).start()
 print(broker.pid, flush=True)
 signal.pause()
@@ -96,7 +96,7 @@ signal.pause()
 
 def test_the_command_runs_a_broker_until_it_is_interrupted(tmp_path: Path) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "processor.sandbox.kafka", "--folder", str(tmp_path), "--port", str(port)]
+    command = [sys.executable, "-m", "processor.testbed.embedded_kafka", "--folder", str(tmp_path), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         assert f"127.0.0.1:{port}" in running.stdout.readline()
@@ -109,7 +109,7 @@ def test_the_command_runs_a_broker_until_it_is_interrupted(tmp_path: Path) -> No
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends a child with its parent")
 def test_the_folder_of_a_command_that_was_killed_is_removed_by_the_next_one(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "processor.sandbox.kafka"]
+    command = [sys.executable, "-m", "processor.testbed.embedded_kafka"]
     folders = []
     for end in (signal.SIGKILL, signal.SIGTERM):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}) as running:

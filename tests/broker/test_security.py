@@ -32,6 +32,7 @@ from processor.app import build as build_module
 from processor.app import fit
 from processor.app import service as service_module
 from processor.cli import given
+from processor.doctor import check as check_module
 from processor.errors import NotPermitted, SlotstreamError
 from processor.kafka import admin, clients, permissions
 from processor.kafka.create_topics import init
@@ -40,12 +41,11 @@ from processor.kafka.refusals import refusal_watch
 from processor.kafka.topics import describe
 from processor.metrics import Metrics
 from processor.model import tiles
-from processor.sandbox.kafka import EmbeddedKafka
-from processor.sandbox.kafka_security import Authority, Listener, Security
-from processor.sandbox.ports import free_port
 from processor.settings import Settings, load_settings
-from processor.tools import check as check_module
-from processor.tools.oracle import Reference
+from processor.testbed.embedded_kafka import EmbeddedKafka
+from processor.testbed.kafka_security import Authority, Listener, Security
+from processor.testbed.ports import free_port
+from processor.verify.oracle import Reference
 
 USER, PASSWORD = "plant", "made-up-word-1f0c9a"
 LISTENERS = {

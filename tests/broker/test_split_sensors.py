@@ -12,7 +12,7 @@ from judge import echo_model
 from structlog.testing import capture_logs
 
 from processor.app.fit import codec_of
-from processor.doctor.records import judged, records
+from processor.doctor.topic_records import judged, records
 from processor.kafka import partition_log
 from processor.kafka.partition_log import in_several_partitions, newest
 from processor.kafka.topics import Topic

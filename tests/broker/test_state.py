@@ -25,11 +25,11 @@ from processor.kafka import admin
 from processor.kafka.clients import restore_consumer
 from processor.kafka.topics import describe
 from processor.partitions import Beginning, Position
-from processor.sandbox.kafka import free_port
 from processor.settings import Settings, load_settings
 from processor.slots.rows import Rows
-from processor.tools import state
-from processor.tools.state import as_time, keys_of, printable
+from processor.states import state_rows as state
+from processor.states.state_rows import as_time, keys_of, printable
+from processor.testbed.embedded_kafka import free_port
 
 W = 3
 MODEL = "abcdef01" * 8
@@ -501,7 +501,7 @@ def test_a_sensor_without_a_row_is_refused_with_all_others_unless_its_partition_
 
 
 def test_a_null_record_that_is_not_taken_is_an_error(log, run, monkeypatch):
-    from processor.tools import state_reset
+    from processor.states import state_reset
 
     resets = [state_reset.Reset("new", b"new", 0), state_reset.Reset("far", b"far", 77)]
     with pytest.raises(SlotstreamError, match=r"far in partition 77 was not reset .*sent: new in partition 0: null record at offset 0"):

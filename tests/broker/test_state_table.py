@@ -39,7 +39,7 @@ from processor.checkpoint.directory import Directory, Name
 from processor.kafka import partition_log, topic_watch
 from processor.kafka.topics import describe
 from processor.partitions import Beginning
-from processor.tools.oracle import Reference
+from processor.verify.oracle import Reference
 
 PARTITIONS = 7
 

@@ -11,7 +11,7 @@ from places import SUPPORT
 from waiting import wait_for
 
 from processor.app.fit import load_model
-from processor.tools.oracle import Reference
+from processor.verify.oracle import Reference
 
 LOOKS_OFTEN = str(SUPPORT / "looks_often.py")
 GONE = "a topic is gone from the broker: the service waits, and ends if it does not come back"

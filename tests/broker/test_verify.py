@@ -15,10 +15,10 @@ from confluent_kafka.admin import AdminClient
 from harness import L, save_model
 from waiting import wait_for
 
-from processor.sandbox.kafka import EmbeddedKafka
-from processor.tools.verify.cluster_faults import CLUSTER_FAULTS
-from processor.tools.verify.fault import Fault
-from processor.tools.verify.faults import FAULTS
+from processor.testbed.embedded_kafka import EmbeddedKafka
+from processor.verify.cluster_faults import CLUSTER_FAULTS
+from processor.verify.fault import Fault
+from processor.verify.faults import FAULTS
 
 LAST_LINE = re.compile(
     r"verify: seed=(\d+) records=(\d+) predictions=(\d+) dead_letters=(\d+) faults=(\d+) "

@@ -99,7 +99,7 @@ def test_another_model_is_one_variable_away() -> None:
     def model(services: Any) -> str:
         return next(mount["source"] for mount in services["service"]["volumes"] if mount["target"] == "/model/model.keras")
 
-    assert model(composed()) == str(ROOT / "processor/sandbox/demo.keras")
+    assert model(composed()) == str(ROOT / "processor/demo/demo.keras")
     assert model(composed(MODEL="/models/mine.keras")) == "/models/mine.keras"
 
 

@@ -88,7 +88,7 @@ def test_the_page_on_records_names_every_reason_for_a_dead_letter() -> None:
 
 def test_the_figures_of_the_demos_model_are_those_measured() -> None:
     page = (ROOT / "docs/demo.md").read_text(encoding="utf-8")
-    model = json.loads((ROOT / "processor/sandbox/demo_model.json").read_text(encoding="utf-8"))
+    model = json.loads((ROOT / "processor/demo/demo_model.json").read_text(encoding="utf-8"))
     rows = dict(re.findall(r"^\| ([\w ]+) \| ([\d.]+)(?: readings)? \|", page, re.MULTILINE))
     assert {name: float(value) for name, value in rows.items()} == {
         "precision": model["precision"],

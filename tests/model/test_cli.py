@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from processor import cli, logs
-from processor.cli import commands
+from processor.csv_io.csv_file import Form
+from processor.csv_io.csv_rows import Wanted
 from processor.errors import ConfigurationError, Fenced, ModelRefused, SlotstreamError
 from processor.settings import Settings, keys
-from processor.tools.csv_file import Form
-from processor.tools.rows import Wanted
 
 
 @pytest.fixture(autouse=True)
@@ -195,7 +194,7 @@ class Finding:
 def test_check_prints_what_it_finds(
     findings: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module(monkeypatch, "processor.tools.check", check=lambda settings: [Finding(level) for level in findings])
+    module(monkeypatch, "processor.doctor.check", check=lambda settings: [Finding(level) for level in findings])
     assert cli.main(["check"]) == code
     printed = capsys.readouterr().out
     assert printed.count("8 partitions") == len(findings)
@@ -204,7 +203,7 @@ def test_check_prints_what_it_finds(
 
 
 def test_check_prints_marks_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    module(monkeypatch, "processor.tools.check", check=lambda settings: [Finding("error", found="found [/x] [red]", do="set [bold]")])
+    module(monkeypatch, "processor.doctor.check", check=lambda settings: [Finding("error", found="found [/x] [red]", do="set [bold]")])
     assert cli.main(["check"]) == 1
     assert "found [/x] [red]" in capsys.readouterr().out
 
@@ -237,7 +236,7 @@ def test_try_hands_over_what_was_asked_for(bad: int, code: int, monkeypatch: pyt
         asked.append((settings.model.path, settings.output.residual, settings.input.topic, path, form, wanted, options))
         return Tried(Counter({"bad_schema": bad}), 2)
 
-    module(monkeypatch, "processor.tools.try_model", try_model=try_model)
+    module(monkeypatch, "processor.csv_io.try_model", try_model=try_model)
     words = ["try", "--output.residual", "true", "m.keras", "--input.topic", "a", "a.csv", "--output", "b.csv", "--columns=x,y"]
     assert cli.main([*words, "--sensor=s", "--separator=\\t", "--encoding=latin1", "--no-header"]) == code
     form, wanted = Form("tab", "iso8859-1", header=False), Wanted(sensor="s", columns="x,y")
@@ -273,7 +272,7 @@ def test_feed_hands_over_what_was_asked_for(
         asked.append((path, form, wanted, pace, from_line))
         return fed
 
-    module(monkeypatch, "processor.tools.feed", feed=feed, Pace=dict)
+    module(monkeypatch, "processor.csv_io.feed", feed=feed, Pace=dict)
     words = ["feed", "a.csv", "--input.topic", "a", "--key", "pump", "--timestamp=Date,Time", "--speed", "60x", "--from-line=7"]
     assert cli.main(words) == code
     assert asked == [(Path("a.csv"), Form(), Wanted(key="pump", timestamp="Date,Time"), {"rate": None, "speed": 60.0}, 7)]
@@ -288,7 +287,7 @@ def test_state_list_hands_over_what_was_asked_for(monkeypatch: pytest.MonkeyPatc
         tell("told")
         yield "line"
 
-    module(monkeypatch, "processor.tools.state", list_sensors=list_sensors)
+    module(monkeypatch, "processor.states.state_rows", list_sensors=list_sensors)
     assert cli.main(["state", "list", "--input.topic", "a"]) == 0
     assert cli.main(["state", "list", "--sensor", "pump.7", "--json", "--limit=9", "--partition=0", "--input.topic=b"]) == 0
     assert asked == [
@@ -333,15 +332,15 @@ def test_model_show_of_a_file_that_cannot_be_served_ends_with_1(form: list[str],
 
 
 def test_demo_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    module(monkeypatch, "processor.sandbox.demo", main=lambda words: len(words))
-    monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: name)
-    assert cli.main(["demo", "--seconds", "5"]) == 2
+    asked: list[tuple[Any, ...]] = []
+    module(monkeypatch, "processor.demo.demo", main=lambda options: asked.append(options) or 7, Options=lambda *values: values)
+    assert cli.main(["demo", "--seconds", "5"]) == 7
+    assert asked == [(5.0, None, 2000, 500, 1)]
 
 
-def test_a_missing_demo_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: None)
-    assert cli.main(["demo"]) == 2
-    assert "there is no demo here" in capsys.readouterr().err
+def test_demo_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "--second", "5"]) == 2
+    assert "--second" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["run", "check", "init", "try", "feed", "state list"])

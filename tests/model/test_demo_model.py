@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from processor.demo.plant import Plant
+from processor.demo.processes import HERE
+from processor.demo.watch import Threshold
 from processor.model.load import describe_file
-from processor.sandbox.demo import SANDBOX
-from processor.sandbox.plant import Plant
-from processor.sandbox.watch import Threshold
 
-MODEL = SANDBOX / "demo.keras"
+MODEL = HERE / "demo.keras"
 UNSEEN_SEED, SENSORS, TICKS, WARMUP = 4711, 90, 240, 16
 
 
@@ -26,6 +26,6 @@ def test_it_beats_persistence_and_stays_below_its_threshold_on_healthy_machines_
     residual = np.abs(readings[:, 1:] - forecast[:, :-1]).mean(axis=2)[:, WARMUP:]
     persistence = np.abs(np.diff(readings, axis=1))[:, WARMUP:].mean()
     assert residual.mean() < 0.8 * persistence
-    threshold = Threshold.read(SANDBOX / "demo_model.json")
+    threshold = Threshold.read(HERE / "demo_model.json")
     means = np.lib.stride_tricks.sliding_window_view(residual, threshold.mean_of, axis=1).mean(axis=-1)
     assert (means > threshold.level).mean() < 1e-3

@@ -17,7 +17,7 @@ from processor.model.tiles import Tiles
 from processor.rules import Clock, keep_time
 from processor.settings import load_settings
 from processor.slots.parking import Parking, StateFile
-from processor.tools.oracle import InputRecord, Reference, as_published
+from processor.verify.oracle import InputRecord, Reference, as_published
 
 L = keras.layers
 

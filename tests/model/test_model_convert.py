@@ -20,8 +20,8 @@ import pytest
 
 from processor import cli
 from processor.errors import ConfigurationError, ModelRefused, SlotstreamError
-from processor.model import files
-from processor.model.legacy import convert_file
+from processor.model.convert.convert import convert_file
+from processor.model.file import admission
 from processor.model.load import load
 from processor.model.rungs import REFERENCE
 from processor.model.tiles import reference_rung
@@ -485,7 +485,7 @@ def test_files_that_hold_no_old_model_are_refused(name: str, old: Path, tmp_path
 
 
 def test_a_file_that_is_too_large_is_refused(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "BYTES_MAX", 1000)
+    monkeypatch.setattr(admission, "BYTES_MAX", 1000)
     with pytest.raises(ModelRefused, match=r"has [\d,]+ bytes. Expected: at most 1,000"):
         converted(old / "lstm.h5", tmp_path)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from processor.errors import ModelRefused
-from processor.model.legacy import convert_file
+from processor.model.convert.convert import convert_file
 from processor.model.load import load
 
 F, STEPS, ROWS = 3, 7, 5

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from processor.errors import ModelRefused
-from processor.model import files
+from processor.model.file import admission
 from processor.model.load import describe, describe_file, load
 
 L = keras.layers
@@ -95,10 +95,8 @@ def subclassed() -> keras.Model:
 
 NOT_SERVED: dict[str, tuple[Callable[[], keras.Model], str]] = {
     "several inputs": (several_inputs, r"2 inputs \(left .*right"),
-    "several outputs": (several_outputs, r"2 outputs .*\(None, 2\)"),
     "no time axis": (lambda: of_input((F,), L.Dense(1)), r"\(None, 3\) has no time axis"),
     "four axes": (lambda: of_input((5, 4, F), L.Conv2D(1, 2), L.Flatten()), r"\(None, 5, 4, 3\) has 4 axes"),
-    "output of four axes": (lambda: sequential(L.LSTM(8), L.Reshape((2, 2, 2))), r"\(None, 2, 2, 2\) has 4 axes"),
     "features unknown": (lambda: of_input((4, None), L.GlobalAveragePooling1D(data_format="channels_first")), r"\(None, 4, None\)"),
     "tokens": (
         lambda: of_input((None,), L.Embedding(9, 4, name="words"), L.LSTM(2), dtype="int32"),
@@ -383,7 +381,7 @@ def test_bytes_that_are_no_model_are_refused(name: str, tmp_path: Path) -> None:
 
 def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(sequential(L.LSTM(2)), tmp_path)
-    monkeypatch.setattr(files, "BYTES_MAX", 1000)
+    monkeypatch.setattr(admission, "BYTES_MAX", 1000)
     with pytest.raises(ModelRefused, match=r"has [\d,]+ bytes. Expected: at most 1,000"):
         load(path)
 
@@ -397,6 +395,7 @@ def test_describe_names_layers_states_and_mode(tmp_path: Path) -> None:
     assert json.loads(json.dumps(said)) == said
     assert {key: said[key] for key in said if key not in ("why", "fingerprint", "layers")} == {
         "servable": True, "mode": "carried", "features": F, "outputs": 2, "per_step": False, "output_steps": None, "window": None,
+        "named_outputs": None,
         "trained_window": None, "past_window": None, "state_bytes": 32,
         "memory_mb": None, "tried": "sequences of 8 of zeros and of random numbers give finite outputs",
     }  # fmt: skip
@@ -405,6 +404,13 @@ def test_describe_names_layers_states_and_mode(tmp_path: Path) -> None:
         {"name": "memory", "type": "LSTM", "output_shape": [None, 4], "state_width": 8},
         {"name": "head", "type": "Dense", "output_shape": [None, 2], "state_width": 0},
     ]
+
+
+def test_describe_names_several_outputs(tmp_path: Path) -> None:
+    said = describe(load(saved(several_outputs(), tmp_path)))
+    assert said["outputs"] == 4
+    assert [(output["name"], output["numbers"]) for output in said["named_outputs"]] == [("first", 2), ("second", 2)]
+    assert "a prediction is an object of its 2 outputs: first, second" in said["why"]
 
 
 def test_describe_opens_nested_models(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from processor.errors import ModelRefused
-from processor.model import files, h5
+from processor.model.file import admission, h5
 from processor.model.load import load
 
 L = keras.layers
@@ -168,7 +168,7 @@ def test_a_zip_bomb_is_refused_by_what_it_declares(tmp_path: Path, monkeypatch: 
     path = saved(sequential(L.LSTM(2)), tmp_path)
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros", bytes(50 << 20))
-    monkeypatch.setattr(files, "BYTES_MAX", 1 << 20)
+    monkeypatch.setattr(admission, "BYTES_MAX", 1 << 20)
     assert path.stat().st_size < 1 << 20
     with pytest.raises(ModelRefused, match=r"unpacked, has 52,[\d,]+ bytes"):
         load(path)

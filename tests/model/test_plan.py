@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from processor.cli import main
 from processor.settings import load_settings
-from processor.tools.plan import BUSY_MAX, NOTHING, Measured, Part, Plan, Range, Stepped, Wanted, lines, memory_parts, plan, slots_for
+from processor.sizing.estimate import BUSY_MAX, NOTHING, Measured, Part, Plan, Range, Stepped, Wanted, lines, memory_parts, plan, slots_for
 
 SETTINGS = load_settings(None, [], {})
 FOLDER = load_settings(None, ["--checkpoint.store=directory"], {})
@@ -141,7 +141,7 @@ import json, sys
 import numpy as np
 from processor.engine import Engine, Shapes
 from processor.records import Batch
-from processor.tools.plan_measure import resident_bytes
+from processor.sizing.measure import resident_bytes
 
 sensors, slots, width, partitions = map(int, sys.argv[1:])
 

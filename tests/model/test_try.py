@@ -13,10 +13,10 @@ from harness import keras, save_model
 from tiers import few
 
 from processor import cli, logs
+from processor.csv_io import plot, try_model
 from processor.model.load import load
 from processor.settings import load_settings
-from processor.tools import plot, try_model
-from processor.tools.oracle import InputRecord, Reference, keras_last
+from processor.verify.oracle import InputRecord, Reference, keras_last
 
 L = keras.layers
 START = datetime.datetime(2024, 1, 31, 13, 45, tzinfo=datetime.UTC)

@@ -8,10 +8,10 @@ import pytest
 from chromium import Browser
 from harness import Service, Topics
 
-from processor.sandbox import process
-from processor.sandbox.kafka import EmbeddedKafka, free_port
+from processor.testbed import child_process as process
+from processor.testbed.embedded_kafka import EmbeddedKafka, free_port
 
-MODEL = Path(__file__).parents[2] / "processor/sandbox/demo.keras"
+MODEL = Path(__file__).parents[2] / "processor/demo/demo.keras"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,7 +39,7 @@ def service(topics: Topics, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     options.append("--checkpoint.path=checkpoints")  # in the service's own folder, and no path of this machine in a picture
     service = Service(topics, MODEL, tmp_path_factory.mktemp("service"), *options, instance="plant-1")
     service.page = f"http://127.0.0.1:{port}/"
-    plant = ["processor.sandbox.plant", "--bootstrap", topics.bootstrap, "--topic", topics.input, "--rate", "400"]
+    plant = ["processor.cli", "plant", "--bootstrap", topics.bootstrap, "--topic", topics.input, "--rate", "400"]
     with service:
         service.wait_ready(180)
         running = process.spawn([sys.executable, "-m", *plant], tmp_path_factory.mktemp("plant") / "plant.log")

@@ -24,7 +24,7 @@ from watched import Watched
 
 from processor.metrics import Metrics
 from processor.partitions import State
-from processor.sandbox.kafka import EmbeddedKafka
+from processor.testbed.embedded_kafka import EmbeddedKafka
 from processor.web.pages import Page, page_files
 from processor.web.server import serve
 

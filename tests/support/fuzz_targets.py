@@ -29,8 +29,10 @@ from processor.checkpoint.topic import MARKER, ROW, TopicStore, TopicWriter, row
 from processor.codec.dead_letters import OVERHEAD_BYTES, dead_letter
 from processor.codec.decode import Decoded
 from processor.codec.encode import shown
-from processor.codec.keys import sensor_of
+from processor.codec.key_source import sensor_of
 from processor.codec.reject import DETAIL_MAX
+from processor.csv_io.csv_file import CsvFile, Form
+from processor.csv_io.csv_rows import Readings, Wanted, value_of
 from processor.errors import ConfigurationError
 from processor.kafka.topics import Topic
 from processor.partitions import Beginning, Position
@@ -38,8 +40,6 @@ from processor.pipeline import Codec
 from processor.records import ERRORS, Applied
 from processor.settings import Settings, load_settings
 from processor.slots.rows import Rows
-from processor.tools.csv_file import CsvFile, Form
-from processor.tools.rows import Readings, Wanted, value_of
 
 F = 3
 STEPS_MAX = 4

@@ -23,7 +23,7 @@ from waiting import wait_for
 from processor.app.fit import load_model
 from processor.checkpoint.directory import Directory, Name
 from processor.settings import load_settings
-from processor.tools.oracle import InputRecord, Reference, as_published
+from processor.verify.oracle import InputRecord, Reference, as_published
 
 L = keras.layers
 SMALL = ("--slots=8", "--dead_letter.max_ratio=1")

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from processor.pipeline import Codec
-from processor.records import ERRORS
+from processor.records import ERRORS, Output
 from processor.settings import Settings
-from processor.tools import oracle
+from processor.verify import oracle
 
 RECORD_MS = 1_700_000_000_000
 GOOD = b'{"values":[1,2]}'
@@ -65,11 +65,10 @@ def echo_model(features: int) -> Any:
     return SimpleNamespace(
         features=features,
         outputs=features,
+        named_outputs=(Output("y", 0, features, per_step=True),),
         width=1,
         mode="carried",
         window=None,
-        per_step=True,
-        output_steps=None,
         trained_window=None,
     )
 

@@ -41,6 +41,7 @@ from processor.metrics import Metrics
 from processor.partitions import Partitions
 from processor.pipeline import Codec, Pipeline
 from processor.recorder import Recorder
+from processor.records import Output
 from processor.rules import Clock, Rules
 from processor.settings import Settings
 from processor.split_sensors import SplitSensors
@@ -125,7 +126,7 @@ class Process:
         self.partitions, recorder = Partitions(), Recorder(world.metrics)
         self.engine = parts.engine(Decay(), Shapes(1, 1, 1), Rules(expire_ms=EXPIRE_MS), slots=SLOTS)
         decoder = Decoder(JsonFormat(features=1, record_steps_max=4), ahead_max_s=10**9, each_record=False)
-        codec = Codec(decoder.decode, Encoder(model_id="decay", per_step=False, residual=False).encode)
+        codec = Codec(decoder.decode, Encoder(model_id="decay", outputs=[Output("y", 0, 1)], scales=[None], residual=False).encode)
         pipeline = Pipeline(codec, self.engine, EXPIRE_MS)
         store: Any = MemoryTopic(broker, CHECKPOINTS, 1) if world.in_topic else world.files
         writer = TopicWriter(store) if world.in_topic else InlineWriter(store)

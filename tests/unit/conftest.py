@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from processor.sandbox.kafka import EmbeddedKafka
+from processor.testbed.embedded_kafka import EmbeddedKafka
 
 
 @pytest.fixture(scope="session")

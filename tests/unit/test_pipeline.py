@@ -12,6 +12,7 @@ from processor.codec.json_records import JsonFormat
 from processor.engine import Engine, Shapes
 from processor.partitions import Beginning, Partition, Position
 from processor.pipeline import LEFT_OUT, Codec, Pipeline, clock_of, positions_after
+from processor.records import Output
 from processor.rules import Clock, Rules
 
 
@@ -40,7 +41,7 @@ class Message:
 
 def pipeline(rules=Rules(), **options):  # noqa: B008 - it is frozen
     decoder = Decoder(JsonFormat(features=1, record_steps_max=10), ahead_max_s=3600, each_record=False)
-    encoder = Encoder(model_id="decay", per_step=False, residual=False)
+    encoder = Encoder(model_id="decay", outputs=[Output("y", 0, 1)], scales=[None], residual=False)
     engine = Engine(Decay(), Shapes(features=1, outputs=1, width=1), rules, slots=4)
     return Pipeline(Codec(decoder.decode, encoder.encode), engine, rules.expire_ms, **options), engine
 
@@ -63,7 +64,7 @@ def test_what_the_engine_leaves_out_is_a_dead_letter_among_those_of_the_codec():
     messages = [Message(5, huge), Message(6, huge), Message(7, b"{"), Message(8, b'{"values":[1]}', time_ms=5)]
     done = chain.process(messages, {2: Clock()})
     assert [(i, reason.error) for i, reason in done.rejected] == [(1, "non_finite_state"), (2, "bad_encoding"), (3, "late")]
-    assert {reason.detail for _, reason in done.rejected if reason.error in LEFT_OUT} == set(LEFT_OUT.values())
+    assert {reason.detail for _, reason in done.rejected if reason.error in LEFT_OUT} == {LEFT_OUT["non_finite_state"], LEFT_OUT["late"]}
     assert [value is None for value in done.values] == [False, True, True]
 
 

@@ -164,7 +164,7 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize(
-    "name", ["processor.cli.streams", "processor.cli.command", "processor.settings", "structlog", "processor.tools.values"]
+    "name", ["processor.cli.streams", "processor.cli.command", "processor.settings", "structlog", "processor.cli.types"]
 )
 def test_ctrl_c_while_a_command_is_imported_ends_with_130_and_no_word(name: str):
     program = INTERRUPTED.format(name=name, words=["run", "--help"])

@@ -14,9 +14,9 @@ from judge import RECORD_MS, Judge, Record, echo_model, verdict
 
 from processor.app.fit import codec_of, shapes_of
 from processor.errors import ConfigurationError
-from processor.records import Applied
+from processor.records import Applied, Output
 from processor.settings import Settings, load_settings
-from processor.tools.oracle import as_published
+from processor.verify.oracle import as_published
 
 F = 3
 NAMES = "[temperature, motor.current, motor.vibration]"
@@ -128,9 +128,16 @@ def test_a_record_of_fields_is_told_of_the_setting_that_names_them():
 
 @pytest.mark.full
 @deterministic
-@given(st.dictionaries(st.sampled_from(["motor", "motor.current", "timestamp"]), st.recursive(
-    st.one_of(st.none(), st.integers(-9, 9), st.floats(-9, 9)), lambda inner: st.dictionaries(st.just("current"), inner), max_leaves=3
-)))
+@given(
+    st.dictionaries(
+        st.sampled_from(["motor", "motor.current", "timestamp"]),
+        st.recursive(
+            st.one_of(st.none(), st.integers(-9, 9), st.floats(-9, 9)),
+            lambda inner: st.dictionaries(st.just("current"), inner),
+            max_leaves=3,
+        ),
+    )
+)
 def test_the_oracle_says_the_same_of_any_keys_with_dots(found):
     both(json.dumps(found).encode(), settings("--input.features=[motor.current]"), 1)
 
@@ -290,8 +297,53 @@ def test_predictions_are_written_in_their_own_units():
 
 def test_a_windows_steps_are_a_list_of_lists_each_scaled():
     y, scale = [1, 2, 3, 4, 5, 6], "--output.scale={mean: [0, 100, 0], std: 1}"
-    assert published(y, settings(scale), output_steps=2, outputs=6)["prediction"] == [[1.0, 102.0, 3.0], [4.0, 105.0, 6.0]]
-    assert published([1, 2], settings(), output_steps=2, outputs=2)["prediction"] == [[1.0], [2.0]]
+    assert published(y, settings(scale), named_outputs=(Output("y", 0, 6, rows=2),))["prediction"] == [[1.0, 102.0, 3.0], [4.0, 105.0, 6.0]]
+    assert published([1, 2], settings(), named_outputs=(Output("y", 0, 2, rows=2),))["prediction"] == [[1.0], [2.0]]
+
+
+SEVERAL = (Output("life %b", 0, 1), Output('a "class"', 1, 3))
+
+
+def test_several_outputs_are_an_object_by_name_each_in_its_own_units():
+    given = settings("--output.scale={'life %b': {min: 0, max: 500}}")
+    assert published([0.5, 3, 4], given, named_outputs=SEVERAL)["prediction"] == {"life %b": [250.0], 'a "class"': [3.0, 4.0]}
+
+
+def test_an_output_a_step_is_a_list_of_lists_beside_one_of_the_whole_record():
+    served = echo_model(F)
+    served.named_outputs = (Output("each", 0, 2, per_step=True), Output("whole", 2, 3))
+    codec = codec_of(settings(), served, "3f2a9c01")
+    batch = codec.decode([Record(b'{"values":[[1,2,3],[4,5,6]]}')]).batch
+    (out,) = codec.encode(batch, applied_to([1, 2, 3, 4, 5, 6], steps=2))
+    assert as_published(out)["prediction"] == {"each": [[1.0, 2.0], [4.0, 5.0]], "whole": [6.0]}
+    (one,) = codec.encode(codec.decode([Record(b'{"values":[1,2,3]}')]).batch, applied_to([1, 2, 3]))
+    assert as_published(one)["prediction"] == {"each": [1.0, 2.0], "whole": [3.0]}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--output.scale={mean: 0, std: 1}"], r"does not say which output it is for, and the model has 2 .*output.scale: {life: {mean"),
+        (["--output.scale={death: {mean: 0, std: 1}}"], "output.scale names death, which is no output.*life, class"),
+        (["--output.scale={class: {mean: [0, 1, 2], std: 1}}"], "output.scale is for 3, and the model has 2 numbers in its output class"),
+        (["--output.residual=true"], r"does not say which output .*output.residual: {life: true}"),
+        (["--output.residual={death: true}"], "output.residual names death"),
+        (["--output.residual={class: true}"], "output.residual is for 3 features, and the model gives 2 outputs"),
+    ],
+)
+def test_settings_of_outputs_that_the_model_does_not_have_are_refused(options, says):
+    served = echo_model(F)
+    served.named_outputs = (Output("life", 0, 1), Output("class", 1, 3))
+    with pytest.raises(ConfigurationError, match=says):
+        shapes_of(served, settings(*options))
+
+
+def test_a_residual_is_of_the_output_that_is_named():
+    served = echo_model(F)
+    served.named_outputs = (Output("life", 0, 1), Output("next", 1, 3))
+    shapes = shapes_of(served, settings("--output.residual={next: [2, 0]}"))
+    assert (shapes.residual_first, shapes.residual) == (1, (2, 0))
+    assert shapes_of(served, settings("--output.residual={next: false}")).residual == ()
 
 
 def test_predictions_past_the_trained_window_are_marked():
@@ -321,14 +373,14 @@ def test_columns_that_do_not_fit_the_model_are_refused(options, says):
 
 def test_a_residual_of_a_list_of_steps_is_refused():
     served = echo_model(F)
-    served.output_steps = 1
+    served.named_outputs = (Output("y", 0, F, rows=1),)
     with pytest.raises(ConfigurationError, match="a prediction is a list of 1 steps"):
         shapes_of(served, settings("--output.residual=true"))
 
 
 def test_a_residual_may_be_of_some_features_by_name_or_number():
     served = echo_model(F)
-    served.outputs = 2
+    served.outputs, served.named_outputs = 2, (Output("y", 0, 2),)
     shapes = shapes_of(served, settings("--output.residual=[c, 0]", "--input.features=a,b,c"))
     assert shapes.residual == (2, 0)
     assert shapes.row_width == shapes.width + 2

@@ -17,7 +17,7 @@ from processor.codec.decode import Decoder
 from processor.codec.encode import Encoder, output_bytes_max, shown
 from processor.codec.json_records import JsonFormat
 from processor.pipeline import Codec
-from processor.records import ERRORS, Applied, Batch
+from processor.records import ERRORS, Applied, Batch, Output
 from processor.settings import Settings
 
 F = 2
@@ -29,7 +29,8 @@ deterministic = hypothesis_settings(max_examples=300, deadline=None, derandomize
 
 def codec(*, features: int = F, per_step=False, residual=False, ahead_max_s: float = AHEAD_MAX_S, each_record=False) -> Codec:
     decoder = Decoder(JsonFormat(features=features, record_steps_max=STEPS_MAX), ahead_max_s=ahead_max_s, each_record=each_record)
-    return Codec(decoder.decode, Encoder(model_id="3f2a9c01", per_step=per_step, residual=residual).encode)
+    output = Output("y", 0, 1 << 20, per_step)
+    return Codec(decoder.decode, Encoder(model_id="3f2a9c01", outputs=[output], scales=[None], residual=residual).encode)
 
 
 def used_to_several() -> Codec:
@@ -570,9 +571,7 @@ def applied_to(batch: Batch, y: Any, **changes: Any) -> Applied:
     return Applied(**{**defaults, **changes})
 
 
-def encoded(
-    steps: list[int], y: Any, *, by: Codec | None = None, keys: list[bytes] | None = None, **changes: Any
-) -> list[bytes | None]:
+def encoded(steps: list[int], y: Any, *, by: Codec | None = None, keys: list[bytes] | None = None, **changes: Any) -> list[bytes | None]:
     batch = batch_of(steps, keys)
     return (by or codec()).encode(batch, applied_to(batch, y, **changes))
 
@@ -687,4 +686,4 @@ def test_no_output_passes_the_size_that_is_checked_at_start(outputs, steps):
     )
     (out,) = codec(residual=True, per_step=True).encode(batch, applied)
     assert out is not None
-    assert len(out) <= output_bytes_max(outputs, steps)
+    assert len(out) <= output_bytes_max([Output("y", 0, outputs, per_step=True)], steps)

@@ -141,7 +141,7 @@ def test_the_row_keeps_held_values_and_their_times_behind_all_else() -> None:
 def test_the_largest_output_has_room_for_every_name(options: list[str]) -> None:
     given = settings(*options)
     shapes, without = shapes_of(echo_model(2), given), settings(*options[1:])
-    more = record_bytes_of(given, shapes, per_step=False).output - record_bytes_of(without, shapes, per_step=False).output
+    more = record_bytes_of(given, echo_model(2), shapes).output - record_bytes_of(without, echo_model(2), shapes).output
     assert more >= len(b',"held":[0,1]')
 
 

@@ -16,7 +16,7 @@ from processor.pipeline import Pipeline, Processed
 from processor.rules import Clock
 from processor.settings import Settings, load_settings
 from processor.slots.rows import Rows
-from processor.tools import oracle
+from processor.verify import oracle
 
 F = 3
 T0_MS = 1_700_000_000_000

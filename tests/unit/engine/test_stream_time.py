@@ -18,7 +18,7 @@ from processor.records import Batch, Claim
 from processor.rules import NEVER, Clock, keep_time
 from processor.settings import Settings
 from processor.slots.rows import Rows
-from processor.tools import oracle
+from processor.verify import oracle
 
 EXPIRE_MS = 30
 YEAR = 1000

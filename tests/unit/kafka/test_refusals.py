@@ -16,7 +16,7 @@ from processor.kafka.refusals import Answer, RefusalWatch, advertised, listener,
 from processor.kafka.refusals.addresses import sent_to
 from processor.kafka.refusals.listener import NoListener, look
 from processor.logs import plain
-from processor.sandbox.ports import free_port
+from processor.testbed.ports import free_port
 
 
 @contextmanager

@@ -18,16 +18,16 @@ import pytest
 from waiting import wait_for
 
 from processor.errors import ConfigurationError, SlotstreamError
-from processor.sandbox import patience
-from processor.sandbox.kafka import free_port
-from processor.tools.verify import faults, site
-from processor.tools.verify.faults import FAULTS, Fault
-from processor.tools.verify.harm import NoHarmError
-from processor.tools.verify.instances import Instances, Running
-from processor.tools.verify.proxy import Proxy, Route
-from processor.tools.verify.report import Phase, Totals
-from processor.tools.verify.run import Options, main
-from processor.tools.verify.site import Site
+from processor.testbed import patience
+from processor.testbed.embedded_kafka import free_port
+from processor.verify import faults, site
+from processor.verify.faults import FAULTS, Fault
+from processor.verify.harm import NoHarmError
+from processor.verify.instances import Instances, Running
+from processor.verify.proxy import Proxy, Route
+from processor.verify.report import Phase, Totals
+from processor.verify.run import Options, main
+from processor.verify.site import Site
 
 # Stands for the service, without TensorFlow: takes the lock of its name, says what the service says, and runs until SIGTERM.
 SERVICE = """
@@ -198,7 +198,7 @@ def test_a_sleep_that_the_process_sleeps_through_without_stopping_did_not_happen
     instances: Instances, make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = started(instances)
-    monkeypatch.setattr("processor.tools.verify.instances.STOPPED_S", 0.1)
+    monkeypatch.setattr("processor.verify.instances.STOPPED_S", 0.1)
     with monkeypatch.context() as patched:
         patched.setattr(one._process, "send_signal", lambda _number: None)
         assert_did_not_happen("sleep", make_site(), "a was put to sleep, and is in the state [RS]")

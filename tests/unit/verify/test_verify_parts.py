@@ -20,18 +20,18 @@ from processor import cli
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.kafka.delivery import AbortedError
 from processor.kafka.produce import aborted
-from processor.sandbox.kafka import free_port
 from processor.settings import load_settings
-from processor.tools.oracle import InputRecord
-from processor.tools.verify import judge
-from processor.tools.verify.faults import FAULTS
-from processor.tools.verify.instances import Instances, Running, differing, leaving
-from processor.tools.verify.judge import DifferentError, Judge
-from processor.tools.verify.proxy import Proxy, Route
-from processor.tools.verify.readings import Readings, Sent
-from processor.tools.verify.run import chosen
-from processor.tools.verify.schedule import deal, endless, kill_is_due
-from processor.tools.verify.watch import Stalls
+from processor.testbed.embedded_kafka import free_port
+from processor.verify import judge
+from processor.verify.faults import FAULTS
+from processor.verify.instances import Instances, Running, differing, leaving
+from processor.verify.judge import DifferentError, Judge
+from processor.verify.oracle import InputRecord
+from processor.verify.output_watch import Stalls
+from processor.verify.proxy import Proxy, Route
+from processor.verify.readings import Readings, Sent
+from processor.verify.run import chosen
+from processor.verify.schedule import deal, endless, kill_is_due
 
 START_MS = 1_700_000_000_000
 
@@ -451,7 +451,7 @@ def test_a_stall_is_time_without_answers_while_some_are_due() -> None:
 def test_a_disk_is_filled_and_made_read_only_for_its_process_alone(tmp_path: Path) -> None:
     program = """
 import pathlib, sys
-from processor.tools.verify.disk import Disk
+from processor.verify.disk import Disk
 folder = pathlib.Path(sys.argv[1])
 try:
     disk = Disk(folder)

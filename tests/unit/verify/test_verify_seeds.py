@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from waiting import wait_for
 
-from processor.tools.verify import seeds
-from processor.tools.verify.seeds import Run, load, main, one, table
+from scripts import verify_seeds as seeds
+from scripts.verify_seeds import Run, load, main, one, table
 
 LINE = (
     "verify: seed={seed} records=9 predictions=8 dead_letters=1 faults=2 lost={lost} duplicated=0 different=0 longest_stall_s=1.5 kills=1"

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from processor.metrics import Metrics
-from processor.sandbox.kafka import free_port
+from processor.testbed.embedded_kafka import free_port
 from processor.web import probe
 from processor.web.server import serve
 

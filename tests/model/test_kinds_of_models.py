@@ -1,0 +1,154 @@
+"""docs/kinds-of-models.md: each file that it shows is served as it says, with the reference's bits and with Keras's own numbers."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import keras
+from places import ROOT
+
+from processor.app.fit import codec_of, fingerprint_of, load_model, rules_of, shapes_of
+from processor.engine import Engine
+from processor.model.tiles import Tiles
+from processor.pipeline import Pipeline
+from processor.rules import Clock
+from processor.settings import load_settings
+from processor.verify.oracle import InputRecord, Reference, as_published, keras_last
+
+PAGE = (ROOT / "docs" / "kinds-of-models.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| \[(.+?)\]\(#(.+?)\) \| (\w+) \|", PAGE, re.MULTILINE)
+MODES = {anchor: mode for _, anchor, mode in ROWS}
+SENSORS, RECORDS = 7, 220
+
+
+@dataclass
+class Message:
+    """A record as the consumer hands it over."""
+
+    record: InputRecord
+
+    def key(self) -> bytes | None:
+        return self.record.key
+
+    def value(self) -> bytes | None:
+        return self.record.value
+
+    def headers(self) -> list[tuple[str, bytes | None]] | None:
+        return list(self.record.headers) or None
+
+    def partition(self) -> int:
+        return self.record.partition
+
+    def offset(self) -> int:
+        return self.record.offset
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, self.record.record_ms
+
+
+def sections() -> Iterator[tuple[str, str, str]]:
+    """Of each kind: its anchor, the program that writes its file, and its settings."""
+    for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]:
+        blocks = dict(re.findall(r"^```(\w+)\n(.*?)^```$", part, re.MULTILINE | re.DOTALL))
+        if "python" in blocks:
+            anchor = re.sub(r"[^\w\- ]", "", part.partition("\n")[0].lower()).replace(" ", "-")
+            yield anchor, blocks["python"], blocks.get("yaml", "")
+
+
+SECTIONS = {anchor: rest for anchor, *rest in sections()}
+
+
+def test_every_kind_has_a_row_and_every_row_a_kind() -> None:
+    assert list(MODES) == list(SECTIONS)
+
+
+def test_every_file_is_made_in_about_ten_lines() -> None:
+    for anchor, (program, _) in SECTIONS.items():
+        assert len(program.strip().splitlines()) <= 12, anchor
+
+
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anchor: str, *options: str) -> Any:
+    """The settings and the model of a kind."""
+    program, settings = SECTIONS[anchor]
+    monkeypatch.chdir(tmp_path)
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(5)
+    exec(program, {})
+    Path("settings.yaml").write_text(settings or "{}", encoding="utf-8")
+    return (given := load_settings(Path("settings.yaml"), ["--model.path=model.keras", *options], {})), load_model(given)
+
+
+def stream(columns: list[Any], rng: np.random.Generator) -> list[InputRecord]:
+    """Records of several sensors mixed, a tenth of them of several steps. columns: what draws one number of each feature."""
+    records = []
+    for offset in range(RECORDS):
+        steps = int(rng.integers(2, 5)) if rng.random() < 0.1 else 1
+        values = [[draw(rng) for draw in columns] for _ in range(steps)]
+        value = json.dumps({"values": values if steps > 1 else values[0]}).encode()
+        records.append(InputRecord(0, offset, b"sensor-%d" % rng.integers(SENSORS), value, 1))
+    return records
+
+
+def answers(model: Any, settings: Any, records: list[InputRecord], rng: np.random.Generator) -> dict[tuple[int, int], Any]:
+    """What the service's own codec and engine answer, the records cut into batches at random."""
+    rules = rules_of(settings)
+    engine = Engine(Tiles(model, rows_max=8), shapes_of(model, settings), rules, slots=4)
+    pipeline = Pipeline(codec_of(settings, model, fingerprint_of(settings, model)), engine, rules.expire_ms)
+    found, clocks, at = {}, {0: Clock()}, 0
+    while at < len(records):
+        batch = records[at : at + int(rng.choice([1, 3, 40]))]
+        done = pipeline.process([Message(record) for record in batch], clocks)
+        clocks |= done.clocks
+        for i, value in zip(done.decoded.source, done.values, strict=True):
+            if value is not None:
+                found[0, batch[i].offset] = as_published(value)
+        found |= {(0, batch[i].offset): rejected.error for i, rejected in done.rejected}
+        engine.commit()
+        at += len(batch)
+    return found
+
+
+def draws(_model: Any, features: int) -> list[Any]:
+    return [lambda rng: round(float(rng.normal()), 3)] * features
+
+
+@pytest.mark.parametrize("anchor", SECTIONS)
+def test_a_kind_is_served_as_keras_predicts(anchor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, model = served(tmp_path, monkeypatch, anchor)
+    assert model.mode == MODES[anchor]
+    rng = np.random.default_rng(3)
+    records = stream(draws(model, model.features), rng)
+    found = answers(model, settings, records, rng)
+    assert found == Reference(model, settings, fingerprint_of(settings, model)[:8]).expect(records)
+    judged = 0
+    for sensor in {record.key for record in records}:
+        own = [record for record in records if record.key == sensor]
+        x = np.concatenate([np.array(json.loads(record.value)["values"], np.float32).reshape(-1, model.features) for record in own])
+        if model.mode == "windowed" and len(x) < model.window:
+            continue
+        expected = in_own_units(settings, model, keras_last(model, x))
+        np.testing.assert_allclose(last_of(model, found[0, own[-1].offset]["prediction"]), expected, atol=1e-5, rtol=1e-5)
+        judged += 1
+    assert judged > 3
+
+
+def in_own_units(settings: Any, model: Any, y: np.ndarray) -> np.ndarray:
+    given = settings.output.scale or {}
+    for output in model.named_outputs:
+        if output.name in given:
+            scale = given[output.name]
+            y[output.first : output.last] = y[output.first : output.last] * np.array(scale.divisor) + np.array(scale.offset)
+    return y
+
+
+def last_of(model: Any, prediction: Any) -> np.ndarray:
+    """The numbers of the last step, output by output."""
+    parts = prediction if isinstance(prediction, dict) else {model.named_outputs[0].name: prediction}
+    assert list(parts) == [output.name for output in model.named_outputs]
+    flat = (np.reshape(parts[output.name], (-1, output.last - output.first))[-1] for output in model.named_outputs)
+    return np.concatenate(list(flat))
