@@ -13,15 +13,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bench.rates import Rate
 from processor import logs
 from processor.app import build
 from processor.app.service import Service
-from processor.metrics import Metrics
+from processor.metrics import STAGES, Metrics
+from processor.model import tiles
 from processor.records import Applied, Batch
 from processor.settings import load_settings
-
-# The start of a run is left out: the first fetches, the first calls of each rung.
-WARM_SHARE = 0.15
 
 
 class Echo:
@@ -58,22 +57,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.echo:
         make = build.Engine
         build.Engine = lambda stepper, shapes, *rest, **options: Echo(make(stepper, shapes, *rest, **options), shapes.outputs)
+    # The whole ladder first: what is compiled beside the loop would be measured with it.
+    make_tiles = tiles.Tiles
+    tiles.Tiles = lambda model, **chosen: make_tiles(model, **{**chosen, "beside": False})
     service = Service(load_settings(None, rest, {}), metrics)
-    seen: list[tuple[float, float]] = []
+    rate = Rate(arguments.records)
 
     def watch() -> None:
-        while not seen or seen[-1][1] < arguments.records:
-            seen.append((time.perf_counter(), metrics.value("readings_total")))
+        while not rate.over:
+            rate.note(int(metrics.value("readings_total")), _spent(metrics))
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
     service.run()
-    first = next(s for s in seen if s[1] >= arguments.records * WARM_SHARE)
-    last = next(s for s in seen if s[1] >= arguments.records)
     stages = {stage: round(metrics.total("stage_seconds", stage=stage), 3) for stage in ("decode", "apply", "encode", "publish", "commit")}
-    rate = (last[1] - first[1]) / (last[0] - first[0])
-    print(json.dumps({"readings_per_s": round(rate), "stages_s": stages}))
+    print(json.dumps({**rate.figures(), "stages_s": stages, "readings": rate.done, "steady": rate.spent}))
+
+
+def _spent(metrics: Metrics) -> dict[str, float]:
+    """Seconds so far, of the loop by stage and of all threads' processor time, and the transactions committed."""
+    found = {stage: metrics.total("stage_seconds", stage=stage) for stage in STAGES}
+    return {**found, "cpu": time.process_time(), "commits": metrics.value("transactions_total", result="committed")}
 
 
 if __name__ == "__main__":

@@ -1,31 +1,31 @@
-"""Sensors that lie in several partitions, as two producers with different partitioners put them: each has a state in each.
+"""Detects sensors in several partitions, a result of producers with different partitioners: each partition has its own state.
 
-Responsible for saying so once, and for the figure. Who looks: the loop at its own partitions, and a thread, once, at the newest
-records of all of them when the service starts.
+Responsible for logging them once, and for the metric. The loop checks its own partitions, and at startup a thread checks the newest
+records of all partitions once.
 """
 
 import threading
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 import structlog
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, Message
 
 from processor.codec.encode import shown
 from processor.errors import SlotstreamError
-from processor.kafka.partition_log import in_several_partitions, newest
+from processor.kafka.partition_log import in_several_partitions
 from processor.metrics import Metrics
-from processor.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
-KEYS_MAX = 1000  # of a partition that are looked up in the others: a few milliseconds
-RECORDS = 100  # of each partition, at the start
+KEYS_MAX = 1000  # sensors of a partition that are looked up in the others: takes a few milliseconds
+RECORDS = 100  # per partition, at startup
 TIMEOUT_S = 10.0
 NAMED = 3
 
 
 class SplitSensors:
-    """What was found since the start. Methods may be called by any thread."""
+    """The split sensors found since the start. Any thread may call the methods."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -33,7 +33,7 @@ class SplitSensors:
         self._lock = threading.Lock()
 
     def found(self, sensors: dict[bytes, list[int]]) -> None:
-        """Sensors, and the partitions that each lies in."""
+        """Reports sensors, with the partitions that each is in."""
         if not sensors:
             return
         with self._lock:
@@ -49,17 +49,20 @@ class SplitSensors:
                 to_do="give every producer the same partitioner: murmur2_random for clients of librdkafka, Java's default for Java",
             )
 
-    def look_into(self, settings: Settings, partitions: int) -> None:
-        """Starts a look at the newest records of the input, beside all else. What the broker does not answer is left."""
-        threading.Thread(target=self._look, args=(settings, partitions), name="split-sensors", daemon=True).start()
+    def look_into(self, newest: Callable[[int, float], Iterable[Message]]) -> None:
+        """Starts a thread that checks the newest records of the input. Skips partitions for which the broker does not answer.
 
-    def _look(self, settings: Settings, partitions: int) -> None:
+        newest: so many records of each partition, in so many seconds; called on a thread.
+        """
+        threading.Thread(target=self._look, args=(newest,), name="split-sensors", daemon=True).start()
+
+    def _look(self, newest: Callable[[int, float], Iterable[Message]]) -> None:
         try:
-            self.found(in_several_partitions(newest(settings, settings.input.topic, partitions, RECORDS, timeout_s=TIMEOUT_S)))
+            self.found(in_several_partitions(newest(RECORDS, TIMEOUT_S)))
         except (KafkaException, SlotstreamError) as error:
             _log.debug("the newest records of the input were not looked at", reason=str(error))
 
 
 def named(sensors: dict[bytes, list[int]]) -> str:
-    """A few of them, for people."""
+    """The names of a few of them, for a message."""
     return ", ".join(f"{shown(key)[:80]} in {' and '.join(map(str, numbers[:4]))}" for key, numbers in islice(sensors.items(), NAMED))

@@ -4,11 +4,13 @@ Settings, broker and topics come before the model is compiled, and the group is 
 """
 
 import functools
+import gc
 import platform
 import secrets
 import threading
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -20,6 +22,7 @@ from processor.app.fit import (
     load_model,
     open_folder,
     open_parking,
+    policies_of,
     record_bytes_of,
     rules_of,
     shapes_of,
@@ -39,10 +42,12 @@ from processor.kafka.at_least_once import AtLeastOnce
 from processor.kafka.clients import librdkafka_version, output_producer, session_ms, shows_mark
 from processor.kafka.consumer import GroupConsumer
 from processor.kafka.delivery import Delivery
+from processor.kafka.findings import Finding
+from processor.kafka.partition_log import PartitionLog, newest, read_to_end
 from processor.kafka.session_limits import session_limits
 from processor.kafka.topic_errors import partitions_added
 from processor.kafka.topic_watch import TopicWatch
-from processor.kafka.topics import Looker, Topics, describe
+from processor.kafka.topics import Looker, Topic, Topics, describe
 from processor.kafka.transaction import Transaction
 from processor.loop.checkpoints import Checkpoints
 from processor.loop.committer import Committer
@@ -62,6 +67,9 @@ from processor.settings import Settings
 from processor.slots.parking import Parking
 from processor.split_sensors import SplitSensors
 
+if TYPE_CHECKING:
+    from processor.model.tiles import Tiles
+
 _log = structlog.get_logger(__name__)
 
 RESTORES_AT_ONCE = 8
@@ -74,32 +82,34 @@ class Build:
         self._settings, self._metrics, self._health, self._stopping = settings, metrics, health, stopping
         self.lock: InstanceLock | None = None
         self._loop: Loop | None = None
+        self._tiles: Tiles | None = None
+
+    def close(self) -> None:
+        """Ends the compilation beside the loop."""
+        if self._tiles is not None:
+            self._tiles.close()
 
     def build(self) -> tuple[Loop, TopicWatch]:
         settings = self._settings
-        self._health.start_step = "asking the broker for its topics"
-        topics = describe(settings)
-        found = [*findings.of_session(settings, session_limits(settings)), *findings.of_topics(settings, topics)]
-        findings.require(found)
+        topics, found = self._look()
         self.lock = InstanceLock(topics.cluster, settings.transactional_id)
         folder = open_folder(settings) if topics.checkpoint is None else None
         parked = open_parking(settings)
         # TensorFlow takes seconds to import: only now that the rest is known to be in order.
-        self._health.start_step = "loading the model"
+        self._health.start_step = "importing TensorFlow"
         from processor.model.quiet import import_tensorflow
 
         import_tensorflow()
         from processor.model.advice import past_window
         from processor.model.tiles import Tiles
 
+        self._health.start_step = "loading the model"
         model = load_model(settings)
         shapes = shapes_of(model, settings)
         record_bytes = record_bytes_of(settings, model, shapes)
         found = [*found, *findings.of_sizes(topics, record_bytes)]
         findings.require(found)
-        for finding in found:
-            if finding.level == "warning":
-                _log.warning(finding.found, expected=finding.expected, to_do=finding.do)
+        _warn(found)
         store, writer = _checkpoints(folder, settings, topics, shapes)
         slots = slots_of(settings, shapes)
         fingerprint = fingerprint_of(settings, model)
@@ -112,42 +122,55 @@ class Build:
         if advice := past_window(model):
             _log.warning(advice.text, trained_window=advice.window, deviation_percent=round(advice.deviation_percent, 2))
         self._health.start_step = "compiling the model"
-        tiles = Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX))
+        tiles = self._tiles = Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX), beside=True)
+        # What TensorFlow has left behind is looked at once and never again: in the loop, a full collection of it takes 0.3 s.
+        gc.collect()
+        gc.freeze()
         engine = Engine(tiles, shapes, rules_of(settings), slots=slots, parking=Parking(shapes.row_width, parked))
-        watch = TopicWatch(
-            settings,
-            topics,
-            Looker(settings, topics),
-            self._metrics,
-            record_bytes=record_bytes,
-            told=found,
-            adopt=lambda key: self._take_up(key, topics, writer),
-        )
+        looker, take_up = Looker(settings, topics), functools.partial(self._take_up, topics, writer)
+        watch = TopicWatch(settings, topics, looker, self._metrics, record_bytes=record_bytes, told=found, adopt=take_up)
         self._health.topics = watch
 
         def beat() -> None:
             self._health.beat()
+            tiles.adopt()
             watch.check(self._health.beat, self._stopping)
 
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
         present = Present(fingerprint, topics.input.id, topics.input.partitions, deciding_of(settings, model))
         membership = self._membership(topics, beat, watch.suspect)
 
+        def open_log(partition: int, cancelled: Callable[[], bool]) -> PartitionLog:
+            return PartitionLog(settings, partition, cancelled, membership.committed)
+
         def restore(partition: int) -> Restore:
             watch.ask()
-            return Restore(settings, store, present, partition, gate, membership.committed)
+            return Restore(policies_of(settings), store, present, partition, gate, open_log)
 
-        limits = [topic.bytes_max for topic in topics.written]
-        producer = functools.partial(output_producer, settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
-        delivery = Transaction if settings.delivery == "exactly_once" else AtLeastOnce
         codec = codec_of(settings, model, fingerprint)
-        loop = self._compose(topics, engine, codec, delivery(producer, beat, watch.suspect), writer, restore, membership, beat)
+        loop = self._compose(topics, engine, codec, self._delivery(topics, beat, watch.suspect), writer, restore, membership, beat)
+        _log.info("started, joining the group", seconds=self._health.start_seconds())
         self._health.watch(loop)
         self._loop = loop
         watch.start()
         return loop, watch
 
-    def _take_up(self, key: str, topics: Topics, writer: CheckpointWriter) -> None:
+    def _look(self) -> tuple[Topics, list[Finding]]:
+        """The topics, and what is to be said of them and of the group's session. Raises SlotstreamError if they will not do."""
+        settings = self._settings
+        self._health.start_step = "asking the broker for its topics"
+        topics = describe(settings)
+        found = [*findings.of_session(settings, session_limits(settings)), *findings.of_topics(settings, topics)]
+        findings.require(found)
+        return topics, found
+
+    def _delivery(self, topics: Topics, beat: Callable[[], None], suspect: Callable[[], None]) -> Delivery:
+        limits = [topic.bytes_max for topic in topics.written]
+        producer = functools.partial(output_producer, self._settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
+        delivery = Transaction if self._settings.delivery == "exactly_once" else AtLeastOnce
+        return delivery(producer, beat, suspect)
+
+    def _take_up(self, topics: Topics, writer: CheckpointWriter, key: str) -> None:
         """On the loop's thread: a topic was replaced by another of its name."""
         if key == "checkpoint.topic" and topics.checkpoint is not None and isinstance(writer, TopicWriter):
             writer.moved(topics.checkpoint)
@@ -169,13 +192,9 @@ class Build:
 
         settings, here, there = self._settings, made_by(), topics.input.partitions
         partitions, recorder, split = Partitions(), Recorder(self._metrics), SplitSensors(self._metrics)
-        split.look_into(settings, there)
+        split.look_into(lambda records, timeout_s: newest(settings, topics.input.name, there, records, timeout_s=timeout_s))
         pipeline = Pipeline(codec, engine, rules_of(settings).expire_ms, timed=recorder.timed, jumps=Jumps())
         bad_share = BadShare(settings.dead_letter.max_ratio, topics.dead_letter.name)
-
-        def check_assigned(numbers: list[int]) -> None:
-            if max(numbers, default=0) >= there:
-                raise partitions_added(settings, there, max(numbers) + 1)
 
         committer = Committer(
             delivery,
@@ -190,13 +209,7 @@ class Build:
             restore, partitions=partitions, engine=engine, pipeline=pipeline, writer=writer, recorder=recorder, made_by=here
         )
         checkpoints = Checkpoints(
-            writer,
-            settings.checkpoint.interval,
-            partitions=partitions,
-            engine=engine,
-            split=split,
-            recorder=recorder,
-            made_by=here,
+            writer, settings.checkpoint.interval, partitions=partitions, engine=engine, split=split, recorder=recorder, made_by=here
         )
         rebalance = Rebalance(
             partitions=partitions,
@@ -206,7 +219,7 @@ class Build:
             checkpoints=checkpoints,
             membership=membership,
             recorder=recorder,
-            check_assigned=check_assigned,
+            check_assigned=functools.partial(_check_assigned, topics.input, settings.on_partitions_added),
             drain_s=settings.drain_timeout,
         )
         loop = Loop(
@@ -282,6 +295,18 @@ class Build:
         )
 
 
+def _check_assigned(topic: Topic, on_partitions_added: str, numbers: list[int]) -> None:
+    """Raises SlotstreamError if the group gives out partitions that were not there when this process started."""
+    if max(numbers, default=0) >= topic.partitions:
+        raise partitions_added(topic.name, on_partitions_added, topic.partitions, max(numbers) + 1)
+
+
+def _warn(found: list[Finding]) -> None:
+    for finding in found:
+        if finding.level == "warning":
+            _log.warning(finding.found, expected=finding.expected, to_do=finding.do)
+
+
 def _checkpoints(
     folder: Directory | None, settings: Settings, topics: Topics, shapes: Shapes
 ) -> tuple[Directory | TopicStore, CheckpointWriter]:
@@ -289,5 +314,5 @@ def _checkpoints(
         return folder, Writer(folder)
     if topics.checkpoint is None:
         raise ValueError("checkpoints are in a folder or in a topic")
-    store = TopicStore(settings, topics.checkpoint, shapes.row_width)
+    store = TopicStore(functools.partial(read_to_end, settings), topics.checkpoint, shapes.row_width)
     return store, TopicWriter(store)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from processor.app.columns import check_features, input_scale_of, residual_of, scales_of
+from processor.app.named_columns import check_features, input_scale_of, residual_of, scales_of
 from processor.checkpoint.directory import Directory
+from processor.checkpoint.policy import Policies
 from processor.checkpoint.topic import row_bytes_max
-from processor.codec.decode import KEY_BYTES_MAX, Decoder
+from processor.codec.columns import KEY_BYTES_MAX
+from processor.codec.decode import Decoder
 from processor.codec.encode import Encoder, output_bytes_max
 from processor.codec.float32_records import Float32Format
 from processor.codec.json_records import JsonFormat
@@ -105,6 +107,19 @@ def slots_of(settings: Settings, shapes: Shapes) -> int:
 def fingerprint_of(settings: Settings, model: "ServableModel") -> str:
     """Hex. Of the model and what else decides."""
     return hashlib.sha256(f"{model.digest} {json.dumps(_deciding(settings, model), sort_keys=True)}".encode()).hexdigest()
+
+
+def policies_of(settings: Settings) -> Policies:
+    return Policies(
+        group=settings.group_id,
+        topic=settings.input.topic,
+        start=settings.input.start,
+        on_partitions_added=settings.on_partitions_added,
+        on_model_change=settings.on_model_change,
+        on_missing_state=settings.on_missing_state,
+        on_gap=settings.on_gap,
+        on_lost_input=settings.on_lost_input,
+    )
 
 
 def deciding_of(settings: Settings, model: "ServableModel") -> dict[str, str]:

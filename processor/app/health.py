@@ -1,13 +1,18 @@
-"""What /healthz, /readyz and the status page are told of the service."""
+"""The state of the service for /healthz, /readyz and the status page.
+
+The loop's thread publishes an immutable view of itself each turn. The web threads read the newest view, and never a live object.
+"""
 
 import time
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 from processor.errors import NotPermitted
 from processor.kafka.refusals import RefusalWatch
 from processor.kafka.topic_watch import TopicWatch
 from processor.loop.loop import Loop
 from processor.partitions import Partition
+from processor.settings import Settings
 from processor.systemd import Systemd
 
 HUNG_S = 60.0
@@ -15,7 +20,7 @@ HUNG_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The model as it is served, for whoever asks. window: steps, None where the state is carried; state_bytes: of one sensor."""
+    """The model as it is served. window: steps, None if the state is carried; state_bytes: of one sensor."""
 
     fingerprint: str
     mode: str
@@ -26,40 +31,116 @@ class Served:
     state_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """The settings that the status page shows. Of `kafka` nothing is shown, and of the model's path only the file's name."""
+
+    group: str
+    instance: str
+    input: str
+    output: str
+    dead_letters: str
+    checkpoints: str
+    delivery: str
+    commit_interval_s: float
+    checkpoint_interval_s: float
+    model_file: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(
+            group=settings.group_id,
+            instance=settings.instance_name,
+            input=settings.input.topic,
+            output=settings.output.topic,
+            dead_letters=settings.dead_letter_topic,
+            checkpoints=settings.checkpoint_topic or "a folder",
+            delivery=settings.delivery,
+            commit_interval_s=settings.commit_interval,
+            checkpoint_interval_s=settings.checkpoint.interval,
+            model_file=settings.model.path.name,
+        )
+
+
+class PartitionView(NamedTuple):
+    """A partition as the loop last had it. state: restoring, joining, catching up or live. committed: an offset, of a live one.
+
+    replay_records: what a restart would replay, which lies between the checkpoint (or the state's origin) and the committed offset.
+    """
+
+    number: int
+    state: str
+    live: bool
+    committed: int | None
+    replay_records: int | None
+
+    @classmethod
+    def of(cls, partition: Partition) -> Self:
+        if not partition.live:
+            return cls(partition.number, partition.state.value, False, None, None)
+        committed, begun_at = partition.committed.offset, partition.checkpoint_position
+        if begun_at is None and partition.beginning is not None:
+            begun_at = partition.beginning.origin
+        replay = None if begun_at is None else max(0, committed - begun_at)
+        return cls(partition.number, partition.state.value if partition.caught_up else "catching up", True, committed, replay)
+
+
+class LoopView(NamedTuple):
+    """The loop as it last was. joined: the group has answered with an assignment, be it empty. partitions: by number."""
+
+    joined: bool = False
+    ready: bool = False
+    partitions: tuple[PartitionView, ...] = ()
+
+    @classmethod
+    def of(cls, loop: Loop) -> Self:
+        return cls(loop.joined, loop.ready, tuple(PartitionView.of(loop.partitions[number]) for number in sorted(loop.partitions)))
+
+
 class Health:
-    """What /healthz, /readyz and the status page are told. Written by the loop's thread, read by the web's."""
+    """The state for /healthz, /readyz and the status page. The loop's thread writes it, the web thread reads it."""
 
     def __init__(self, systemd: Systemd | None = None) -> None:
         self._loop: Loop | None = None
         self._systemd = systemd or Systemd()
-        self._turned_at_s: float | None = None  # None until the loop runs: compiling is no hang
+        self._turned_at_s: float | None = None  # None until the loop runs: compiling is not a hang
         self._start_step: str | None = "reading its settings"
+        self._steps_at_s: list[tuple[str, float]] = [("reading its settings", time.monotonic())]
+        self.view = LoopView()
         self.served: Served | None = None
         self.topics: TopicWatch | None = None
         self.refusals: RefusalWatch | None = None
-        self.not_permitted: NotPermitted | None = None  # what the loop waits for
+        self.not_permitted: NotPermitted | None = None  # the permission that the loop is waiting for
 
     def beat(self) -> None:
-        """The loop turns, or waits for the broker: /healthz and systemd's watchdog rest on this alone."""
+        """The loop turns, or waits for the broker: /healthz and systemd's watchdog depend only on this."""
         self._turned_at_s = time.monotonic()
-        if self._loop is not None and self._systemd.listens:
-            self._systemd.beat(f"{len(self._loop.partitions)} partitions: {self.ready()[1]}", joined=self.joined)
+        if self._loop is not None:
+            self.view = view = LoopView.of(self._loop)
+            if self._systemd.listens:
+                self._systemd.beat(f"{len(view.partitions)} partitions: {self.ready()[1]}", joined=view.joined)
 
     def watch(self, loop: Loop) -> None:
         self._loop, self._start_step = loop, None
 
     @property
     def start_step(self) -> str | None:
-        """None when the loop is there."""
+        """None once the loop runs."""
         return self._start_step
 
     @start_step.setter
     def start_step(self, step: str) -> None:
         self._start_step = step
+        self._steps_at_s.append((step, time.monotonic()))
         self._systemd.starting(step)
 
+    def start_seconds(self) -> dict[str, float]:
+        """How long each step of the start took, the last one up to now."""
+        ends_s = [at_s for _, at_s in self._steps_at_s[1:]] + [time.monotonic()]
+        return {step: round(end_s - at_s, 2) for (step, at_s), end_s in zip(self._steps_at_s, ends_s, strict=True)}
+
     def stopping(self, drain_timeout_s: float) -> None:
-        """The service ends, and may take that long for its last commit and checkpoint."""
+        """The service is stopping, and may take this long for its last commit and checkpoint."""
         self._systemd.stopping(drain_timeout_s)
 
     def alive(self) -> tuple[bool, str]:
@@ -69,28 +150,20 @@ class Health:
         return True, "alive"
 
     def ready(self) -> tuple[bool, str]:
-        loop = self._loop
+        view = self.view
         if (trouble := self.trouble) is not None:
             return False, trouble
-        if loop is None:
+        if self._start_step is not None:
             return False, "starting"
-        if not loop.ready:
-            return False, f"restoring {loop.restoring} partitions" if loop.restoring else "joining, or catching up with the backlog"
+        if not view.ready:
+            restoring = sum(not partition.live for partition in view.partitions)
+            return False, f"restoring {restoring} partitions" if restoring else "joining, or catching up with the backlog"
         return True, "ready"
 
     @property
     def trouble(self) -> str | None:
-        """What the service waits for that somebody has to mend; None if there is nothing."""
+        """The problem that the service is waiting for someone to fix; None if there is none."""
         if self.topics is not None and (gone := self.topics.trouble) is not None:
             return gone
         refused = self.not_permitted or (None if self.refusals is None else self.refusals.reason)
         return None if refused is None else f"{refused.found}; to do: {refused.do}"
-
-    @property
-    def joined(self) -> bool:
-        """The group has answered with an assignment, be it empty."""
-        return self._loop is not None and self._loop.joined
-
-    def partitions(self) -> list[Partition]:
-        """Those of this instance, to be looked at only: they are the loop's, and go on changing."""
-        return [] if self._loop is None else list(self._loop.partitions.values())

@@ -1,6 +1,6 @@
-"""One function a command: settings and arguments in, the room that does it called, an exit code out.
+"""One function per command: takes settings and arguments, calls the room that does the work, returns an exit code.
 
-Each imports that room only when it runs, because TensorFlow alone takes seconds and a mistyped option must be told at once.
+Each function imports its room only when it runs, because TensorFlow alone takes seconds and a mistyped option must be reported at once.
 """
 
 import argparse
@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     logs.configure(settings.log.level, settings.log.format)
     recent = logs.keep_recent()
-    faulthandler.enable(file=2)  # a watchdog's SIGABRT then shows where each thread was
+    faulthandler.enable(file=2)  # so that a watchdog's SIGABRT prints the stack of each thread
+    from processor.app.health import About
     from processor.app.service import Service
     from processor.web.pages import status_pages
     from processor.web.server import serve
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     metrics = Metrics(with_process=True)
     service = Service(settings, metrics)
     with (
-        status_pages(settings, metrics, service.probes, recent) as pages,
+        status_pages(About.of(settings), metrics, service.probes, recent) as pages,
         serve(settings.http.host, settings.http.port, metrics, service.probes, pages),
     ):
         return service.run()
@@ -61,7 +62,7 @@ def check(arguments: argparse.Namespace, rest: list[str]) -> int:
     table = Table("", "what", "found", "to do")
     for finding in findings:
         table.add_row(LEVELS[finding.level], finding.what, SECRETS.hide(finding.found), SECRETS.hide(finding.do))
-    # What was found is printed as it is: [x] in a broker's answer is no style. A file is not as narrow as a terminal.
+    # Findings are printed unchanged: [x] in a broker's answer is not markup. A file is not as narrow as a terminal.
     Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 200).print(table)
     return 0 if all(finding.good for finding in findings) else 1
 
@@ -104,7 +105,7 @@ def feed(arguments: argparse.Namespace, rest: list[str]) -> int:
 def state_list(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, rest)
     _warning_clients()
-    from processor.states.state_rows import list_sensors
+    from processor.states.state_list import list_sensors
 
     wanted = {"partition": arguments.partition, "prefix": arguments.sensor, "limit": arguments.limit}
     return print_lines(list_sensors(settings, **wanted, as_json=arguments.json, tell=tell))
@@ -121,7 +122,7 @@ def state_show(arguments: argparse.Namespace, rest: list[str]) -> int:
 def state_export(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, rest)
     _warning_clients()
-    from processor.states.state_rows import export
+    from processor.states.export import export
 
     sys.stdout.write(f"{export(settings, arguments.file, partition=arguments.partition, tell=tell)}\n")
     return 0
@@ -182,8 +183,10 @@ def verify(arguments: argparse.Namespace, rest: list[str]) -> int:
 def plan(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, [*rest, f"--model.path={arguments.model}"] if arguments.model else rest)
     _quiet_clients()
-    from processor.sizing.estimate import Wanted, lines, plan
+    from processor.sizing.estimate import plan
     from processor.sizing.measure import measure
+    from processor.sizing.plan_lines import lines
+    from processor.sizing.plan_parts import Wanted
 
     wanted = Wanted(
         arguments.sensors,
@@ -266,14 +269,14 @@ def _of_csv(arguments: argparse.Namespace) -> tuple["Form", "Wanted"]:
 
 
 def _quiet_clients() -> None:
-    """What the Kafka client says on its way is no result; what fails comes as an error."""
+    """Silences the Kafka client's messages, which are not results; failures are raised as errors."""
     from processor import logs
 
     logs.configure("error", "console")
 
 
 def _warning_clients() -> None:
-    """That a checkpoint was passed over is to be known by whoever looks into them."""
+    """Shows only warnings, such as that a checkpoint was skipped."""
     from processor import logs
 
     logs.configure("warning", "console")

@@ -11,18 +11,18 @@ those past float32.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from processor.codec import event_time
+from processor.codec.columns import KEY_BYTES_MAX, Columns, Header, Message, joined
 from processor.codec.reject import RejectError
+from processor.codec.together import RECORDS_MAX, PlainFormat, Together
 from processor.records import Batch, Rejected
 from processor.settings import Scale
-
-KEY_BYTES_MAX = 1024
 
 SEQUENCE = {b"start": (True, False), b"end": (False, True), b"single": (True, True)}
 STEPS_DIGITS_MAX = 9
@@ -33,17 +33,6 @@ FOREIGN = (
     "significant byte first; expected float32, least significant byte first",
 )
 UNIT = b"ms"  # the one unit that the header timestamp_unit may name
-
-
-class Message(Protocol):
-    """The part of confluent_kafka.Message that is read here."""
-
-    def key(self) -> bytes | None: ...
-    def value(self) -> bytes | None: ...
-    def headers(self) -> list[tuple[str, bytes | None]] | None: ...
-    def partition(self) -> int: ...
-    def offset(self) -> int: ...
-    def timestamp(self) -> tuple[int, int]: ...
 
 
 class Taken(Protocol):
@@ -63,7 +52,7 @@ class Numbers(Taken, Protocol):
         """Collects what was parsed, all of it or nothing; returns its steps. steps: as the header says. Raises RejectError."""
 
 
-class Format(Protocol):
+class Format(PlainFormat, Protocol):
     """
     steps_in_header  the value does not tell how many steps it has: the header `steps` does, one without it
     """
@@ -91,23 +80,6 @@ class Decoded:
     resets: Counter[str]
 
 
-@dataclass(slots=True)
-class Columns:
-    source: list[int] = field(default_factory=list)
-    partition: list[int] = field(default_factory=list)
-    key: list[bytes] = field(default_factory=list)
-    offset: list[int] = field(default_factory=list)
-    event_ms: list[int] = field(default_factory=list)
-    record_ms: list[int] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    before: list[bool] = field(default_factory=list)
-    after: list[bool] = field(default_factory=list)
-
-
-# What a record's headers say of it: reset before, reset after, steps, whether timestamp_unit names milliseconds.
-_Header = tuple[bool, bool, int, bool]
-
-
 class Decoder:
     """
     scale         how the features were scaled in training, None: they are taken as they are
@@ -130,17 +102,28 @@ class Decoder:
         self._ahead_ms = round(ahead_max_s * 1000)
         self._each_record = each_record
         self._categories = [(feature, count) for feature, count in enumerate(categories) if count is not None]
-        self._no_header: _Header = (each_record, each_record, 1, False)
+        self._no_header: Header = (each_record, each_record, 1, False)
+        self._together = Together(format, self._header, self._no_header, ahead_max_ms=self._ahead_ms)
 
     def decode(self, messages: Sequence[Message]) -> Decoded:
         """Every message ends in the batch or among the rejected."""
-        columns, numbers, rejected = Columns(), self._format.numbers(), list[tuple[int, Rejected]]()
-        for i, message in enumerate(messages):
+        parts, rejected = list[tuple[Columns, NDArray[Any]]](), list[tuple[int, Rejected]]()
+        for first in range(0, len(messages), RECORDS_MAX):
+            some = messages[first : first + RECORDS_MAX]
+            parts.append(self._together.read(some, first) or self._one_by_one(some, first, rejected))
+        if not parts:
+            return self._finish(Columns(), self._format.numbers(), rejected)
+        return self._finish(joined([columns for columns, _ in parts]), _Joined([x for _, x in parts]), rejected)
+
+    def _one_by_one(self, messages: Sequence[Message], first: int, rejected: list[tuple[int, Rejected]]) -> tuple[Columns, NDArray[Any]]:
+        """As Together.read(), of any records; those that are refused are added to `rejected`."""
+        columns, numbers = Columns(), self._format.numbers()
+        for i, message in enumerate(messages, first):
             try:
                 self._decode_one(i, message, columns, numbers)
             except RejectError as error:
                 rejected.append((i, Rejected(message.partition(), message.offset(), error.error, error.detail)))
-        return self._finish(columns, numbers, rejected)
+        return columns, numbers.array()
 
     def _decode_one(self, i: int, message: Message, columns: Columns, numbers: Numbers) -> None:
         key = message.key()
@@ -168,7 +151,7 @@ class Decoder:
         columns.before.append(before)
         columns.after.append(after)
 
-    def _header(self, headers: list[tuple[str, bytes | None]]) -> _Header:
+    def _header(self, headers: list[tuple[str, bytes | None]]) -> Header:
         before, after, steps, unit_given = self._no_header
         for name, given in headers:
             text = given or b""
@@ -242,6 +225,16 @@ class Decoder:
         if self._each_record:
             return Counter(null=null, each_record=records)
         return Counter(null=null, start=int((batch.reset_before & reading).sum()), end=int((batch.reset_after & reading).sum()))
+
+
+class _Joined:
+    """The numbers of a batch that was read in parts."""
+
+    def __init__(self, parts: list[NDArray[Any]]) -> None:
+        self._parts = parts
+
+    def array(self) -> NDArray[Any]:
+        return self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts)
 
 
 def select(batch: Batch, which: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Batch:

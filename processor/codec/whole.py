@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.codec import event_time
-from processor.codec.decode import KEY_BYTES_MAX, UNIT, Columns, Decoded, Decoder, Format, Message
+from processor.codec.columns import KEY_BYTES_MAX, Columns, Message
+from processor.codec.decode import UNIT, Decoded, Decoder, Format
 from processor.codec.reject import RejectError
 from processor.records import Rejected
 from processor.settings import Scale

@@ -1,18 +1,16 @@
 """`slotstream plan`: memory, cores, partitions, disks and network for so many sensors at such a rate.
 
-The sum alone: numbers in, numbers out. What depends on the model and the machine is measured (tools.plan_measure) and comes in
-as Measured; what only a broker can show is a constant here, with what it was measured on. Bytes and seconds throughout.
-
-Every figure is a range: from what is expected to what is to be provided for. The parts of a total are all told, and add up to it.
+The sum alone: numbers in, numbers out. What depends on the model and the machine is measured (measure.py) and comes in as Measured;
+what only a broker can show was measured on the reference machine (reference_machine.py) or is a constant here. The parts of a total
+are all told, and add up to it.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
 
 from processor.app.fit import SLOTS_AUTO_BYTES, SLOTS_AUTO_MAX
 from processor.settings import Settings
+from processor.sizing.plan_parts import Load, Measured, Part, Plan, Range, Wanted, exactly, total
+from processor.sizing.reference_machine import reference_machine
 from processor.slots.parking import PIECE_ROWS
 
 # Of the loop's time this much is planned with: what is left catches up after an outage.
@@ -23,16 +21,6 @@ COPY_S_MAX = 0.1
 PARTITIONS_EACH = 4
 PARTITIONS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 INSTANCES_MAX = 1024
-
-# Measured by `python -m bench` on two x86-64 cores, broker and service on both: LSTM(64), 10 features in JSON. On another machine they
-# are scaled as decoding is, which took DECODE_S a reading there when `plan` measured it.
-DECODE_S = 2.45e-6
-CONSUME_S = 3.5e-6  # of the loop's time, a record
-MESSAGE_S = 3.9e-6  # of the loop's time, what a record of the client takes in decode and encode beyond the stand-in that is measured
-PUBLISH_S = 4.6e-6  # of the loop's time, an output or a checkpoint's row
-COMMIT_S = 0.008  # of the loop's time, a transaction
-CLIENT_CPU_S = 6.0e-6  # of the client's own threads beside the loop, a record read and answered
-RESTORED_ROWS_S = {"topic": 100_000.0, "directory": 400_000.0}  # rows a second, one partition after another
 
 SESSION_S = 30.0  # kafka.clients: session.timeout.ms
 
@@ -57,156 +45,6 @@ TABLE_ENTRY_BYTES = 20  # of a dict's table, which is a power of two, two thirds
 ROW_BYTES = 4 * 8 + 1  # of slots.rows.Rows beside the state
 SLOT_BYTES = 2 * 8 + 2 * POINTER_BYTES  # generation and turn; the free list and the list of sensors
 
-Source = Literal["measured", "computed", "constant"]
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    low: float
-    high: float
-
-    def __add__(self, other: "Range") -> "Range":
-        return Range(self.low + other.low, self.high + other.high)
-
-    def times(self, factor: float) -> "Range":
-        return Range(self.low * factor, self.high * factor)
-
-
-NOTHING = Range(0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One summand, and whether it was measured on this machine, follows from the numbers given, or is a constant of this module."""
-
-    name: str
-    of: Range
-    source: Source
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked. steps: readings a record. partitions, instances: None where they are to be recommended."""
-
-    sensors: int
-    readings_per_s: float
-    partitions: int | None = None
-    instances: int | None = None
-    key_bytes: int = 20
-    steps: int = 1
-    replication: int = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Stepped:
-    """One batch of so many readings, in the loop's seconds a batch, and the CPU seconds of all threads."""
-
-    readings: int
-    decode_s: float
-    apply_s: float
-    encode_s: float
-    cpu_s: float
-
-    @property
-    def seconds(self) -> float:
-        return self.decode_s + self.apply_s + self.encode_s
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What this machine and this model showed.
-
-    row_numbers   W, float32 numbers in a sensor's state row
-    base_bytes    resident once the model is compiled, without a sensor and without Kafka's clients
-    start_s       from nothing to a compiled model
-    batches       ascending by readings
-    copy_row_s    to copy a row for a checkpoint
-    value_bytes, output_bytes   of a record read and of one written
-    busy          the machine did other work meanwhile
-    """
-
-    mode: str
-    features: int
-    outputs: int
-    row_numbers: int
-    base_bytes: int
-    start_s: float
-    batches: tuple[Stepped, ...]
-    copy_row_s: float
-    value_bytes: int
-    output_bytes: int
-    busy: bool = False
-
-    @property
-    def speed(self) -> float:
-        """How much slower than the machine of the constants."""
-        largest = self.batches[-1]
-        features = max(1.0, self.features / 10)
-        return max(0.25, largest.decode_s / largest.readings / (DECODE_S * features))
-
-    def batch(self, readings: float) -> tuple[float, float]:
-        """The loop's seconds and the CPU's for a batch; one smaller than any that was measured costs as much as the smallest."""
-        below = next((batch for batch in reversed(self.batches) if batch.readings <= readings), self.batches[0])
-        above = next((batch for batch in self.batches if batch.readings >= readings), self.batches[-1])
-        share = (readings - below.readings) / (above.readings - below.readings) if above.readings > below.readings else 0.0
-        beyond = max(1.0, readings / self.batches[-1].readings)
-        seconds = below.seconds + share * (above.seconds - below.seconds)
-        return beyond * seconds, beyond * (below.cpu_s + share * (above.cpu_s - below.cpu_s))
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What one instance does. busy: share of the loop's time; cores: CPU seconds a second, of all threads."""
-
-    readings_per_s: float
-    batch_readings: float
-    busy: float
-    cores: float
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Figures are of one instance unless they say otherwise. memory: `steady` and `peak` are sums of the parts told."""
-
-    wanted: Wanted
-    measured: Measured
-    instances: int
-    partitions: int
-    sensors: int
-    sensors_one_away: int
-    slots: int
-    slots_setting: str
-    load: Load
-    load_one_away: Load
-    capacity: float
-    memory: tuple[Part, ...]
-    memory_peaks: tuple[Part, ...]
-    limit_bytes: int
-    cores: Range
-    start: tuple[Part, ...]
-    copy_s: float
-    parked_bytes_on_disk: int
-    checkpoint_store: str
-    checkpoint_bytes: Range
-    network: tuple[Part, ...]
-
-    @property
-    def memory_steady(self) -> Range:
-        return _sum(self.memory)
-
-    @property
-    def memory_peak(self) -> Range:
-        """With the greater of what a stop and what a restore takes for a moment."""
-        return self.memory_steady + Range(*(max(getattr(part.of, end) for part in self.memory_peaks) for end in ("low", "high")))
-
-    @property
-    def start_total(self) -> Range:
-        return _sum(self.start)
-
-    def as_json(self) -> dict[str, Any]:
-        totals = {"memory_steady": self.memory_steady, "memory_peak": self.memory_peak, "start_total": self.start_total}
-        return {**asdict(self), **{name: asdict(of) for name, of in totals.items()}}
-
 
 def plan(wanted: Wanted, measured: Measured, settings: Settings) -> Plan:
     instances = wanted.instances or _instances(wanted, measured, settings)
@@ -220,7 +58,7 @@ def plan(wanted: Wanted, measured: Measured, settings: Settings) -> Plan:
     load_away = load_of(wanted, measured, settings, wanted.readings_per_s * owned_away / partitions, sensors_away)
     memory = memory_parts(wanted, measured, settings, sensors, slots, owned)
     peaks = peak_parts(measured, settings, sensors, owned)
-    most = _sum(memory_parts(wanted, measured, settings, sensors_away, slots, owned_away)).high
+    most = total(memory_parts(wanted, measured, settings, sensors_away, slots, owned_away)).high
     most += max(part.of.high for part in peak_parts(measured, settings, sensors_away, owned_away))
     return Plan(
         wanted=wanted,
@@ -261,7 +99,8 @@ def load_of(wanted: Wanted, measured: Measured, settings: Settings, readings_per
     seconds, cpu_s = measured.batch(batch)
     records = readings_per_s / wanted.steps
     beside = records * _client_s(measured) + _fixed_busy(measured, settings, readings_per_s, sensors)
-    return Load(readings_per_s, batch, turns * seconds + beside, turns * cpu_s + beside + records * CLIENT_CPU_S * measured.speed)
+    cores = turns * cpu_s + beside + records * reference_machine().client_cpu_s * measured.speed
+    return Load(readings_per_s, batch, turns * seconds + beside, cores)
 
 
 def capacity_of(wanted: Wanted, measured: Measured, settings: Settings, sensors: int) -> float:
@@ -277,14 +116,14 @@ def capacity_of(wanted: Wanted, measured: Measured, settings: Settings, sensors:
 
 
 def _client_s(measured: Measured) -> float:
-    return (CONSUME_S + MESSAGE_S + PUBLISH_S) * measured.speed
+    return reference_machine().record_s * measured.speed
 
 
 def _fixed_busy(measured: Measured, settings: Settings, readings_per_s: float, sensors: int) -> float:
     """The loop's share for transactions and checkpoints."""
     rows = rows_per_s(settings, readings_per_s, sensors)
-    a_row_s = measured.copy_row_s + (PUBLISH_S * measured.speed if settings.checkpoint_store == "topic" else 0.0)
-    return COMMIT_S * measured.speed / max(settings.commit_interval, 0.02) * min(1.0, readings_per_s) + rows * a_row_s
+    a_row_s = measured.copy_row_s + (reference_machine().publish_s * measured.speed if settings.checkpoint_store == "topic" else 0.0)
+    return reference_machine().commit_s * measured.speed / max(settings.commit_interval, 0.02) * min(1.0, readings_per_s) + rows * a_row_s
 
 
 def rows_per_s(settings: Settings, readings_per_s: float, sensors: int) -> float:
@@ -340,8 +179,8 @@ def memory_parts(wanted: Wanted, measured: Measured, settings: Settings, sensors
     return (
         Part("Python, TensorFlow, the compiled model", Range(measured.base_bytes, measured.base_bytes * 1.05), "measured"),
         Part("Kafka's clients and what they fetch ahead", Range(CLIENT_BYTES, 2 * CLIENT_BYTES + fetched), "constant"),
-        Part("rows in slots", _exactly(seated * (row + PAIR_BYTES) + slots * (SLOT_BYTES + NUMBER_BYTES)), "computed"),
-        Part("parked rows" + (" without their states" if on_disk else ""), _exactly(parked_bytes), "computed"),
+        Part("rows in slots", exactly(seated * (row + PAIR_BYTES) + slots * (SLOT_BYTES + NUMBER_BYTES)), "computed"),
+        Part("parked rows" + (" without their states" if on_disk else ""), exactly(parked_bytes), "computed"),
         Part("names of sensors", Range(index, index * 1.2), "computed"),
         Part(
             "what the allocator keeps after a restore",
@@ -385,10 +224,10 @@ def _block(size: int) -> int:
 
 def start_parts(wanted: Wanted, measured: Measured, settings: Settings, load: Load, sensors: int) -> tuple[Part, ...]:
     """From the start of the process until it is ready, after a kill."""
-    rows_s = sensors / RESTORED_ROWS_S[settings.checkpoint_store] * measured.speed
+    rows_s = sensors / reference_machine().restored_rows_per_s[settings.checkpoint_store] * measured.speed
     to_replay = load.readings_per_s * settings.checkpoint.interval
     largest = measured.batches[-1]
-    a_reading = (largest.decode_s + largest.apply_s) / largest.readings + CONSUME_S * measured.speed
+    a_reading = (largest.decode_s + largest.apply_s) / largest.readings + reference_machine().consume_s * measured.speed
     catching_up = (measured.start_s + rows_s) * load.readings_per_s / max(1.0, capacity_of(wanted, measured, settings, sensors))
     return (
         Part("import, load and compile", Range(measured.start_s, measured.start_s * 1.5), "measured"),
@@ -417,83 +256,7 @@ def network_parts(wanted: Wanted, measured: Measured, settings: Settings) -> tup
     beside = wanted.key_bytes + WIRE_OVERHEAD_BYTES
     row = 4 * measured.row_numbers + CHECKPOINT_RECORD_BYTES + wanted.key_bytes
     return (
-        Part("readings", _exactly(records * (measured.value_bytes + beside)), "computed"),
-        Part("predictions", _exactly(records * (measured.output_bytes + beside)), "computed"),
-        Part("checkpoints" if settings.checkpoint_store == "topic" else "checkpoints, to the folder", _exactly(rows * row), "computed"),
+        Part("readings", exactly(records * (measured.value_bytes + beside)), "computed"),
+        Part("predictions", exactly(records * (measured.output_bytes + beside)), "computed"),
+        Part("checkpoints" if settings.checkpoint_store == "topic" else "checkpoints, to the folder", exactly(rows * row), "computed"),
     )
-
-
-def _exactly(value: float) -> Range:
-    return Range(value, value)
-
-
-def _sum(parts: tuple[Part, ...]) -> Range:
-    return sum((part.of for part in parts), NOTHING)
-
-
-# -- in words -----------------------------------------------------------------------------------------------------------------
-
-
-def lines(found: Plan) -> Iterator[str]:
-    wanted, measured = found.wanted, found.measured
-    state = f"{4 * measured.row_numbers:,} bytes of state a sensor"
-    yield f"{'model':14}{measured.mode}, {measured.features} features, {measured.outputs} outputs, {state}"
-    yield f"{'instances':14}{found.instances}, each with {found.sensors:,} sensors, {found.load.readings_per_s:,.0f} readings/s"
-    yield f"{'':14}one does {found.capacity:,.0f} readings/s at most on this machine; planned with {BUSY_MAX:.0%} of it"
-    if found.instances > 1:
-        yield f"{'':14}with one away: {found.sensors_one_away:,} sensors each, the loop {found.load_one_away.busy:.0%} busy"
-    copies = f"a checkpoint's copy holds the loop up for {_seconds(found.copy_s)}"
-    yield f"{'partitions':14}{found.partitions}: room for as many instances; {copies}"
-    yield f"{'slots':14}{found.slots_setting}" + (f" ({found.slots:,})" if found.slots_setting == "auto" else "")
-    yield ""
-    yield from _table("memory", found.memory, _bytes)
-    yield from _total("in all", found.memory_steady, _bytes)
-    yield from _table("for a moment", found.memory_peaks, _bytes)
-    yield from _total("most", found.memory_peak, _bytes)
-    yield f"{'':14}{'set the limit to':44}{_bytes(found.limit_bytes):>20}" + ("  with one instance away" if found.instances > 1 else "")
-    yield ""
-    turns = f"{found.load.batch_readings:,.0f} readings; larger ones cost less each"
-    yield f"{'cores':14}{_range(found.cores, lambda v: f'{v:.1f}')}  the loop {found.load.busy:.0%} busy by turns of {turns}"
-    yield f"{'':14}set {max(1, math.ceil(found.cores.high + 0.5))} or more: while it catches up one is all the loop's"
-    yield ""
-    yield from _table("start", found.start, _seconds)
-    yield from _total("until ready", found.start_total, _seconds)
-    if (slow_s := found.start[0].of.high) > SESSION_S:
-        yield f"{'':14}the group waits {SESSION_S:.0f} s for a restart: raise session.timeout.ms under kafka above {_seconds(slow_s)}"
-    yield ""
-    where = f"topic, {wanted.replication} replicas" if found.checkpoint_store == "topic" else "folder"
-    yield f"{'checkpoints':14}{where:44}{_range(found.checkpoint_bytes, _bytes):>20}  all instances"
-    if found.parked_bytes_on_disk:
-        yield f"{'parked':14}{'folder of an instance':44}{_bytes(found.parked_bytes_on_disk):>20}"
-    yield from _table("network", found.network, lambda value: f"{_bytes(value)}/s")
-    day = sum(part.of.high for part in found.network[:2]) * 86_400
-    yield f"{'':14}{'readings and predictions, a day of retention':44}{_bytes(day):>20}  before replication and compression"
-    if measured.busy:
-        yield ""
-        yield "This machine was busy with other work: what is measured is slower than it would be. Run it again when it is idle."
-
-
-def _table(title: str, parts: tuple[Part, ...], write: Any) -> Iterator[str]:
-    for part in parts:
-        yield f"{title:14}{part.name:44}{_range(part.of, write):>20}  {part.source}"
-        title = ""
-
-
-def _total(name: str, of: Range, write: Any) -> Iterator[str]:
-    yield f"{'':14}{name:44}{_range(of, write):>20}"
-
-
-def _range(of: Range, write: Any) -> str:
-    low, high = write(of.low), write(of.high)
-    return high if low == high else f"{low} to {high}"
-
-
-def _bytes(value: float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}" if value < 1000 * size else f"{value / size:,.0f} {unit}"
-    return f"{value:.0f} bytes"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s" if value >= 0.95 else f"{value * 1000:.0f} ms"

@@ -24,7 +24,7 @@ from processor.errors import ConfigurationError
 from processor.pipeline import Codec, Pipeline
 from processor.rules import Clock
 from processor.settings import Settings
-from processor.sizing.estimate import Measured, Stepped, Wanted
+from processor.sizing.plan_parts import Measured, Stepped, Wanted
 from processor.slots.rows import Rows
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from processor.errors import ConfigurationError, SlotstreamError
 from processor.kafka.clients import feed_producer
 from processor.kafka.topics import describe_input
 from processor.settings import Settings
-from processor.states.state_rows import age_said, checkpoints, keys_of, printable
+from processor.states.display import age_said, keys_of, printable
+from processor.states.newest import checkpoints
 from processor.states.state_show import no_row
 
 POLL_S = 0.1

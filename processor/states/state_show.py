@@ -16,7 +16,8 @@ from processor.checkpoint.snapshot import Snapshot
 from processor.engine import Shapes
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.settings import Settings, format_duration
-from processor.states.state_rows import age_said, as_time, checkpoints, keys_of, printable
+from processor.states.display import age_said, as_time, keys_of, printable
+from processor.states.newest import checkpoints
 
 if TYPE_CHECKING:
     from processor.model.load import ServableModel

@@ -11,10 +11,10 @@ from functools import partial
 from importlib import resources
 from pathlib import PurePath
 
+from processor.app.health import About
 from processor.logs import Recent
 from processor.metrics import Metrics
-from processor.settings import Settings
-from processor.web.history import History
+from processor.web.samples import History
 from processor.web.status import Source, Status
 
 HTML = "text/html; charset=utf-8"
@@ -57,9 +57,9 @@ def page_files() -> dict[str, Page]:
 
 
 @contextmanager
-def status_pages(settings: Settings, metrics: Metrics, source: Source, recent: Recent) -> Iterator[Pages]:
+def status_pages(about: About, metrics: Metrics, source: Source, recent: Recent) -> Iterator[Pages]:
     """The pages of a service, whose figures are noted until the block ends."""
     history = History(metrics)
-    status = Status(settings, metrics, source, history, recent)
+    status = Status(about, metrics, source, history, recent)
     with history.taking():
         yield {**page_files(), "/status.json": Page("application/json", status.json)}

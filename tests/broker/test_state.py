@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,13 @@ from processor.checkpoint.topic import TopicStore, TopicWriter
 from processor.errors import SlotstreamError
 from processor.kafka import admin
 from processor.kafka.clients import restore_consumer
+from processor.kafka.partition_log import read_to_end
 from processor.kafka.topics import describe
 from processor.partitions import Beginning, Position
 from processor.settings import Settings, load_settings
 from processor.slots.rows import Rows
-from processor.states import state_rows as state
-from processor.states.state_rows import as_time, keys_of, printable
+from processor.states import export, newest
+from processor.states.display import as_time, keys_of, printable
 from processor.testbed.embedded_kafka import free_port
 
 W = 3
@@ -40,7 +42,7 @@ EVENT_MS = 1_700_000_000_123
 def _as_a_command(monkeypatch, tmp_path):
     """The log is left alone, no settings of this machine, and nobody waits long for a broker that is not there."""
     monkeypatch.setattr(logs, "configure", lambda *_: None)
-    monkeypatch.setattr(state, "COMMITTED_S", 0.2)
+    monkeypatch.setattr(newest, "COMMITTED_S", 0.2)
     monkeypatch.chdir(tmp_path)
 
 
@@ -239,7 +241,7 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before_it(folder, run, mon
         Path(path).write_bytes(b"half")
         raise safetensors.SafetensorError("no space left")
 
-    monkeypatch.setattr(state, "save_file", full)
+    monkeypatch.setattr(export, "save_file", full)
     code, _, err = run("export", "out.safetensors", *folder.options)
     assert (code, "no space left" in err) == (1, True)
     assert Path("out.safetensors").read_bytes() == before
@@ -384,7 +386,7 @@ class Log:
 
     def write(self, snapshot: Snapshot) -> None:
         topic = describe(self.settings).checkpoint
-        writer = TopicWriter(TopicStore(self.settings, topic, snapshot.rows.state.shape[1]))
+        writer = TopicWriter(TopicStore(partial(read_to_end, self.settings), topic, snapshot.rows.state.shape[1]))
         writer.write(snapshot)
         self.producer.begin_transaction()
         for out in writer.outs()[0]:
@@ -399,7 +401,7 @@ class Log:
 
 @pytest.fixture
 def log(kafka, unique, monkeypatch) -> Log:
-    monkeypatch.setattr(state, "COMMITTED_S", 10.0)
+    monkeypatch.setattr(newest, "COMMITTED_S", 10.0)
     return Log(Topics(kafka.bootstrap, unique("state"), partitions=3))
 
 

@@ -15,7 +15,7 @@ from stores import BEGINNING, OTHER, Log, P, W, content, snapshot_of
 
 from processor.checkpoint import topic as module
 from processor.checkpoint.topic import MARKER, ROW, TopicWriter, row_bytes_max, row_type
-from processor.kafka.partition_log import CancelledError
+from processor.kafka.partition_log import CancelledError, read_to_end
 from processor.kafka.topics import Topic
 from processor.partitions import Beginning
 from processor.records import Out
@@ -92,7 +92,7 @@ def test_one_of_another_beginning_is_passed_over_and_its_rows_are_deleted_by_the
     log.round(writer, snapshot)
     assert content(newest(log)) == content(snapshot)
     read = module._Read(W)
-    for messages in module.read_to_end(log.settings, log.topic.name, P, lambda: False):
+    for messages in read_to_end(log.settings, log.topic.name, P, lambda: False):
         read.take(messages)
     assert set(read.places) == {b"a", b"new"}
 

@@ -1,6 +1,6 @@
 """deploy/grafana: the dashboard is the one that its program makes, asks only for what is there, and shows every figure of the service."""
 
-import importlib.util
+import importlib
 import json
 from types import ModuleType
 
@@ -25,10 +25,9 @@ KNOWN = RECORDED | {"ALERTS": {"alertname", "alertstate"}}
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dashboard", DEPLOY / "dashboard.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DEPLOY)
+        return importlib.import_module("dashboard")
 
 
 def expression(target: dict) -> str:

@@ -1,6 +1,7 @@
 """The layout: who may import whom, and pages made from the code that are current."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -71,3 +72,14 @@ def test_the_pages_are_written_where_they_are_looked_for(tmp_path: Path, monkeyp
 def test_each_file_name_stands_once() -> None:
     names = Counter(path.name for path in (ROOT / "processor").rglob("*.py") if not path.name.startswith("__"))
     assert [name for name, times in names.items() if times > 1] == []
+
+
+# The rooms that make their parts from settings, or a client from the properties under `kafka`. All others take the values they need.
+WITH_SETTINGS = {"app", "cli", "csv_io", "doctor", "kafka", "settings", "sizing", "states", "verify"}
+
+
+def test_settings_are_read_where_parts_are_made_of_them_only() -> None:
+    importing = re.compile(r"^\s*from processor\.settings(\.\w+)? import .*\bSettings\b", re.MULTILINE)
+    rooms = ROOT / "processor"
+    found = {path.relative_to(rooms).parts[0] for path in rooms.rglob("*.py") if importing.search(path.read_text())}
+    assert found - WITH_SETTINGS == set()

@@ -287,7 +287,7 @@ def test_state_list_hands_over_what_was_asked_for(monkeypatch: pytest.MonkeyPatc
         tell("told")
         yield "line"
 
-    module(monkeypatch, "processor.states.state_rows", list_sensors=list_sensors)
+    module(monkeypatch, "processor.states.state_list", list_sensors=list_sensors)
     assert cli.main(["state", "list", "--input.topic", "a"]) == 0
     assert cli.main(["state", "list", "--sensor", "pump.7", "--json", "--limit=9", "--partition=0", "--input.topic=b"]) == 0
     assert asked == [

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from processor.cli import main
 from processor.settings import load_settings
-from processor.sizing.estimate import BUSY_MAX, NOTHING, Measured, Part, Plan, Range, Stepped, Wanted, lines, memory_parts, plan, slots_for
+from processor.sizing.estimate import BUSY_MAX, memory_parts, plan, slots_for
+from processor.sizing.plan_lines import lines
+from processor.sizing.plan_parts import NOTHING, Measured, Part, Plan, Range, Stepped, Wanted
 
 SETTINGS = load_settings(None, [], {})
 FOLDER = load_settings(None, ["--checkpoint.store=directory"], {})

@@ -22,7 +22,6 @@ from judge import Judge, Record, echo_model
 from mutate import AHEAD_MS, RECORD_MS, Mutator
 
 from processor.app.fit import codec_of
-from processor.checkpoint import topic as topic_module
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.snapshot import Snapshot, to_tensors
 from processor.checkpoint.topic import MARKER, ROW, TopicStore, TopicWriter, row_type
@@ -37,7 +36,7 @@ from processor.kafka.topics import Topic
 from processor.partitions import Beginning, Position
 from processor.pipeline import Codec
 from processor.records import ERRORS, Applied
-from processor.settings import Settings, load_settings
+from processor.settings import load_settings
 from processor.slots.rows import Rows
 
 F = 3
@@ -297,19 +296,21 @@ class Log(Target):
 
     def __init__(self) -> None:
         self._topic = Topic("states", "checkpoint-id", 8, 1_000_000, "compact")
-        self._settings = Settings(group="group")
+        self._records: list[_Message] = []
+
+    def _read(self, *_: object) -> list[list["_Message"]]:
+        return [self._records[:9], self._records[9:]]
 
     def run(self, random: Random) -> None:
         mutator = Mutator(random)
-        records = self._written(mutator)
+        self._records = records = self._written(mutator)
         position_max = mutator.one([None, 50, 100, 10**9])
-        with mock.patch.object(topic_module, "read_to_end", return_value=[records[:9], records[9:]]):
-            found = TopicStore(self._settings, self._topic, W).newest(P, position_max=position_max, usable=lambda _: True)
+        found = TopicStore(self._read, self._topic, W).newest(P, position_max=position_max, usable=lambda _: True)
         if found is not None:
             self._compare(found, records, position_max)
 
     def _written(self, mutator: Mutator) -> list["_Message"]:
-        writer = TopicWriter(TopicStore(self._settings, self._topic, W))
+        writer = TopicWriter(TopicStore(self._read, self._topic, W))
         writer.write(snapshot_of(mutator.random, self.inputs - 2))
         pairs = [(out.key, out.value) for out in writer.outs()[0]]
         others = [value for _, value in pairs if value]

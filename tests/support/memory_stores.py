@@ -13,7 +13,6 @@ from processor.checkpoint.snapshot import Chain, Link, Snapshot, merged
 from processor.checkpoint.topic import TopicStore
 from processor.checkpoint.writer import Writer, Written
 from processor.kafka.topics import Topic
-from processor.settings import Settings
 
 
 @dataclass
@@ -95,9 +94,9 @@ class MemoryTopic(TopicStore):
     """The checkpoint topic, read committed from the outputs of the Kafka in memory."""
 
     def __init__(self, broker: Broker, topic: Topic, width: int) -> None:
-        super().__init__(Settings(), topic, width)
+        super().__init__(self._messages, topic, width)
         self._broker = broker
 
-    def _messages(self, topic: Topic, partition: int, cancelled: Callable[[], bool]) -> Any:
-        outs = [out for out in self._broker.outputs if (out.topic, out.partition) == (topic.name, partition)]
+    def _messages(self, topic: str, partition: int, _cancelled: Callable[[], bool]) -> Any:
+        outs = [out for out in self._broker.outputs if (out.topic, out.partition) == (topic, partition)]
         return [[Message((partition, i), out.key, out.value, 0) for i, out in enumerate(outs)]]

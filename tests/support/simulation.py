@@ -17,6 +17,7 @@ from memory_stores import InlineWriter, MemoryFiles, MemoryTopic
 from reader import FakeReader
 from stepper import Decay, stepped
 
+from processor.app.fit import policies_of
 from processor.checkpoint.policy import Present
 from processor.checkpoint.restore import Cancel, Item, restored
 from processor.checkpoint.topic import TopicWriter
@@ -148,7 +149,8 @@ class Process:
 
         def start(partition: int) -> _Restore:
             cancel = Cancel(lambda: False, lambda seconds: bool(broker.clock.sleep(seconds)))
-            return _Restore(restored(_Log(broker, partition), store, world.present, partition, world.settings, cancel, now_s))
+            log, policies = _Log(broker, partition), policies_of(world.settings)
+            return _Restore(restored(log, store, world.present, partition, policies, cancel, now_s))
 
         restorer = Restorer(start, pipeline=pipeline, writer=writer, made_by={}, now_s=now_s, **together)
         split = SplitSensors(world.metrics)

@@ -3,6 +3,7 @@
 import itertools
 import secrets
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from processor.checkpoint.directory import TEMPORARY, Directory
 from processor.checkpoint.snapshot import Snapshot
 from processor.checkpoint.topic import TopicStore, TopicWriter
 from processor.checkpoint.writer import Writer, Written
+from processor.kafka.partition_log import read_to_end
 from processor.kafka.topics import Topic
 from processor.partitions import Beginning, Position
 from processor.settings import Settings
@@ -109,7 +111,7 @@ class Log:
         self.producer.init_transactions(30)
 
     def store(self) -> TopicStore:
-        return TopicStore(self.settings, self.topic, W)
+        return TopicStore(partial(read_to_end, self.settings), self.topic, W)
 
     def writer(self, store: TopicStore) -> TopicWriter:
         return TopicWriter(store)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 
 from processor import logs
-from processor.app.health import Served
+from processor.app.health import About, LoopView, PartitionView, Served
 from processor.metrics import Metrics
 from processor.partitions import Beginning, Partition, Position, State
 from processor.settings import Settings, load_settings
-from processor.web.history import EVERY_S, History
+from processor.web.samples import EVERY_S, History
 from processor.web.status import Status
 
 OPTIONS = ["--model.path=/secret/folder/model.keras", "--instance=one", "--checkpoint.interval=30s"]
@@ -30,8 +30,9 @@ class Source:
     def ready(self) -> tuple[bool, str]:
         return self.start_step is None and self.joined and all(p.live and p.caught_up for p in self.owned), "because"
 
-    def partitions(self) -> list[Partition]:
-        return self.owned
+    @property
+    def view(self) -> LoopView:
+        return LoopView(self.joined, self.ready()[0], tuple(map(PartitionView.of, sorted(self.owned, key=lambda p: p.number))))
 
 
 class Watched:
@@ -43,7 +44,7 @@ class Watched:
         self.history = History(self.metrics, now_s=lambda: self.at_s, unix_s=lambda: 1_700_000_000 + self.at_s)
         settings = settings or load_settings(None, OPTIONS, {})
         clocks = {"now_s": lambda: self.at_s, "unix_s": lambda: 1_700_000_000 + self.at_s}
-        self.status = Status(settings, self.metrics, self.source, self.history, self.recent, **clocks)
+        self.status = Status(About.of(settings), self.metrics, self.source, self.history, self.recent, **clocks)
         self.history.take()
 
     def own(self, count: int = 2, *, state: State = State.LIVE, caught_up: bool = True, lag: int = 0) -> list[Partition]:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from processor.app.fit import policies_of
 from processor.checkpoint.policy import Decision, Found, Present, decide
 from processor.checkpoint.snapshot import Snapshot
 from processor.errors import PolicyStop, SlotstreamError
@@ -47,12 +48,12 @@ def found(
 
 
 def decided(of: Found, **settings: object) -> Decision:
-    return decide(of, PRESENT, Settings(**settings))
+    return decide(of, PRESENT, policies_of(Settings(**settings)))
 
 
 def stopped(of: Found, **settings: object) -> PolicyStop:
     with pytest.raises(PolicyStop) as caught:
-        decide(of, PRESENT, Settings(**settings))
+        decide(of, PRESENT, policies_of(Settings(**settings)))
     assert caught.value.exit_code == 3
     return caught.value
 
@@ -316,7 +317,7 @@ def test_what_has_changed_is_named_with_both_values():
     now = {**before, "reset.after_gap": "60s", "input.scale": "y" * 5000}
     said = Beginning.from_metadata(replace(OTHER_MODEL, deciding=before).to_metadata())
     with pytest.raises(PolicyStop) as caught:
-        decide(found(50, said=said), replace(PRESENT, deciding=now), Settings())
+        decide(found(50, said=said), replace(PRESENT, deciding=now), policies_of(Settings()))
     message = caught.value.found
     assert "reset.after_gap was null and is 60s" in message
     assert "input.scale was xxx" in message
@@ -327,7 +328,7 @@ def test_what_has_changed_is_named_with_both_values():
 
 def test_a_state_of_which_nobody_kept_what_decides_is_told_by_its_fingerprint():
     with pytest.raises(PolicyStop, match="made by model 00000000, this is ffffffff"):
-        decide(found(50, said=OTHER_MODEL), replace(PRESENT, deciding={"late": "accept"}), Settings())
+        decide(found(50, said=OTHER_MODEL), replace(PRESENT, deciding={"late": "accept"}), policies_of(Settings()))
 
 
 def test_what_decides_fits_a_brokers_metadata_and_identifies_nothing():
@@ -507,7 +508,7 @@ def test_a_process_from_before_partitions_were_added_does_not_undo_what_another_
 
 
 def test_partitions_that_appear_while_it_runs_end_it_so_that_a_start_helps_where_the_policy_lets_it():
-    errors = {policy: partitions_added(Settings(on_partitions_added=policy), 4, 8) for policy in ("fail", "cold")}
+    errors = {policy: partitions_added("readings", policy, 4, 8) for policy in ("fail", "cold")}
     assert {policy: error.exit_code for policy, error in errors.items()} == {"fail": 3, "cold": 1}
     assert "start again" in errors["cold"].do
 

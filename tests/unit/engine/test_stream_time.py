@@ -152,9 +152,13 @@ def through_a_file(mark: Position) -> Position:
     return from_tensors(tensors, metadata)[0].mark
 
 
+def nothing(*_: object) -> list[list[object]]:
+    return []
+
+
 def through_a_topic(mark: Position) -> Position:
     topic = Topic("states", "checkpoint-id", 8, 1_000_000, "compact")
-    store = TopicStore(Settings(group="group"), topic, 2)
+    store = TopicStore(nothing, topic, 2)
     writer = TopicWriter(store)
     writer.write(Snapshot(3, mark, BEGINNING, [], Rows.zeros(0, 2)))
     read = _Read(2)
@@ -187,7 +191,7 @@ def test_a_checkpoint_of_an_older_version_has_no_claim():
 
 @pytest.mark.parametrize("claim", [1, [], {}, {"key": "zz", "ms": 1, "since_ms": 1}, {"key": "", "ms": True, "since_ms": 1}, {"key": 5}])
 def test_a_marker_with_a_strange_claim_is_no_marker(claim):
-    writer = TopicWriter(TopicStore(Settings(group="group"), Topic("states", "id", 8, 1_000_000, "compact"), 2))
+    writer = TopicWriter(TopicStore(nothing, Topic("states", "id", 8, 1_000_000, "compact"), 2))
     writer.write(Snapshot(3, Position(7, 5, 4), BEGINNING, [], Rows.zeros(0, 2)))
     ((key, value),) = [(out.key, out.value) for out in writer.outs()[0]]
     assert key == MARKER

@@ -1,4 +1,4 @@
-"""processor.web.status and history: what the figures come to, and that nobody who looks disturbs anybody."""
+"""processor.web: status, figures, verdicts, samples: what the figures come to, and that nobody who looks disturbs anybody."""
 
 import logging
 import threading
@@ -9,15 +9,16 @@ import orjson
 import pytest
 from watched import Watched
 
+from processor.app.health import PartitionView
 from processor.metrics import Metrics
 from processor.partitions import State
 from processor.records import ERRORS
 from processor.settings import load_settings
-from processor.web import history as history_module
-from processor.web.history import EVERY_S, SAMPLES_MAX, History, Numbers, before, quantile
-from processor.web.status import duration
+from processor.web import samples as samples_module
+from processor.web.samples import EVERY_S, SAMPLES_MAX, History, Numbers, before, quantile
+from processor.web.verdicts import duration
 
-LATENCY = history_module.BOUNDS["end_to_end_seconds"]
+LATENCY = samples_module.BOUNDS["end_to_end_seconds"]
 
 
 @pytest.fixture
@@ -344,7 +345,7 @@ def test_however_many_ask_it_is_worked_out_once_a_second(watched: Watched) -> No
 
 
 def test_samples_are_taken_until_the_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history_module, "EVERY_S", 0.01)
+    monkeypatch.setattr(samples_module, "EVERY_S", 0.01)
     history, three = History(Metrics()), threading.Event()
     take = history.take
 
@@ -411,3 +412,12 @@ def test_durations_are_short() -> None:
         "2 h 10 min",
         "2 d 7 h",
     ]
+
+
+def test_a_view_stays_as_it_was_while_the_loop_goes_on(watched: Watched) -> None:
+    partition, *_ = watched.own(1)
+    view = watched.source.view
+    partition.checkpointed(5000, 0.0)
+    partition.drop()
+    assert view.partitions == (PartitionView(0, "live", True, 5100, 5000),)
+    assert watched.source.view.partitions == (PartitionView(0, "dropped", False, None, None),)

@@ -1,7 +1,7 @@
-"""The last ten minutes of the figures, for whoever opens the status page after something happened.
+"""The last ten minutes of the series, for whoever opens the status page after something happened.
 
 Responsible for reading the same series that /metrics serves every EVERY_S, in a thread of its own beside the loop, and for what
-follows from two such samples: rates, shares of time, quantiles. Not responsible for what they mean (status).
+follows from two such samples: rates, shares of time, quantiles. Not responsible for what they mean (figures, verdicts).
 
 All sums over partitions: one sample is about a kilobyte, however many partitions there are.
 """
