@@ -4,7 +4,7 @@ A reading is one row of numbers: those of the inputs lie side by side, in the fi
 telling a sequence from values of the machine (static), and for cutting readings into what the model takes. Not responsible for running it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from processor.errors import ModelRefused
 from processor.model.backend import keras, tf
 from processor.model.names import in_file
+from processor.model.pointwise import whole_key
 
 L = keras.layers
 RECURRENT = (L.LSTM, L.GRU, L.SimpleRNN, L.RNN)
@@ -27,7 +28,7 @@ class Input:
 
     kind: sequence [batch, steps, ...]; flat: a whole window in one row, [batch, steps * numbers]; static [batch, ...]: as of the latest
     reading; state: what a recurrent layer begins with and gives back, no number of a reading. steps: of a window, None where the file
-    leaves them free; 1 if static or state. shape: of one step. categories: every number is whole, and below this; None: any number.
+    leaves them free; 1 if static or state. shape: of one step. categories: for each number how many it has, None: any number.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Input:
     steps: int | None
     shape: tuple[int, ...]
     dtype: str
-    categories: int | None = None
+    categories: tuple[int | None, ...] = ()
 
     def of(self, readings: Any) -> Any:
         """What the model takes of readings [B, steps, F], the latest last."""
@@ -74,7 +75,7 @@ class Inputs:
     @property
     def categories(self) -> tuple[int | None, ...]:
         """Of each feature, how many categories it has; None for a measurement."""
-        return tuple(given.categories for given in self.each for _ in range(given.first, given.last))
+        return tuple(count for given in self.each for count in given.categories)
 
     def of(self, readings: Any) -> list[Any]:
         """What the model takes of readings float32 [B, steps, F]."""
@@ -121,7 +122,7 @@ def inputs_of(model: Any, window: int | None) -> Inputs:
             continue
         kind, own_steps, shape = _form(name, model, tensor, window, steps, alone=not sequences)
         last = first + prod(shape)
-        found.append(Input(name, kind, first, last, own_steps, shape, tensor.dtype, _categories(model, tensor)))
+        found.append(Input(name, kind, first, last, own_steps, shape, tensor.dtype, _categories(model, tensor, shape)))
         first = last
     return Inputs(tuple(found), returned)
 
@@ -136,7 +137,8 @@ def _handed_back(model: Any) -> tuple[frozenset[int], frozenset[int]]:
     taken, returned = set[int](), set[int]()
     for layer in graph.operations:
         for node in layer._inbound_nodes if type(layer) in RECURRENT and layer.return_state else ():
-            initial = keras.tree.flatten([node.arguments.args[1:], node.arguments.kwargs.get("initial_state") or []])
+            given_to = [node.arguments.args[1:], node.arguments.kwargs.get("initial_state")]
+            initial = [tensor for tensor in keras.tree.flatten(given_to) if tensor is not None]
             given, back = [inputs.get(id(tensor)) for tensor in initial], [outputs.get(id(tensor)) for tensor in node.outputs[1:]]
             ours = all(_consumers(model, tensor) == [layer] for tensor in initial if id(tensor) in inputs)
             if initial and ours and len(given) == len(back):
@@ -202,35 +204,53 @@ def _form(
 
 def _consumers(model: Any, tensor: Any) -> list[Any]:
     """The operations that a tensor of a model's graph goes into, nested models opened."""
-    graph = model._functional if isinstance(model, keras.Sequential) else model
     found = list[Any]()
+    for operation, node in _calls(model, tensor):
+        if isinstance(operation, keras.Model):
+            at = next(i for i, given in enumerate(node.input_tensors) if given is tensor)
+            found += _consumers(operation, operation.inputs[at])
+        else:
+            found.append(operation)
+    return found
+
+
+def _calls(model: Any, tensor: Any) -> Iterator[tuple[Any, Any]]:
+    """Operations of a model's graph, each with a node of it that takes this tensor."""
+    graph = model._functional if isinstance(model, keras.Sequential) else model
     for operation in graph.operations:
         for node in operation._inbound_nodes:
-            if not any(given is tensor for given in node.input_tensors) or node.is_input:
-                continue
-            if isinstance(operation, keras.Model):
-                at = next(i for i, given in enumerate(node.input_tensors) if given is tensor)
-                found += _consumers(operation, operation.inputs[at])
-            else:
-                found.append(operation)
-    return found
+            if not node.is_input and any(given is tensor for given in node.input_tensors):
+                yield operation, node
 
 
 def _embedded(model: Any, tensor: Any) -> bool:
     return any(isinstance(operation, L.Embedding) for operation in _consumers(model, tensor))
 
 
-def _categories(model: Any, tensor: Any) -> int | None:
-    """The least number of categories of the Embeddings that an input goes into."""
-    return min((int(o.input_dim) for o in _consumers(model, tensor) if isinstance(o, L.Embedding)), default=None)
+def _categories(model: Any, tensor: Any, shape: tuple[int, ...]) -> tuple[int | None, ...]:
+    """Of each number of a step, the least number of categories of the Embeddings that it goes into, alone or with all others."""
+    sizes = [_embedded_sizes(model, tensor)] * prod(shape)
+    for operation, node in _calls(model, tensor):
+        if type(operation).__name__ == "GetItem" and len(shape) == 1 and len(node.arguments.args) > 1:
+            key = whole_key(node.arguments.args[1], len(tensor.shape))[-1]
+            cut = range(*key.indices(shape[0])) if isinstance(key, slice) else [key % shape[0]] if isinstance(key, int) else []
+            found = _embedded_sizes(model, node.outputs[0])
+            sizes = [size + found if column in cut else size for column, size in enumerate(sizes)]
+    return tuple(min(size, default=None) for size in sizes)
+
+
+def _embedded_sizes(model: Any, tensor: Any) -> list[int]:
+    return [int(operation.input_dim) for operation in _consumers(model, tensor) if isinstance(operation, L.Embedding)]
 
 
 def _reshaped_steps(model: Any, tensor: Any) -> int | None:
-    """The steps of the Reshape that a flat input goes into first."""
+    """The steps of the Reshape that a flat input goes into first, or of what stands for one."""
     for operation in _consumers(model, tensor):
         if isinstance(operation, L.Reshape):
             target = operation.compute_output_shape((None, tensor.shape[1]))
             return int(target[1]) if len(target) > 2 else None
+        if type(operation).__name__ == "ExpandDims" and operation.axis in (-1, 2):
+            return int(tensor.shape[1])
     return None
 
 
@@ -238,17 +258,14 @@ def _said(given: Input, *, alone: bool) -> str:
     """An input in words; of one sequence of plain features alone there is nothing to say."""
     numbers = given.last - given.first
     of = "its" if alone else f"{given.name}'s"
-    what = f"{numbers} {'number' if numbers == 1 else 'numbers'}" if given.categories is None else _whole(numbers, given.categories)
+    known = [f"number {i} of them a category from 0 to {count - 1}" for i, count in enumerate(given.categories) if count is not None]
+    what = ", ".join([f"{numbers} {'number' if numbers == 1 else 'numbers'}", *known])
     if given.kind == "static":
         return f"{of} {what} (as of the latest reading)"
     if given.kind == "flat":
         return f"one of the {given.steps} steps in {of} row of {numbers * (given.steps or 1)}, {what}"
     if len(given.shape) > 1:
         return f"{of} {' x '.join(map(str, given.shape))} as {what}, row by row"
-    return "" if alone and given.categories is None else f"{of} {what}"
-
-
-def _whole(numbers: int, categories: int) -> str:
-    return f"{'category' if numbers == 1 else f'{numbers} categories'}, whole from 0 to {categories - 1}"
+    return "" if alone and not known else f"{of} {what}"
 
 

@@ -147,7 +147,7 @@ def describe_file(path: Path, **options: Any) -> dict[str, Any]:
 
 def _describe_input(given: Input) -> dict[str, Any]:
     said = {"name": given.name, "kind": given.kind, "numbers": given.last - given.first, "steps": given.steps, "shape": list(given.shape)}
-    return {**said, "categories": given.categories}
+    return {**said, "categories": list(given.categories) if any(given.categories) else None}
 
 
 def _describe_output(output: Output) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def is_training_only(operation: Any) -> bool:
 def stable(operation: Any) -> Callable[..., Any]:
     """What is called in an operation's place, on whole sequences."""
     if isinstance(operation, keras.Model):
-        return lambda inputs, **_: through(operation, inputs, stable)
+        return partial(_nested, operation)
     if is_training_only(operation):
         return lambda x, **_: x
     if type(operation) is L.TimeDistributed:
@@ -46,6 +46,13 @@ def stable(operation: Any) -> Callable[..., Any]:
     if isinstance(operation, L.Layer):
         return lambda *args, **kwargs: operation(*args, **call_kwargs(operation, kwargs))
     return cast(Callable[..., Any], operation)
+
+
+def _nested(model: Any, inputs: Any, **_: Any) -> Any:
+    """A model within a model; one output comes alone, as Keras gives it."""
+    outputs = through(model, inputs, stable)
+    flat = keras.tree.flatten(outputs)
+    return flat[0] if len(flat) == 1 else outputs
 
 
 def _distributed(distributed: Any, x: Any, **kwargs: Any) -> Any:

@@ -351,9 +351,8 @@ class Reference:
             readings = np.array(steps, np.float64).astype(np.float32)
         if not np.isfinite(readings).all():
             raise _BadError("not_finite")
-        for given in self._model.inputs.each:
-            known = range(given.categories or 0)
-            if given.categories is not None and any(n not in known for n in readings[:, given.first : given.last].ravel().tolist()):
+        for column, count in enumerate(self._model.inputs.categories):
+            if count is not None and any(number not in range(count) for number in readings[:, column].tolist()):
                 raise _BadError("unknown_category")
         return readings, holes, event_ms
 
@@ -367,7 +366,8 @@ class Reference:
         return float(policy)
 
     def _is_category(self, feature: int) -> bool:
-        return any(given.categories is not None and given.first <= feature < given.last for given in self._model.inputs.each)
+        categories = self._model.inputs.categories
+        return feature < len(categories) and categories[feature] is not None
 
     def _scaled(self, scale: Scale, i: int, number: float) -> float:
         """A feature's number as the model takes it; a category is taken as it is."""
@@ -554,14 +554,29 @@ def keras_last(model: "ServableModel", x: NDArray[np.float32]) -> NDArray[np.flo
         return _handed_back(model, x)
     inputs = zip(model.inputs.each, keras_model.inputs, strict=True)
     taken = [_taken(x, given.first, given.last, tuple(tensor.shape)) for given, tensor in inputs]
-    ys = [y[0] for y in _outputs(keras_model(taken[0] if len(taken) == 1 else taken, training=False))]
-    return np.concatenate([y[-1] if y.ndim == 2 and len(y) == len(x) else y.reshape(-1) for y in ys])
+    ys = [y[0] for y in _outputs(_called(keras_model, taken))]
+    return np.concatenate([(y[-1] if y.ndim > 1 and len(y) == len(x) else y).reshape(-1) for y in ys])
+
+
+def _called(keras_model: Any, taken: list[NDArray[np.float32]]) -> Any:
+    """A Keras model on what its inputs take, as it wants them: one, a list, a dict, or lists in a list."""
+    left = iter(taken)
+
+    def packed(structure: Any) -> Any:
+        if isinstance(structure, dict):
+            return {key: packed(structure[key]) for key in sorted(structure)}
+        return [packed(item) for item in structure] if isinstance(structure, (list, tuple)) else next(left)
+
+    structure = getattr(keras_model, "_inputs_struct", None)
+    return keras_model(taken[0] if len(taken) == 1 and not isinstance(structure, dict) else packed(structure), training=False)
 
 
 def _outputs(given: Any) -> list[NDArray[np.float32]]:
     """What a Keras model gives, in the order of its outputs: of a dict, that of its keys."""
-    given = [given[key] for key in sorted(given)] if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else [given]
-    return [np.asarray(y, np.float32) for y in given]
+    given = [given[key] for key in sorted(given)] if isinstance(given, dict) else given
+    if isinstance(given, (list, tuple)):
+        return [y for inner in given for y in _outputs(inner)]
+    return [np.asarray(given, np.float32)]
 
 
 def _handed_back(model: "ServableModel", x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -569,7 +584,7 @@ def _handed_back(model: "ServableModel", x: NDArray[np.float32]) -> NDArray[np.f
     keras_model, ys = model.keras_model, list[NDArray[np.float32]]()
     states = [np.zeros((1, *tensor.shape[1:]), np.float32) for tensor in keras_model.inputs[1:]]
     for step in x:
-        ys = _outputs(keras_model([step[None, None], *states], training=False))
+        ys = _outputs(_called(keras_model, [step[None, None], *states]))
         states = ys[len(ys) - len(states) :]
     return np.concatenate([y.reshape(-1) for y in ys[: len(ys) - len(states)]])
 

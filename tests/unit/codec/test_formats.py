@@ -304,14 +304,7 @@ def test_a_windows_steps_are_a_list_of_lists_each_scaled():
 
 def with_categories(count):
     served = echo_model(F)
-    served.inputs = SimpleNamespace(
-        categories=(None, count, None),
-        each=(
-            SimpleNamespace(first=0, last=1, categories=None),
-            SimpleNamespace(first=1, last=2, categories=count),
-            SimpleNamespace(first=2, last=3, categories=None),
-        ),
-    )
+    served.inputs = SimpleNamespace(categories=(None, count, None), each=())
     return served
 
 
