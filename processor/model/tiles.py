@@ -67,10 +67,8 @@ class Tiles:
             self._runs = tuple(kept[shape] for shape in self.shapes)
 
     def close(self) -> None:
-        """No rung is compiled any more, once the one that is being compiled is done."""
+        """No further rung is compiled. The one that is being compiled is not waited for: a stop would take as long."""
         self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def _compile_beside(self, expected: bytes) -> None:
         try:

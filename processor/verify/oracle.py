@@ -351,8 +351,8 @@ class Reference:
             readings = np.array(steps, np.float64).astype(np.float32)
         if not np.isfinite(readings).all():
             raise _BadError("not_finite")
-        for column, count in enumerate(self._model.inputs.categories):
-            if count is not None and any(number not in range(count) for number in readings[:, column].tolist()):
+        for column, categories in enumerate(self._model.inputs.categories):
+            if categories is not None and any(number not in range(categories) for number in readings[:, column].tolist()):
                 raise _BadError("unknown_category")
         return readings, holes, event_ms
 
