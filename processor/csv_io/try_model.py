@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import orjson
 
 from processor.app.fit import codec_of, fingerprint_of, load_model, rules_of, shapes_of, slots_of
+from processor.codec.plain_message import CREATE_TIME, NO_TIME, PlainMessage
 from processor.csv_io.csv_file import CsvFile, Form
 from processor.csv_io.csv_rows import Reading, Readings, Wanted, value_of
 from processor.csv_io.plot import Plot
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 BATCH_READINGS = 4096
 # Any number gives the same bits; these compile in two seconds, and keep up with a file.
 TILE_ROWS = 256
-CREATE_TIME, NO_TIME = 1, 0
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -107,31 +107,11 @@ def _batches(readings: Readings) -> Iterator[list[Reading]]:
         yield batch
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
+def _message(reading: Reading, value: bytes) -> PlainMessage:
     """A reading as the consumer would hand it over."""
-
-    reading: Reading
-    encoded: bytes
-
-    def key(self) -> bytes | None:
-        return self.reading.sensor.encode() if self.reading.sensor is not None else None
-
-    def value(self) -> bytes | None:
-        return self.encoded
-
-    def headers(self) -> list[tuple[str, bytes | None]] | None:
-        return None
-
-    def partition(self) -> int:
-        return 0
-
-    def offset(self) -> int:
-        return self.reading.line
-
-    def timestamp(self) -> tuple[int, int]:
-        time = self.reading.timestamp
-        return (NO_TIME, -1) if isinstance(time, str) else (CREATE_TIME, time or 0)
+    key = None if reading.sensor is None else reading.sensor.encode()
+    kind, time_ms = (NO_TIME, -1) if isinstance(reading.timestamp, str) else (CREATE_TIME, reading.timestamp or 0)
+    return PlainMessage(key, value, at=reading.line, time_ms=time_ms, kind=kind)
 
 
 @dataclass(slots=True)
@@ -192,7 +172,7 @@ class Trial:
         """As the service would: a prediction or a dead letter for each."""
         source = self._source
         form = partial(value_of, format=source.format, features=source.features, timestamp=source.timestamp, unit=source.timestamp_unit)
-        messages = [_Message(reading, form(reading)) for reading in readings]
+        messages = [_message(reading, form(reading)) for reading in readings]
         done = self._pipeline.process(messages, self._clocks)
         self._engine.commit()
         self._clocks |= done.clocks
