@@ -32,46 +32,46 @@ $(BIN)/python:
 	@$(PIP) -e '.[page]'
 	@touch $@
 
-demo: .venv/.run ## a whole plant on this machine; SECONDS=20 ends it by itself, CRASH=5 kills the service every 5 s
+demo: .venv/.run ## a simulated plant with Kafka and the service on this machine; SECONDS=20 stops by itself, CRASH=5 kills the service every 5 s
 	@$(BIN)/python -m processor.cli demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CRASH),--crash $(CRASH))
 
 # Each process takes whole files, the longest first: see tests/conftest.py.
 PYTEST := $(BIN)/python -m pytest --no-loadscope-reorder --max-worker-restart=0
 
-quick: lint ## style, types and the unit tests: no TensorFlow, no broker, under a minute
+quick: lint ## lint, types and unit tests: no TensorFlow, no broker, under a minute
 	$(PYTEST) tests/unit -n 2 -m "not full and not long" --durations=10
 
 # Three at a time, each with a Kafka of its own: most of a fault test's time is waiting, and the rest is starts of services.
-test: lint ## all tests but those of `make long`, on a real Kafka
+test: lint ## all tests except those of `make long`, on a real Kafka
 	$(PYTEST) -n 3 -m "not long" --durations=20
 
-test-page: .venv/.page ## the status page of a real service in a real Chromium; PICTURES=docs/images writes the pictures of it
+test-page: .venv/.page ## the status page of a real service in a real Chromium; PICTURES=docs/images saves screenshots
 	$(BIN)/python -m pytest tests/page $(if $(PICTURES),--pictures $(PICTURES))
 
-long: .venv/.test ## the tests that `make test` has no time for: more of the same
+long: .venv/.test ## the tests that take too long for `make test`: more models, more seeds, longer runs
 	$(BIN)/python -m pytest -m long
 
 # One broker for an even seed, three for an odd one, unless BROKERS says it.
-verify: .venv/.run ## breaks the service in every way for MINUTES=10 and compares every output; SEED=7, KILLS=50, BROKERS=3
+verify: .venv/.run ## injects faults for MINUTES=10 and compares every output; SEED=7, KILLS=50, BROKERS=3
 	@seed=$(or $(SEED),$$(od -An -N2 -tu2 /dev/urandom | tr -d ' ')); \
 	$(BIN)/slotstream verify --seed $$seed --brokers $(or $(BROKERS),$$((seed % 2 * 2 + 1))) --minutes $(or $(MINUTES),10) \
 	  $(if $(KILLS),--kills $(KILLS))
 
-verify-seeds: .venv/.run ## verify with N=10 seeds in a row and a table of them; FROM=7, MINUTES=2 each, LOAD=1 keeps each core busy beside it
+verify-seeds: .venv/.run ## verify with N=10 seeds in a row, and a table of the results; FROM=7, MINUTES=2 each, LOAD=1 keeps all cores busy
 	@$(BIN)/python -m scripts.verify_seeds --count $(or $(N),10) --minutes $(or $(MINUTES),2) $(if $(FROM),--from $(FROM)) $(if $(LOAD),--load)
 
-lint: .venv/.test ## style, types and the direction of imports
+lint: .venv/.test ## style, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fuzz: .venv/.test ## bad input in bulk into everything that reads bytes; COUNT=10000000 inputs, SEED=1
+fuzz: .venv/.test ## feeds invalid input to all parsers; COUNT=10000000 inputs, SEED=1
 	$(BIN)/python tests/support/fuzz.py $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
-test-rules: $(BIN)/python ## Prometheus's alert rules, tried by its own promtool (from the path, or Debian's package)
+test-rules: $(BIN)/python ## the alert rules, tested by Prometheus's promtool (from the path, or Debian's package)
 	$(BIN)/python scripts/test_rules.py
 
-test-stack: .venv/.test ## the image and docker-compose.yml on a real Docker engine: a daemon's, or as root on Debian one of its own
+test-stack: .venv/.test ## the image and docker-compose.yml on a real Docker engine: a running daemon, or a private one as root on Debian
 	$(BIN)/python tests/stack/run.py
 
 # Behind a proxy: PIP_CONF=pip.conf names the package index, CA=ca.pem what it is trusted by; neither is left in the image.
@@ -81,24 +81,24 @@ image: ## the container image slotstream:local (IMAGE=name), and its bill of mat
 	  -t $(or $(IMAGE),slotstream:local) .
 	$(BUILD) --target sbom --output dist .
 
-bench: .venv/.run ## the service against the same loop without a model
+bench: .venv/.run ## throughput of the service, compared with the same loop without a model
 	$(BIN)/python -m bench
 
-bench-recovery: .venv/.run ## what a crash, a restart, a rebalance and a checkpoint cost
+bench-recovery: .venv/.run ## the cost of a crash, a restart, a rebalance and a checkpoint
 	$(BIN)/python -m bench.recovery
 
-recipes: .venv/.run ## the recipes of docs/recipes.md, with their numbers
+recipes: .venv/.run ## runs the recipes of docs/recipes.md and prints their numbers
 	$(BIN)/python -m recipes
 
-kafka: .venv/.run ## an embedded Kafka in the foreground, for trying things; BROKERS=3 for a cluster
+kafka: .venv/.run ## an embedded Kafka in the foreground, for experiments; BROKERS=3 for a cluster
 	$(BIN)/python -m processor.testbed.embedded_kafka $(if $(BROKERS),--brokers $(BROKERS))
 
-demo-model: .venv/.run ## trains the demo's model again
+demo-model: .venv/.run ## retrains the demo's model
 	$(BIN)/python scripts/train_demo_model.py
 
-setup: .venv/.test ## everything into .venv, nothing run
+setup: .venv/.test ## installs everything into .venv
 
-clean: ## removes what make made
+clean: ## removes everything that make created
 	rm -rf .venv .cache .coverage build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # Each takes one extra alone: pages, archives and workflows need neither TensorFlow nor a broker in .venv.
@@ -112,18 +112,18 @@ clean: ## removes what make made
 	@touch $@
 
 .PHONY: docs dist coverage workflows
-docs: .venv/.docs ## the documentation as a site in build/site; a broken link or a page without a place fails
+docs: .venv/.docs ## the documentation as a site in build/site; a broken link or a page without a place in the navigation fails
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --fresh-env -q -d build/doctrees docs build/site
 	@echo "build/site/index.html"
 
 dist: .venv/.dist ## wheel and source archive in dist/, installed into an empty environment, where the demo runs for SECONDS=10
 	$(BIN)/python scripts/dist.py $(if $(SECONDS),--seconds $(SECONDS))
 
-coverage: .venv/.coverage ## the lines of processor/ that the unit tests reach; in a browser: build/coverage/index.html
+coverage: .venv/.coverage ## the lines of processor/ that the unit tests reach; HTML report: build/coverage/index.html
 	$(PYTEST) tests/unit -n 2 -q -m "not full and not long" --cov --cov-report=term --cov-report=html:build/coverage
 
 # actionlint is no Python package, so it is taken from the path or built by Go; where there is neither, the other two judge alone.
-workflows: .venv/.workflows ## the GitHub workflows, by their schema, zizmor and actionlint (from the path, or built by Go)
+workflows: .venv/.workflows ## checks the GitHub workflows with their schema, zizmor and actionlint (from the path, or built with Go)
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/zizmor --offline --quiet .github
 	@if command -v actionlint > /dev/null; then actionlint; \

@@ -1,16 +1,16 @@
-"""Every error that slotstream raises on purpose, and the exit code each ends a command with.
+"""All errors that slotstream raises on purpose, and the exit code of each.
 
-Every message says what was found, what was expected and what to do; one that ends the service also names its section in MANUAL.
+Every message states what was found, what was expected and what to do; a message that ends the service also names its section in MANUAL.
 
     SlotstreamError              exit 1: failed, a restart may help (no broker, a broken disk)
     +-- ConfigurationError       exit 2: settings, topics, permissions or command line are wrong
     |   +-- ModelRefused         the model file cannot be served, and why
-    |   +-- NotPermitted         the broker does not permit what the service does
+    |   +-- NotPermitted         the broker does not grant a permission that the service needs
     +-- Stopped                  exit 3: stopped on purpose, a restart will not help
-        +-- Fenced               another process has this instance's name
+        +-- Fenced               another process holds this instance's name
         +-- DeadLetterLimit      too many records are bad: a wrong deployment, not bad data
         +-- PolicyStop           a policy of the state table says fail
-        +-- TopicGone            a topic was deleted while the service ran, and did not come back
+        +-- TopicGone            a topic was deleted while the service was running, and was not created again
         +-- RepeatedAbort        five transactions in a row were aborted for the same reason
 """
 
@@ -19,9 +19,9 @@ MANUAL = "docs/operations/when-it-stops.md"
 
 
 class SlotstreamError(Exception):
-    """Something failed. `found`, `expected` and `do` are sentences without a full stop.
+    """A failure. `found`, `expected` and `do` are sentences without a full stop.
 
-    see: the anchor of its section in MANUAL, as a link spells it; else that of its kind, if there is one.
+    see: the anchor of the message's section in MANUAL; by default that of its class, if there is one.
     """
 
     exit_code = 1
@@ -41,7 +41,7 @@ class ModelRefused(ConfigurationError):
 
 
 class NotPermitted(ConfigurationError):
-    """kind: the name of the broker's error, where a call met it before anybody asked what is missing."""
+    """kind: the name of the broker's error, if a call raised it before the missing permissions were determined."""
 
     kind = ""
     see = "the-broker-refuses"

@@ -1,11 +1,11 @@
-"""One process a name on a host: a second one is refused before it can join and fence the first.
+"""Allows one process per name on a host: a second one is refused before it can join and fence the first.
 
-The lock is the kernel's (flock), so it is free when its process has ended, however that was. Its file is removed at the release; a file
-that a killed process left is removed at the next start of any instance. Processes of one name on different hosts are told apart by the
-group's coordinator instead.
+The lock is a kernel lock (flock), so it is released when its process ends, however it ends. The file is removed at release; a file left
+by a killed process is removed at the next start of any instance. The group's coordinator distinguishes processes with the same name on
+different hosts.
 
-The file lies in the first folder of RUNTIME_DIRECTORY, else in the folder for temporary files. systemd sets the former: units with a
-private /tmp see one another's locks there.
+The file is in the first folder of RUNTIME_DIRECTORY, or else in the temporary folder. systemd sets RUNTIME_DIRECTORY, so that units with
+a private /tmp share their locks.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from pathlib import Path
 from processor.errors import ConfigurationError
 
 NAME = re.compile(r"slotstream-[0-9a-f]{16}\.lock")
-# How long a lock is asked for whose holder cannot be named: it is just being taken, or its file is being removed.
+# How long to retry a lock whose holder cannot be named: it is just being acquired, or its file is being removed.
 UNNAMED_S = 5.0
 RETRY_S = 0.02
 
@@ -45,9 +45,9 @@ class InstanceLock:
             ) from error
 
     def release(self) -> None:
-        """Removes the file first: who opened it before finds, once it has the lock, that the file is not the one at the path."""
+        """Removes the file before unlocking: a process that has opened it finds, once it has the lock, that the path has another file."""
         if _is_at(self._descriptor, self._path):
-            with contextlib.suppress(OSError):  # another user's, or a disk that fails: the lock is free all the same
+            with contextlib.suppress(OSError):  # another user's file, or a failing disk: the lock is released nevertheless
                 self._path.unlink()
         os.close(self._descriptor)
 
@@ -57,7 +57,7 @@ def default_folder() -> Path:
 
 
 def remove_stale(folder: Path) -> None:
-    """Removes the lock files in the folder whose process has ended without a release. What another user left stays."""
+    """Removes lock files whose process has ended without releasing them. Files of other users are kept."""
     with contextlib.suppress(OSError):
         for path in [Path(entry.path) for entry in os.scandir(folder) if NAME.fullmatch(entry.name)]:
             with contextlib.suppress(OSError):
@@ -67,7 +67,7 @@ def remove_stale(folder: Path) -> None:
 def _remove_if_free(path: Path) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        # A pid that lives is not disturbed: for as long as this has the lock, its holder-to-be would be refused.
+        # Skip the pid of a running process: while this function holds the lock, that process would be refused.
         if _lives(_holder(descriptor)):
             return
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,11 +92,11 @@ def _acquire(path: Path, name: str) -> int:
             time.sleep(RETRY_S)
             continue
         if _is_at(descriptor, path):
-            with contextlib.suppress(OSError):  # the pid is for people: without it the lock holds as well
+            with contextlib.suppress(OSError):  # the pid is only informative: the lock works without it
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"{os.getpid()}\n".encode())
             return descriptor
-        os.close(descriptor)  # it was removed between the two calls
+        os.close(descriptor)  # the file was removed between the two calls
 
 
 def _open(path: Path) -> int:
@@ -106,7 +106,7 @@ def _open(path: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM):
             raise
-        return os.open(path, os.O_RDONLY | flags)  # another user's, which can be locked, but not written
+        return os.open(path, os.O_RDONLY | flags)  # another user's file, which can be locked but not written
 
 
 def _holder(descriptor: int) -> str:
@@ -114,7 +114,7 @@ def _holder(descriptor: int) -> str:
 
 
 def _lives(pid: str) -> bool:
-    """Whether a process of this pid runs."""
+    """Whether a process with this pid is running."""
     if not pid.isdecimal() or int(pid) == 0:
         return False
     try:

@@ -1,11 +1,11 @@
-"""How the process writes what happens to standard error.
+"""Logging to standard error.
 
-Responsible for one form for every message: the service's own, those of libraries through standard-library logging,
-librdkafka's (hand `logging.getLogger("librdkafka")` to a client as its `logger`), and Python's warnings. Not responsible
-for what is written, nor for a command's results, which go to standard output.
+Responsible for a uniform format of all messages: those of the service, of libraries through standard-library logging, of librdkafka (pass
+`logging.getLogger("librdkafka")` to a client as its `logger`), and Python's warnings. Not responsible for the content, nor for a
+command's results, which go to standard output.
 
-A message is an event and its figures: `structlog.get_logger().info("partition restored", partition=3, seconds=1.2)`.
-The last warnings and errors can be kept in memory too (`keep_recent`), for the status page.
+A message is an event with values: `structlog.get_logger().info("partition restored", partition=3, seconds=1.2)`. The latest warnings and
+errors can also be kept in memory (`keep_recent`), for the status page.
 """
 
 import json
@@ -23,24 +23,24 @@ from structlog.typing import Processor
 LIBRDKAFKA = "librdkafka"
 REPEAT_S = 10.0
 HIDDEN = "(hidden)"
-HIDDEN_CHARACTERS_MIN = 4  # what is shorter is found in every other word
+HIDDEN_CHARACTERS_MIN = 4  # shorter values would match parts of ordinary words
 RECENT_MAX = 30
 RECENT_TEXT_MAX = 1000
 
 
 class Secrets:
-    """What no line may hold, whoever wrote it: libraries quote what they were given, tracebacks too."""
+    """The values that no log line may contain, from any source: libraries and tracebacks can quote their arguments."""
 
     def __init__(self) -> None:
         self._values: tuple[str, ...] = ()
         self._pattern: re.Pattern[str] | None = None
 
     def keep(self, values: Iterable[str]) -> None:
-        """These, in place of earlier ones: whole, each of their lines and words, and as JSON and Python write them."""
+        """Replaces the secrets by these: each whole, by line and by word, and in JSON and Python notation."""
         self._values = tuple(values)
         pieces = set[str]()
         for value in self._values:
-            lines = [line for line in value.splitlines() if not line.startswith("-----")]  # a key's first and last are no secret
+            lines = [line for line in value.splitlines() if not line.startswith("-----")]  # the first and last line of a key are not secret
             pieces |= {value, *(piece for line in lines for piece in (line, *line.split()))}
         pieces = {piece for piece in pieces if len(piece) >= HIDDEN_CHARACTERS_MIN}
         forms = {form for piece in pieces for form in (piece, json.dumps(piece)[1:-1], repr(piece)[1:-1])}
@@ -48,7 +48,7 @@ class Secrets:
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
 
     def add(self, value: str) -> None:
-        """One more, beside those that are kept."""
+        """Adds one more secret."""
         if value not in self._values:
             self.keep([*self._values, value])
 
@@ -56,7 +56,7 @@ class Secrets:
         return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
 
     def hide_within(self, value: Any) -> Any:
-        """Of a message's figure: text, or whatever holds some."""
+        """Hides secrets within a value of a message: text, or a container of text."""
         if isinstance(value, dict):
             return {key: self.hide_within(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
@@ -64,7 +64,7 @@ class Secrets:
         return value if value is None or isinstance(value, bool | int | float) else self.hide(str(value))
 
 
-SECRETS = Secrets()  # of the process, as logging is: every message of whatever thread passes it
+SECRETS = Secrets()  # one per process, like logging: the messages of all threads pass through it
 
 
 def configure(level: str, format: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:  # noqa: A002
@@ -76,22 +76,22 @@ def configure(level: str, format: Literal["auto", "console", "json"], stream: Te
         processors=[structlog.stdlib.filter_by_level, *_first_steps(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,  # a module's logger made before configure must follow it
+        cache_logger_on_first_use=False,  # loggers that modules created before configure() must follow it
     )
 
 
 def keep_recent() -> "Recent":
-    """Keeps what is written from now on, of level warning or worse. To be called after configure()."""
+    """Keeps messages of level warning or above from now on. Call after configure()."""
     recent = Recent()
     logging.getLogger().addHandler(recent)
     return recent
 
 
 class Recent(logging.Handler):
-    """The last RECENT_MAX warnings and errors, in the words of the log. Written by any thread, read by the web's.
+    """The last RECENT_MAX warnings and errors, as logged. Any thread writes, the web thread reads.
 
-    One that is said again, but for its figures and what stands in brackets, is kept once, with its count: while a broker is away each
-    thread of each client says so, and must not drive out what came before.
+    Messages that differ only in their values and in text in brackets are kept once, with a count: while a broker is away each thread of
+    each client reports it, which must not displace earlier messages.
     """
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class Recent(logging.Handler):
             del self._kept[next(iter(self._kept))]
 
     def messages(self) -> list[dict[str, Any]]:
-        """Newest first: timestamp, level, event, times, and the message's own figures."""
+        """Newest first: timestamp, level, event, times, and the message's values."""
         self.acquire()
         try:
             return list(reversed(self._kept.values()))
@@ -117,7 +117,7 @@ class Recent(logging.Handler):
 
 
 def _short(value: Any) -> Any:
-    """Of a traceback its last line, which says what it was."""
+    """The last line of a traceback, which names the exception."""
     if not isinstance(value, str):
         return value
     text = value.rstrip().rpartition("\n")[2] if value.startswith("Traceback") else value
@@ -136,7 +136,7 @@ def _first_steps() -> list[Processor]:
 
 def _last_steps(*, as_console: bool, colors: bool) -> list[Processor]:
     if as_console:
-        # The default traceback prints local variables: among them are a client's properties, secrets in clear.
+        # The default traceback prints local variables, which include a client's properties with secrets in clear text.
         console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
         return [lambda logger, method, event: SECRETS.hide(console(logger, method, event))]
     return [structlog.processors.format_exc_info, _reading_order, _without_secrets, structlog.processors.JSONRenderer(default=str)]
@@ -170,7 +170,7 @@ def _route_standard_logging(level: str, stream: TextIO, last: list[Processor]) -
     warnings.simplefilter("default")
 
 
-# What librdkafka adds to an error: how long its state machine was where, and guesses that are the same whatever happened.
+# What librdkafka appends to an error: the state of its state machine, and generic guesses.
 _GUESSES = re.compile(
     r" \((?:after \d+ms in state[^()]*(?:\(s\) suppressed)?|add broker's CA|install ca-cert|brew install)[^()]*\)"
     r"|: (?:requesting ApiVersion: )?might be caused by .*\(see api\.version\.request\)"
@@ -183,12 +183,12 @@ _GUESSES = re.compile(
 
 
 def plain(text: str) -> str:
-    """An error's text of librdkafka without its standing advice, which is about other causes more often than not."""
+    """The text of a librdkafka error without its generic advice, which usually concerns other causes."""
     return _GUESSES.sub("", text)
 
 
 class _Repeats(logging.Filter):
-    """Lets a message through once in REPEAT_S: while a broker is away each client says so many times a second."""
+    """Passes a message once in REPEAT_S: while a broker is away each client reports it many times a second."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -207,6 +207,6 @@ class _Repeats(logging.Filter):
 
 
 def _name_of_origin(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Says which library speaks: its messages are not written in this service's words."""
+    """Adds the name of the library that a message comes from."""
     event["logger"] = event["_record"].name
     return event

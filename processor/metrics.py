@@ -1,12 +1,12 @@
-"""What the service counts and measures: the catalogue, the numbers, and their Prometheus text.
+"""The metrics of the service: the catalogue, the values, and their Prometheus text.
 
-Responsible for that every name, label and label value written anywhere stands in CATALOGUE, which docs/metrics.md is made
-from. Not responsible for serving the text (web.server) nor for when something is counted (loop, service).
+Ensures that every name, label and label value in use is in CATALOGUE, from which docs/metrics.md is generated. Not responsible for
+serving the text (web.server) nor for when something is counted (loop, service).
 
-The client library adds what it tells of every process (process_*: start, memory, processor time); only on Linux.
+On Linux the client library adds its metrics for every process (process_*: start, memory, processor time).
 
-Names stand without the prefix `slotstream_` in code. Base units: seconds, bytes, ratios from 0 to 1. No label ever holds a
-sensor's name, so the number of series is bounded by the partitions.
+Code uses names without the prefix `slotstream_`. Base units: seconds, bytes, ratios from 0 to 1. No label contains a sensor's name, so
+the number of series is bounded by the number of partitions.
 """
 
 import threading
@@ -47,7 +47,7 @@ class Spec:
     buckets: tuple[float, ...] = ()
 
     def first_series(self) -> Iterator[tuple[str, ...]]:
-        """The series that are known before anything happens: an alert on a rate needs them from the start."""
+        """The series that are known in advance: an alert on a rate needs them from the start."""
         if all(self.labels.values()):
             yield from product(*self.labels.values())
 
@@ -61,95 +61,100 @@ def _free(*names: str) -> dict[str, tuple[str, ...]]:
 
 
 CATALOGUE: tuple[Spec, ...] = (
-    Spec("readings_total", "counter", "readings", "readings stepped through the model, replayed ones not counted"),
-    Spec("predictions_total", "counter", "records", "prediction records whose transaction was committed"),
+    Spec("readings_total", "counter", "readings", "readings stepped through the model, not counting replays"),
+    Spec("predictions_total", "counter", "records", "prediction records in committed transactions"),
     Spec("dead_letters_total", "counter", "records", "records that could not be used, by reason", {"error": ERRORS}),
     Spec(
         "resets_total",
         "counter",
         "resets",
-        "times a sensor's state began anew: by the header sequence (single is a start and an end), a null value, a setting under reset, or "
-        "because it had expired and was still in memory",
+        "resets of sensors' states, by cause: the header sequence (single counts as a start and an end), a null value, a setting under "
+        "reset, or expiry of a state that was still in memory",
         {"reason": ("start", "end", "null", "each_record", *RULES)},
     ),
-    Spec("batch_readings", "histogram", "readings", "readings applied in one turn of the loop", buckets=_BATCH_BUCKETS),
-    Spec("stage_seconds", "histogram", "seconds", "time of one turn spent in each stage", {"stage": STAGES}, _STAGE_BUCKETS_S),
-    Spec("end_to_end_seconds", "histogram", "seconds", "from a record's timestamp to its commit", buckets=_LATENCY_BUCKETS_S),
-    Spec("lag_records", "gauge", "offsets", "offsets between the committed one and the partition's end, control records too", _partition()),
+    Spec("batch_readings", "histogram", "readings", "readings applied per turn of the loop", buckets=_BATCH_BUCKETS),
+    Spec("stage_seconds", "histogram", "seconds", "time that a turn spent in each stage", {"stage": STAGES}, _STAGE_BUCKETS_S),
+    Spec("end_to_end_seconds", "histogram", "seconds", "time from a record's timestamp to its commit", buckets=_LATENCY_BUCKETS_S),
+    Spec(
+        "lag_records",
+        "gauge",
+        "offsets",
+        "offsets from the committed offset to the partition's end, including control records",
+        _partition(),
+    ),
     Spec(
         "partitions",
         "gauge",
         "partitions",
-        "partitions that this instance owns, by what becomes of them: restoring (their state is rebuilt), joining (their beginning is "
-        "committed), live",
+        "partitions that this instance owns, by state: restoring (state is being rebuilt), joining (beginning is being committed), live",
         {"state": ("restoring", "joining", "live")},
     ),
-    Spec("input_partitions", "gauge", "partitions", "partitions of the input topic, at the start; the instances together own as many"),
-    Spec("slots", "gauge", "rows", "rows of state that are kept ready for a step"),
-    Spec("slots_used", "gauge", "rows", "rows that hold a sensor"),
-    Spec("sensors_parked", "gauge", "sensors", "sensors whose row is kept outside the slots"),
-    Spec("evictions_total", "counter", "sensors", "times a sensor was parked to free its slot for another"),
-    Spec("sensors_expired_total", "counter", "sensors", "sensors whose row was dropped because they have expired (state.expire_after)"),
+    Spec("input_partitions", "gauge", "partitions", "partitions of the input topic as of the start, which all instances together own"),
+    Spec("slots", "gauge", "rows", "rows of the state matrix, which are ready for a step"),
+    Spec("slots_used", "gauge", "rows", "rows of the state matrix that hold a sensor"),
+    Spec("sensors_parked", "gauge", "sensors", "sensors whose row is stored outside the slots"),
+    Spec("evictions_total", "counter", "sensors", "sensors parked to free their slot for another sensor"),
+    Spec("sensors_expired_total", "counter", "sensors", "sensors whose row was dropped because they had expired (state.expire_after)"),
     Spec(
         "sensors_split",
         "gauge",
         "sensors",
-        "sensors found in several partitions since the start, in samples: each has a state in each of them",
+        "sensors found in several partitions since the start, by sampling: each has a separate state in each partition",
     ),
-    Spec("tile_fill_ratio", "histogram", "ratio", "share of a turn's computed rows that held a reading", buckets=_RATIO_BUCKETS),
+    Spec("tile_fill_ratio", "histogram", "ratio", "share of a turn's computed rows that contained a reading", buckets=_RATIO_BUCKETS),
     Spec("checkpoint_seconds", "histogram", "seconds", "time to write one partition's checkpoint", buckets=_LONG_BUCKETS_S),
     Spec(
         "checkpoint_age_seconds",
         "gauge",
         "seconds",
-        "time since the partition's last checkpoint; 0 while nothing was committed since",
+        "time since the partition's last checkpoint; 0 if nothing has been committed since",
         _partition(),
     ),
-    Spec("checkpoint_interval_seconds", "gauge", "seconds", "the setting checkpoint.interval, to compare the age with"),
+    Spec("checkpoint_interval_seconds", "gauge", "seconds", "the setting checkpoint.interval, for comparison with the age"),
     Spec("checkpoint_bytes", "gauge", "bytes", "size of the last checkpoint written"),
     Spec("restore_seconds", "histogram", "seconds", "time from a partition's assignment until it is live", buckets=_LONG_BUCKETS_S),
     Spec(
         "restore_records_left",
         "gauge",
         "offsets",
-        "offsets still to be replayed of a partition that is restored, control records too; gone when it is done",
+        "offsets left to replay for a partition that is being restored, including control records; no series afterwards",
         _partition(),
     ),
-    Spec("replayed_readings_total", "counter", "readings", "readings stepped again to rebuild state, nothing published"),
-    Spec("transactions_total", "counter", "transactions", "transactions by how they ended", {"result": ("committed", "aborted", "fenced")}),
-    Spec("rebalances_total", "counter", "events", "changes of this instance's partitions", {"kind": ("assigned", "revoked", "lost")}),
+    Spec("replayed_readings_total", "counter", "readings", "readings replayed to rebuild states, without publishing"),
+    Spec("transactions_total", "counter", "transactions", "transactions, by result", {"result": ("committed", "aborted", "fenced")}),
+    Spec("rebalances_total", "counter", "events", "changes to this instance's partitions", {"kind": ("assigned", "revoked", "lost")}),
     Spec(
         "gaps_total",
         "counter",
         "partitions",
-        "times a partition went on although readings were gone from its log: by on_gap (rebuild, cold) or on_lost_input (continue)",
+        "times a partition continued after its log had lost readings: by on_gap (rebuild, cold) or on_lost_input (continue)",
         {"policy": ("rebuild", "cold", "continue")},
     ),
-    Spec("model_info", "gauge", "1", "the model that is served", _free("fingerprint", "mode", "features", "outputs", "state_bytes")),
-    Spec("build_info", "gauge", "1", "the versions that run", _free("version", "python", "tensorflow", "librdkafka")),
+    Spec("model_info", "gauge", "1", "the model in use", _free("fingerprint", "mode", "features", "outputs", "state_bytes")),
+    Spec("build_info", "gauge", "1", "the versions in use", _free("version", "python", "tensorflow", "librdkafka")),
     Spec(
         "topic_gone",
         "gauge",
         "boolean",
-        "1 while the topic is gone from the broker, by the setting that names it: the service waits for it, and ends after a minute",
+        "1 while the topic does not exist on the broker, by setting: the service waits for it, and ends after a minute",
         {"topic": ("input", "output", "dead_letter", "checkpoint")},
     ),
     Spec(
         "topic_findings",
         "gauge",
         "findings",
-        "what is wrong with the topics' settings, as `slotstream check` lists it: warnings, and errors, by which the next start ends",
+        "problems with the topics' settings, as in `slotstream check`: warnings, and errors, which would end the next start",
         {"level": ("warning", "error")},
     ),
-    Spec("ready", "gauge", "boolean", "1 when every assigned partition is restored and has caught up once (/readyz)"),
+    Spec("ready", "gauge", "boolean", "1 when every assigned partition is restored and has caught up (/readyz)"),
 )
 
 
 class Metrics:
-    """The numbers of one process. Written by the loop, read by the web thread; every method is thread-safe."""
+    """The metrics of one process. The loop writes them, the web thread reads them; every method is thread-safe."""
 
     def __init__(self, *, with_process: bool = False) -> None:
-        """with_process: tell of the process too, whose figures change by themselves."""
+        """with_process: also include the metrics of the process, which change by themselves."""
         self._lock = threading.Lock()
         self._specs = {spec.name: spec for spec in CATALOGUE}
         self._numbers: dict[str, dict[tuple[str, ...], float]] = {}
@@ -165,7 +170,7 @@ class Metrics:
             ProcessCollector(registry=self._registry)
 
     def add(self, name: str, value: float = 1, **labels: object) -> None:
-        """Raises a counter. `value` must not be negative."""
+        """Increases a counter. `value` must not be negative."""
         key = self._key(name, labels, "counter")
         if value < 0:
             raise ValueError(f"found {value} added to {name}, expected a counter to rise only")
@@ -180,7 +185,7 @@ class Metrics:
             self._numbers[name][key] = float(value)
 
     def observe(self, name: str, value: float | npt.NDArray[np.floating] | npt.NDArray[np.integer], **labels: object) -> None:
-        """Counts one finite value, or each of an array, into a histogram. Negative ones (a clock that is behind) count as 0."""
+        """Adds one finite value, or each value of an array, to a histogram. Negative values (a clock that is behind) count as 0."""
         key = self._key(name, labels, "histogram")
         with self._lock:
             histogram = self._histograms[name].get(key)
@@ -189,13 +194,13 @@ class Metrics:
             histogram.observe(value)
 
     def forget(self, name: str, **labels: object) -> None:
-        """Ends a gauge's series: that of a partition which is no longer this instance's."""
+        """Removes a series of a gauge: that of a partition which this instance no longer owns."""
         key = self._key(name, labels, "gauge")
         with self._lock:
             self._numbers[name].pop(key, None)
 
     def value(self, name: str, **labels: object) -> float:
-        """What a counter or gauge stands at, or how many values a histogram holds. KeyError for a series that is not there."""
+        """The value of a counter or gauge, or the number of values in a histogram. Raises KeyError for a series that does not exist."""
         key = self._key(name, labels)
         with self._lock:
             if name in self._histograms:
@@ -203,7 +208,7 @@ class Metrics:
             return self._numbers[name][key]
 
     def total(self, name: str, **labels: object) -> float:
-        """The sum of what a histogram has seen."""
+        """The sum of a histogram's values."""
         key = self._key(name, labels, "histogram")
         with self._lock:
             return self._histograms[name][key].sum
@@ -213,7 +218,7 @@ class Metrics:
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry."""
+        """Yields the metric families; called by the registry."""
         for spec in CATALOGUE:
             with self._lock:
                 family = self._family(spec)
@@ -251,14 +256,14 @@ class _Histogram:
     """Counts by bucket. Not thread-safe: Metrics holds the lock."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.counts = [0] * (len(bounds) + 1)  # a list: one value is counted far more often than an array
+        self.counts = [0] * (len(bounds) + 1)  # a list, because single values are far more frequent than arrays
         self.sum = 0.0
         self._bounds = bounds
 
     def observe(self, value: float | npt.NDArray[np.floating] | npt.NDArray[np.integer]) -> None:
         if isinstance(value, np.ndarray):
             values = np.maximum(value.ravel(), 0)
-            # The first bound that is not below the value: a bucket holds its own bound.
+            # The first bound that is not below the value: a bucket includes its bound.
             where = np.searchsorted(self._bounds, values, side="left")
             self.counts = (np.bincount(where, minlength=len(self.counts)) + self.counts).tolist()
             self.sum += float(values.sum(dtype=np.float64))

@@ -1,7 +1,7 @@
-"""One partition of the input that this instance owns: its state, its positions, and what its state is a function of.
+"""An input partition that this instance owns: its lifecycle, its positions, and what its state is a function of.
 
-The source of truth for positions: only what is applied is committed, and an abort goes back only to what is committed. The positions that
-the Kafka client keeps are never asked. Every change is a method that checks the state it starts from. Knows nothing of Kafka and rows.
+The source of truth for positions: only applied offsets are committed, and an abort goes back only to committed ones. The Kafka client's
+own positions are never used. Every change is a method that checks the current state first. Knows nothing about Kafka or rows.
 
     restoring --> joining --> live        and from each of them --> dropped
     (state is     (its beginning          (its records are
@@ -17,7 +17,7 @@ from typing import Any
 
 from processor.records import Claim
 
-# A broker takes 4,096 bytes of metadata with an offset.
+# A broker accepts 4,096 bytes of metadata with an offset.
 DECIDING_MAX, HASHED_SHOWN = 100, 60
 
 
@@ -38,15 +38,15 @@ _NEXT = {
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """What a partition's state is a function of: the input from `origin`, by what `fingerprint` stands for.
+    """What a partition's state is a function of: the input from `origin`, and the model and settings that `fingerprint` identifies.
 
-    lineage is a random id, new each time that the state begins from zero. Travels in the committed offset's metadata and in
-    every checkpoint.
+    lineage is a random id, generated each time that the state begins from zero. Stored in the committed offset's metadata and in every
+    checkpoint.
 
-    gap       readings before the origin were lost: a sensor that begins without a reset may lack some of its own
-    added_to  partitions were added to so many: those from this number on begin at their log's start
-    deciding  what the fingerprint stands for, in words by name, to tell what has changed; None where nobody kept it. It identifies
-              nothing: two that differ in it alone are equal
+    gap       readings before the origin were lost: a sensor that begins without a reset may lack readings
+    added_to  the number of partitions before some were added: those from this number on begin at their log's start
+    deciding  the parts of the fingerprint as text by name, to report what has changed; None if not stored. Not compared:
+              two beginnings that differ only in it are equal
     """
 
     origin: int
@@ -76,7 +76,7 @@ class Beginning:
 
     @classmethod
     def from_metadata(cls, text: str | None) -> "Beginning | None":
-        """None for what an operator's tool leaves there: nothing, or words of its own."""
+        """None for metadata that an operator's tool has written: empty, or other text."""
         try:
             found = json.loads(text or "")
             added_to = found.get("added_to")
@@ -100,7 +100,7 @@ def _deciding(found: Any) -> dict[str, str] | None:
 
 
 def _short(text: str) -> str:
-    """The text; of one that takes many bytes in JSON its beginning, and a hash that tells it from others."""
+    """The text; if it takes many bytes in JSON, its first characters and a hash that distinguishes it from others."""
     if len(json.dumps(text)) <= DECIDING_MAX:
         return text
     shown = text[:HASHED_SHOWN].encode("ascii", "replace").decode()
@@ -108,7 +108,7 @@ def _short(text: str) -> str:
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What decides and differs, with both values."""
+    """The deciding settings that differ, with both values."""
     told = {name: _short(text) for name, text in now.items()}
     names = [name for name in dict.fromkeys([*before, *told]) if before.get(name) != told.get(name)]
     return [f"{name} was {before.get(name, 'not there')} and is {told.get(name, 'not there')}" for name in names]
@@ -116,11 +116,11 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """An offset of a partition's log and the partition's time there.
+    """An offset in a partition's log, and the partition time at that offset.
 
-    offset    of the next record to apply
-    time_ms   partition time, None before it had one; first_ms: the first that it had
-    claim     a sensor's time that partition time has not followed yet
+    offset    offset of the next record to apply
+    time_ms   partition time, None before there is one; first_ms: the first partition time
+    claim     a sensor's timestamp that partition time has not followed yet
     """
 
     offset: int
@@ -129,7 +129,7 @@ class Position:
     claim: Claim | None = None
 
     def passed(self, offset: int) -> "Position":
-        """Further on, over nothing that has a time."""
+        """Moves on past records that have no timestamp."""
         return replace(self, offset=offset)
 
 
@@ -141,7 +141,7 @@ class Partition:
     """A partition from its assignment until it is dropped. `applied` runs ahead of `committed` within a transaction.
 
     begun                whether the beginning is in the committed metadata
-    end_seen, caught_up  the log's end at the end of the restore, and whether everything up to it has been committed once
+    end_seen, caught_up  the log's end when the restore completed, and whether everything up to it has been committed
     replay               the offsets that are replayed, from the restore's decision until it is done
     """
 
@@ -171,30 +171,30 @@ class Partition:
 
     @property
     def moved(self) -> bool:
-        """Something is to be committed: a beginning, or records applied."""
+        """Whether there is something to commit: a beginning, or applied records."""
         return (self.state is State.JOINING and not self.begun) or (self.live and self.applied.offset != self.committed.offset)
 
     @property
     def offset(self) -> tuple[int, int, str]:
-        """What is committed for the group: number, applied offset, and the beginning as metadata."""
+        """The group offset to commit: number, applied offset, and the beginning as metadata."""
         return self.number, self.applied.offset, self.beginning.to_metadata() if self.beginning else ""
 
     # -- restoring ---------------------------------------------------------------------------------------------------------
 
     def begin(self, beginning: Beginning, at: Position, *, replay: range | None, checkpoint: int | None) -> None:
-        """The state is rebuilt from here; once more from the start where the restore decides a second time."""
+        """Starts rebuilding the state from this position; starts over if the restore decides a second time."""
         self._require(State.RESTORING)
         self.beginning, self.replay, self.checkpoint_position = beginning, replay, checkpoint
         self.applied = self.committed = at
 
     def replayed(self, to: Position) -> None:
-        """Records that were committed before are applied again: an abort does not go back behind them."""
+        """Previously committed records were applied again: an abort does not go back before them."""
         self._require(State.RESTORING)
         self._forward(to)
         self.committed = to
 
     def restored(self, offset: int, end: int) -> None:
-        """The state is that of this offset, where the log's end was `end`. A first checkpoint is due at once if there is none."""
+        """The state is now the one at this offset; `end` is the end of the log. If there is no checkpoint, one is due at once."""
         self._require(State.RESTORING)
         self.applied = self.committed = self.applied.passed(offset)
         self.replay, self.end_seen, self.caught_up = None, end, offset >= end
@@ -202,7 +202,7 @@ class Partition:
             self.checkpoint_due_s = 0.0
 
     def join(self) -> None:
-        """The beginning is new: it is to be committed before the first record is read."""
+        """The beginning is new: it must be committed before the first record is read."""
         self.to(State.JOINING)
 
     def go_live(self) -> None:
@@ -213,12 +213,12 @@ class Partition:
     # -- applying ----------------------------------------------------------------------------------------------------------
 
     def apply(self, to: Position) -> None:
-        """Records up to this position are in the state and in the open transaction."""
+        """Records up to this position are now part of the state and of the open transaction."""
         self._require(State.LIVE)
         self._forward(to)
 
     def reached_end(self, offset: int) -> None:
-        """The log ended at this offset: nothing but control records lies between what was applied and it."""
+        """The log ends at this offset: only control records lie between the applied offset and the end."""
         self._require(State.LIVE)
         self.applied = self.applied.passed(max(self.applied.offset, offset))
         if not self.moved and self.applied.offset >= self.end_seen:
@@ -235,27 +235,27 @@ class Partition:
         self.applied = self.committed
 
     def drop(self) -> None:
-        """The partition is another instance's, or begins again."""
+        """Another instance now owns the partition, or its restore starts over."""
         self.to(State.DROPPED)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------------
 
     @property
     def checkpoint_stale(self) -> bool:
-        """The newest checkpoint is of another position than the committed one."""
+        """Whether the newest checkpoint is at a different position than the committed one."""
         return self.live and self.committed.offset != self.checkpoint_position
 
     def checkpoint_taken(self, next_due_s: float) -> None:
-        """The rows are copied and on their way to the store."""
+        """The rows have been copied and are being written to the store."""
         self._require(State.LIVE)
         self.checkpoint_due_s = next_due_s
 
     def checkpointed(self, position: int, now_s: float) -> None:
-        """The store has a checkpoint of this position."""
+        """The store now has a checkpoint at this position."""
         self.checkpoint_position, self.checkpoint_at_s = position, now_s
 
     def checkpoint_lost(self) -> None:
-        """The store is empty: the next checkpoint is due at once."""
+        """The store has been emptied: the next checkpoint is due at once."""
         self.checkpoint_position, self.checkpoint_due_s = None, 0.0
 
     def _require(self, *states: State) -> None:
@@ -269,19 +269,19 @@ class Partition:
 
 
 class Partitions(dict[int, Partition]):
-    """The partitions of this instance by number, as one participant of its transactions."""
+    """The partitions of this instance by number, as one participant in its transactions."""
 
     def __init__(self) -> None:
         super().__init__()
         self._sent: list[Partition] = []
 
     def offsets(self, written_for: Collection[int] = ()) -> list[tuple[int, int, str]]:
-        """What the next commit sends for the group: the partitions that moved, and those that something else is written for."""
+        """The offsets that the next commit sends: those of partitions that moved, and of partitions in written_for."""
         self._sent = [p for p in self.values() if p.moved or p.number in written_for]
         return [p.offset for p in self._sent]
 
     def commit(self) -> None:
-        """What offsets() gave last is confirmed."""
+        """The offsets that offsets() last returned are confirmed."""
         for partition in self._sent:
             partition.commit()
         self._sent = []
@@ -292,5 +292,5 @@ class Partitions(dict[int, Partition]):
 
     @property
     def applied(self) -> dict[int, int]:
-        """The applied offset of each live partition: where the consumer reads on."""
+        """The applied offset of each live partition, from which the consumer continues."""
         return {p.number: p.applied.offset for p in self.values() if p.live}

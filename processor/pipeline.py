@@ -1,7 +1,7 @@
-"""Messages in, outputs and dead letters out: decode, partition time, apply, encode, and what was left out.
+"""Messages in, outputs and dead letters out: decode, partition time, apply, encode, rejected records.
 
-The one place that knows the order of these steps; the loop, the replay, `try` and `plan` run them here. Given the engine's states and the
-partitions' times, the result is a function of the messages alone. Must not touch topics, transactions or positions.
+The only place that knows the order of these steps; the loop, the replay, `try` and `plan` use it. For given engine states and partition
+times, the result depends only on the messages. Must not touch topics, transactions or positions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from processor.codec.decode import Decoded, Message
+from processor.codec.columns import Message
+from processor.codec.decode import Decoded
 from processor.engine import Engine
 from processor.partitions import Partition, Position
 from processor.records import Applied, Batch, Rejected
@@ -26,7 +27,7 @@ Timed = Callable[[str], AbstractContextManager[object]]
 
 
 class Codec(NamedTuple):
-    """decode: every message ends in the batch or among the rejected. encode: one output a record, None where there is none."""
+    """decode: every message becomes part of the batch or is rejected. encode: one output for each record, None if there is none."""
 
     decode: Callable[[Sequence[Message]], Decoded]
     encode: Callable[[Batch, Applied], list[bytes | None]]
@@ -36,9 +37,9 @@ class Codec(NamedTuple):
 class Processed:
     """The results of one batch.
 
-    values    one output a record of the batch, None where there is none
-    rejected  (message index, reason) of each record without an output that is to be a dead letter, in message order
-    clocks    where the time of each partition stands after the batch
+    values    one output for each record of the batch, None if there is none
+    rejected  (message index, reason) of each record that must become a dead letter, in message order
+    clocks    the clock of each partition after the batch
     """
 
     decoded: Decoded
@@ -81,19 +82,19 @@ class Pipeline:
         return Processed(decoded, applied, values, _with_left_out(decoded, applied), after)
 
     def replay(self, messages: Sequence[Message], clocks: Mapping[int, Clock]) -> tuple[int, dict[int, Clock]]:
-        """The same for messages that were committed before: no outputs. Returns how many readings they held, and the clocks after them."""
+        """Like process(), for messages that were committed before: no outputs. Returns the number of readings, and the new clocks."""
         decoded = self._codec.decode(messages)
         after = keep_time(decoded.batch, clocks, self._expire_ms)
         self._engine.apply(decoded.batch, replay=True)
         return len(decoded.batch.x), after
 
     def _forgotten_at(self, partition: int, time_ms: int) -> int:
-        """How many sensors partition time leaves behind when it comes to this."""
+        """The number of sensors that expire when partition time reaches this value."""
         return self._engine.older(partition, time_ms - (self._expire_ms or 0))
 
 
 def _with_left_out(decoded: Decoded, applied: Applied) -> list[tuple[int, Rejected]]:
-    """The records that the codec rejected and those that the engine left out, by message."""
+    """The records that the codec or the engine rejected, by message."""
     rejected = list(decoded.rejected)
     for error, left_out in (("non_finite_state", ~applied.finite), ("late", applied.late)):
         for i in np.flatnonzero(left_out).tolist():
@@ -103,7 +104,7 @@ def _with_left_out(decoded: Decoded, applied: Applied) -> list[tuple[int, Reject
 
 
 def clock_of(partition: Partition, at: Position) -> Clock:
-    """The partition's time at this position."""
+    """The partition's clock at this position."""
     gap = partition.beginning is not None and partition.beginning.gap
     return Clock(at.time_ms, at.first_ms, gap=gap, claim=at.claim)
 
@@ -111,7 +112,7 @@ def clock_of(partition: Partition, at: Position) -> Clock:
 def positions_after(
     messages: Sequence[Message], partitions: Mapping[int, Partition], clocks: Mapping[int, Clock]
 ) -> list[tuple[Partition, Position]]:
-    """Where each partition of these messages stands after them. clocks: of those with a record that could be decoded."""
+    """The position of each partition after these messages. clocks: of partitions with a record that could be decoded."""
     last = {message.partition(): message.offset() for message in messages}
     found = []
     for number, offset in last.items():

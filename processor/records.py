@@ -1,10 +1,12 @@
-"""What the rooms hand each other: batches of decoded records, what became of them, and rejected records.
+"""The data that rooms exchange: batches of decoded records, their results, and rejected records.
 
-Columns, not objects: a batch is a few arrays and lists of one length, because everything after the codec is done for the
-whole batch at once. Holds data only; bytes are the codec's, states the engine's.
+Columns, not objects: a batch is a few arrays and lists of equal length, because everything after the codec processes a whole batch at
+once. Contains only data; the codec owns bytes, the engine owns states.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,23 +18,24 @@ ERRORS = (
     "bad_schema",
     "wrong_feature_count",
     "not_finite",
+    "unknown_category",
     "non_finite_state",
     "bad_timestamp",
     "too_large",
     "late",
 )
 
-# What makes a sensor begin anew beside the record's own word: a setting, by the sensor's latest record.
+# The rules of the settings that reset a sensor, besides the record's own header.
 RULES = ("after_gap", "after_steps", "expired")
 NO_GAP = -1
 
 
 class Claim(NamedTuple):
-    """A sensor's time that partition time has not followed: it lies further ahead than sensors are remembered.
+    """A sensor's timestamp that partition time has not followed, because it is further ahead than the expiry.
 
     key       the sensor
-    ms        its latest record's time
-    since_ms  its time when another sensor was last heard, or when the claim began
+    ms        the time of its latest record
+    since_ms  its time when another sensor last reported, or when the claim began
     """
 
     key: bytes
@@ -44,7 +47,7 @@ class Claim(NamedTuple):
 
     @classmethod
     def from_json(cls, found: Any) -> "Claim | None":
-        """Raises ValueError, TypeError or KeyError for what to_json() did not make. None stays None."""
+        """Raises ValueError, TypeError or KeyError for anything that to_json() did not create. None stays None."""
         if found is None:
             return None
         times = found["ms"], found["since_ms"]
@@ -54,9 +57,9 @@ class Claim(NamedTuple):
 
 
 class Jump(NamedTuple):
-    """A record with which partition time jumped from one time to another (Unix ms), or with which only its sensor's did (claimed).
+    """A record at which partition time jumped from one time to another (Unix ms), or only its sensor's time did (claimed).
 
-    other: the sensor that was there before, where time jumped because two agree.
+    other: the sensor that was already ahead, if time jumped because two sensors agree.
     """
 
     partition: int
@@ -72,7 +75,7 @@ class Jump(NamedTuple):
 class Output:
     """One of a model's outputs: the numbers first to last of a prediction, without last.
 
-    per_step: there is one for each step of a record. rows: it is a list of so many steps of a window; None: a list of numbers.
+    per_step: there is one for each step of a record. rows: it is a list of this many steps of a window; None: a list of numbers.
     """
 
     name: str
@@ -83,7 +86,7 @@ class Output:
 
     @property
     def width(self) -> int:
-        """Numbers a row."""
+        """The numbers per row."""
         return (self.last - self.first) // (self.rows or 1)
 
 
@@ -91,9 +94,9 @@ class Output:
 class Batch:
     """n decoded records, by partition in offset order. A record without readings (a null value) only resets its sensor.
 
-    partition, key, offset    whose and where, n each
-    event_ms, record_ms       the event's own time and the Kafka record's, Unix milliseconds, int64 [n]
-    steps                     readings a record, int64 [n]; 0 for a null record
+    partition, key, offset    the sensor and the position of each record, n each
+    event_ms, record_ms       the event's time and the Kafka record's timestamp, Unix milliseconds, int64 [n]
+    steps                     readings per record, int64 [n]; 0 for a null record
     reset_before, reset_after bool [n]
     x                         all readings in record order, float32 [steps.sum(), F]
     time_ms                   partition time as of each record, int64 [n]; empty until rules.keep_time(). The record's own time counts
@@ -122,17 +125,17 @@ class Batch:
 
 @dataclass(slots=True)
 class Applied:
-    """What became of a batch, in its order.
+    """The results of a batch, in its order.
 
-    y         one prediction a reading, float32 [readings, O]
+    y         one prediction per reading, float32 [readings, O]
     last      index in y of each record's last reading, int64 [n] (meaningless for a null record)
-    steps     readings of the sensor since its last reset, this record's included, int64 [n]
-    residual  float32 [n], NaN where there is none
+    steps     readings of the sensor since its last reset, including this record's, int64 [n]
+    residual  float32 [n], NaN if there is none
     warming   bool [n]: the state does not reach back far enough yet
     filling   bool [n]: a window is not full, there is no prediction
-    finite    bool [n]: False where the record turned the state or the output NaN or infinite, and was left out
-    late      bool [n]: the record lies before the sensor's latest one, and was left out
-    reset_by  int8 [n]: 0, or 1 + the index in RULES of what made the sensor begin anew with this record
+    finite    bool [n]: False if the record turned the state or the output NaN or infinite, and was rejected
+    late      bool [n]: the record is older than the sensor's latest one, and was rejected
+    reset_by  int8 [n]: 0, or 1 + the index in RULES of the rule that reset the sensor before this record
     """
 
     y: NDArray[np.float32]
@@ -152,7 +155,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A record that cannot be applied: one of ERRORS, and a sentence for whoever mends the sender."""
+    """A record that cannot be applied: one of ERRORS, and a sentence that helps to fix the sender."""
 
     partition: int
     offset: int
@@ -162,7 +165,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Out:
-    """One record to publish. Headers only where there are some; timestamp in Unix milliseconds."""
+    """One record to publish. Headers are optional; timestamp in Unix milliseconds."""
 
     topic: str
     partition: int | None
@@ -170,3 +173,21 @@ class Out:
     value: bytes | None
     record_ms: int
     headers: list[tuple[str, bytes]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outs:
+    """Many records to publish in one topic, without headers, by columns: nothing where the value is None.
+
+    partition: None, where the client chooses it by the key.
+    """
+
+    topic: str
+    partition: list[int] | None
+    key: list[bytes]
+    value: list[bytes | None]
+    record_ms: list[int]
+
+    def __iter__(self) -> Iterator[Out]:
+        rows = zip(self.partition or repeat(None), self.key, self.value, self.record_ms, strict=False)
+        return (Out(self.topic, *row) for row in rows if row[2] is not None)

@@ -1,7 +1,7 @@
-"""What the settings decide of a record by earlier ones: whether it is late, whether its sensor has expired or begins anew.
+"""The rules that judge a record by earlier ones: whether it is late, and whether its sensor has expired or is reset.
 
-A function of the record, of what the sensor's row says, and of partition time, which are themselves functions of the log: so
-a replay decides as the first run did, however the log was cut into batches. Knows nothing of states and steps nothing.
+The rules are functions of the record, the sensor's row and partition time, which are themselves functions of the log. So a replay makes
+the same decisions as the first run, however the log was divided into batches. Knows nothing about states and steps nothing.
 """
 
 import time
@@ -24,9 +24,9 @@ NEVER = int(np.iinfo(np.int64).min)  # partition time before the first reading
 
 
 class Clock(NamedTuple):
-    """A partition's time, the first that it had, and a sensor's time that it has not followed yet.
+    """A partition's time, its first time, and a sensor's timestamp that it has not followed yet.
 
-    gap: readings before the first were lost, so that a sensor without a row may have had one.
+    gap: readings before the first time were lost, so a sensor without a row may have had one.
     """
 
     time_ms: int | None = None
@@ -35,12 +35,12 @@ class Clock(NamedTuple):
     claim: Claim | None = None
 
     def heard(self, key: bytes, event_ms: int, expire_ms: int | None) -> "Clock":
-        """After a record with readings. Without an expiry its time is the greatest so far.
+        """The clock after a record with readings. Without an expiry, partition time is the greatest timestamp so far.
 
-        With one, no sensor alone carries time further than that, since all others would be forgotten by its clock. Its time is
-        kept as a claim; another sensor that is as far ahead confirms it, as far as both agree. A claim is dropped when its sensor
-        is back in time, or time has come up to it. A sensor that nobody else interrupts, while its own time goes on for as long
-        as sensors are remembered, confirms itself: the others would have been forgotten by then.
+        With an expiry, a single sensor does not move partition time by more than expire_ms, because its clock would otherwise expire all
+        other sensors. A larger jump is kept as a claim, and another sensor that is as far ahead confirms it, as far as both agree. A
+        claim is dropped when its sensor's timestamps are back in range, or when partition time reaches it. A sensor that sends alone for
+        expire_ms by its own time confirms its own claim, because the others would have expired by then.
         """
         if expire_ms is None:
             return self._moved(event_ms)
@@ -73,11 +73,11 @@ class Clock(NamedTuple):
 class Rules:
     """
     gap_ms      a record that is more than this later than the sensor's latest one begins a sequence; None: never
-    steps       the record after so many steps begins a sequence; None: never
-    late        a record before the sensor's latest one is left out
-    expire_ms   a sensor whose latest record lies more than this before partition time, or before its own next one, begins anew;
+    steps       the record after this many steps begins a sequence; None: never
+    late        a record older than the sensor's latest one is rejected
+    expire_ms   a sensor whose latest record is more than this before partition time, or before its next record, is reset;
                 None: never
-    each_record every record begins a sequence: no sensor has anything to lose
+    each_record every record begins a sequence, so no sensor can lack readings
     """
 
     gap_ms: int | None = None
@@ -90,9 +90,9 @@ class Rules:
         return self.late or any(limit is not None for limit in (self.gap_ms, self.steps, self.expire_ms))
 
     def lost(self, batch: Batch) -> NDArray[np.bool_] | None:
-        """Of which records the sensor, should it have no row, may have had readings that were lost: bool [n], None for none.
+        """For which records the sensor, if it has no row, may lack readings: bool [n]; None if for none.
 
-        Those that would have expired by then are as if they had never been.
+        Readings that would have expired by then do not count.
         """
         if not len(batch.since_gap_ms) or self.each_record:
             return None
@@ -100,9 +100,9 @@ class Rules:
         return lost if self.expire_ms is None else lost & (batch.since_gap_ms <= self.expire_ms)
 
     def expired_before(self, clock: Clock) -> int | None:
-        """Rows whose latest record lies before this have expired, and whether they are there does not show. None: none is such.
+        """Rows whose latest record is before this have expired, and can be dropped without effect. None: there are none.
 
-        After a gap it shows for a while: a sensor with a row begins anew by the rule, one without has perhaps lost readings.
+        For a while after a gap, dropping does have an effect: a sensor with a row is reset by the rule, one without may lack readings.
         """
         if self.expire_ms is None or clock.time_ms is None or clock.first_ms is None:
             return None
@@ -113,13 +113,13 @@ class Rules:
     def judge(
         self, batch: Batch, record: Indices, first: Indices, exists: NDArray[np.bool_], rows: Rows
     ) -> tuple[NDArray[np.bool_], NDArray[np.int8]]:
-        """Which of these records are late, bool [n], and which begin a sequence by a rule, int8 [n] (as Applied.reset_by).
+        """Which of these records are late, bool [n], and which begin a sequence by a rule, int8 [n] (like Applied.reset_by).
 
-        record: indices in the batch, sensor by sensor, in offset order within each. first: where each sensor's begin in it.
-        exists, rows: whether each sensor has a row before the first of them, and which.
+        record: indices in the batch, sensor by sensor, in offset order within each. first: where each sensor begins in it.
+        exists, rows: whether each sensor has a row before its first record, and that row.
         """
         late, reset_by = np.zeros(len(record), np.bool_), np.zeros(len(record), np.int8)
-        # One after another: each verdict hangs on the one before it.
+        # One after another, because each verdict depends on the previous one.
         steps, event_ms = batch.steps[record].tolist(), batch.event_ms[record].tolist()
         before, after = batch.reset_before[record].tolist(), batch.reset_after[record].tolist()
         time_ms = np.maximum(batch.time_ms[record], batch.event_ms[record]).tolist() if self.expire_ms is not None else event_ms
@@ -131,7 +131,7 @@ class Rules:
                     goes_on = False
                     continue
                 if goes_on and not before[i]:
-                    # What has expired is as if it had never been: there is nothing to be late for.
+                    # An expired sensor has no earlier record that this one could be late for.
                     expired = self.expire_ms is not None and time_ms[i] - latest > self.expire_ms
                     if self.late and event_ms[i] < latest and not expired:
                         late[i] = True
@@ -149,9 +149,9 @@ class Rules:
 
 
 def keep_time(batch: Batch, clocks: Mapping[int, Clock], expire_ms: int | None = None) -> dict[int, Clock]:
-    """Enters partition time as of each record into the batch, from where each partition's clock stood; returns where they stand then.
+    """Adds the partition time at each record to the batch, starting from each partition's clock; returns the clocks afterwards.
 
-    Every record with readings counts, whatever becomes of it later. expire_ms: as in Rules.
+    Every record with readings counts, even if it is rejected later. expire_ms: see Rules.
     """
     batch.time_ms = np.where(batch.steps > 0, batch.event_ms, NEVER)
     numbers, stand = np.array(batch.partition, np.int64), dict[int, Clock]()
@@ -176,9 +176,9 @@ def keep_time(batch: Batch, clocks: Mapping[int, Clock], expire_ms: int | None =
 
 
 def _steady(event_ms: NDArray[np.int64], time_ms: NDArray[np.int64], clock: Clock, expire_ms: int) -> bool:
-    """Whether no sensor's time is or was too far ahead: then the greatest time so far is all that counts.
+    """Whether no sensor's timestamp is or was too far ahead: then partition time is simply the greatest timestamp so far.
 
-    event_ms: of a partition's records, NEVER for those without readings. time_ms: the greatest up to each of them.
+    event_ms: of a partition's records; NEVER for those without readings. time_ms: the greatest up to each record.
     """
     if clock.time_ms is None or clock.claim is not None:
         return False
@@ -199,7 +199,7 @@ def _told_one_by_one(batch: Batch, at: Indices, clock: Clock, expire_ms: int) ->
 
 
 def _jump(before: Clock, after: Clock, expire_ms: int) -> tuple[int, int, bool, bytes | None] | None:
-    """from, to, claimed and other of a Jump; None where there was none."""
+    """from, to, claimed and other of a Jump; None if there was none."""
     if before.time_ms is None or after.time_ms is None:
         return None
     if after.time_ms - before.time_ms > expire_ms:
@@ -210,14 +210,14 @@ def _jump(before: Clock, after: Clock, expire_ms: int) -> tuple[int, int, bool, 
 
 
 class Jumps:
-    """Says in the log where partition time jumped, and where it waits: of a sensor that waits at most one line a minute."""
+    """Logs where partition time jumped, and where it waits: at most one line a minute for a waiting sensor."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
         self._told_s: dict[int, float] = {}
 
     def tell(self, jumps: Sequence[Jump], forgotten_at: Callable[[int, int], int]) -> None:
-        """forgotten_at: how many sensors of a partition are forgotten when its time comes to this, Unix ms."""
+        """forgotten_at: returns how many sensors of a partition expire when its time reaches this value, Unix ms."""
         for jump in jumps:
             told = {"partition": jump.partition, "offset": jump.offset, "sensor": jump.key.decode(errors="backslashreplace")}
             hours = round((jump.to_ms - jump.from_ms) / 3_600_000, 1)

@@ -1,7 +1,7 @@
-"""Sensors that lie in several partitions, as two producers with different partitioners put them: each has a state in each.
+"""Detects sensors in several partitions, a result of producers with different partitioners: each partition has its own state.
 
-Responsible for saying so once, and for the figure. Who looks: the loop at its own partitions, and a thread, once, at the newest
-records of all of them when the service starts.
+Responsible for logging them once, and for the metric. The loop checks its own partitions, and at startup a thread checks the newest
+records of all partitions once.
 """
 
 import threading
@@ -18,14 +18,14 @@ from processor.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
-KEYS_MAX = 1000  # of a partition that are looked up in the others: a few milliseconds
-RECORDS = 100  # of each partition, at the start
+KEYS_MAX = 1000  # sensors of a partition that are looked up in the others: takes a few milliseconds
+RECORDS = 100  # per partition, at startup
 TIMEOUT_S = 10.0
 NAMED = 3
 
 
 class SplitSensors:
-    """What was found since the start. Methods may be called by any thread."""
+    """The split sensors found since the start. Any thread may call the methods."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -33,7 +33,7 @@ class SplitSensors:
         self._lock = threading.Lock()
 
     def found(self, sensors: dict[bytes, list[int]]) -> None:
-        """Sensors, and the partitions that each lies in."""
+        """Reports sensors, with the partitions that each is in."""
         if not sensors:
             return
         with self._lock:
@@ -50,7 +50,7 @@ class SplitSensors:
             )
 
     def look_into(self, newest: Callable[[int, float], Iterable[Message]]) -> None:
-        """Starts a look at the newest records of the input, beside all else. What the broker does not answer is left.
+        """Starts a thread that checks the newest records of the input. Skips partitions for which the broker does not answer.
 
         newest: so many records of each partition, in so many seconds; called on a thread.
         """
@@ -64,5 +64,5 @@ class SplitSensors:
 
 
 def named(sensors: dict[bytes, list[int]]) -> str:
-    """A few of them, for people."""
+    """The names of a few of them, for a message."""
     return ", ".join(f"{shown(key)[:80]} in {' and '.join(map(str, numbers[:4]))}" for key, numbers in islice(sensors.items(), NAMED))

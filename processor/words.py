@@ -1,4 +1,4 @@
-"""Words that several rooms put around a number."""
+"""Text with numbers that several rooms share."""
 
 
 def counted(number: int, what: str) -> str:

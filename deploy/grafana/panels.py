@@ -59,28 +59,28 @@ def stat(title: str, tells: str, expression: str, unit: str, steps: Steps, decim
 HEALTHY = [
     stat(
         "Instances not ready",
-        "Starting, restoring or catching up; /readyz of the instance says which.",
+        "Instances that are starting, restoring or catching up; /readyz of the instance shows which.",
         f"count({series('slotstream_ready')} == 0) or vector(0)",
         "short",
         ((None, GREEN), (1, RED)),
     ),
     stat(
         "Partitions without owner",
-        "Partitions of the input that no instance reads. Their lag is not shown anywhere.",
+        "Partitions of the input that no instance reads. No panel shows their lag.",
         f"max({series('slotstream_input_partitions', chosen=SERVICE)}) - sum({series('slotstream_partitions', chosen=SERVICE)})",
         "short",
         ((None, GREEN), (1, RED)),
     ),
     stat(
         "Alerts firing",
-        "Of those in deploy/prometheus/rules. Each has its section in docs/operations/alerts.md.",
+        "Alerts from deploy/prometheus/rules. docs/operations/alerts.md has a section for each.",
         'count(ALERTS{alertname=~"Slotstream.+", alertstate="firing"}) or vector(0)',
         "short",
         ((None, GREEN), (1, RED)),
     ),
     stat(
         "Predicted within 1 s",
-        "Share of the records of the time range that were answered within 1 s of their timestamp. The objective is 99 %.",
+        "Share of the records in the time range that got their prediction within 1 s of their timestamp. The objective is 99 %.",
         f"sum(increase({series('slotstream_end_to_end_seconds_bucket', WITHIN_1S, SERVICE)}[$__range]))"
         f" / sum(increase({series('slotstream_end_to_end_seconds_count', chosen=SERVICE)}[$__range]))",
         "percentunit",
@@ -88,8 +88,8 @@ HEALTHY = [
         decimals=2,
     ),
     stat(
-        "Work that waits",
-        "The lag as time: how long the service would take for it at the pace of the last minutes, if nothing more came.",
+        "Backlog as time",
+        "The lag as a time: how long the service would need for it at its recent rate, without new records.",
         f"sum({series('slotstream_lag_records', chosen=SERVICE)})"
         f" / sum({rate('slotstream_end_to_end_seconds_count', chosen=SERVICE)})",
         "s",
@@ -97,7 +97,7 @@ HEALTHY = [
     ),
     stat(
         "Dead letters",
-        "Share of the records that cannot be used. At dead_letter.max_ratio (half) of the last 10,000 the service ends itself.",
+        "Share of the records that cannot be used. At dead_letter.max_ratio (half) of the last 10,000 the service ends.",
         f"max({series('job:slotstream_dead_letters:ratio_rate10m', chosen=SERVICE)})",
         "percentunit",
         ((None, GREEN), (0.01, ORANGE), (0.25, RED)),
@@ -105,7 +105,7 @@ HEALTHY = [
     ),
     stat(
         "Oldest checkpoint, in intervals",
-        "Age of the oldest checkpoint by checkpoint.interval. Above 5 a restart replays far more than it should.",
+        "Age of the oldest checkpoint divided by checkpoint.interval. Above 5, a restart replays far more than it should.",
         f"max({series('slotstream_checkpoint_age_seconds')}"
         f" / on (namespace, job, instance) group_left () {series('slotstream_checkpoint_interval_seconds')})",
         "short",
@@ -114,7 +114,7 @@ HEALTHY = [
     ),
     stat(
         "Readings gone",
-        "Times in the time range that a partition went on without readings that its input no longer holds.",
+        "How often, in the time range, a partition continued after its input had lost readings.",
         f"sum(increase({series('slotstream_gaps_total')}[$__range]))",
         "short",
         ((None, GREEN), (1, RED)),
@@ -125,7 +125,7 @@ HEALTHY = [
 KEEPING_UP = [
     Panel(
         "Rate",
-        "Readings that were stepped, predictions that were committed, and dead letters.",
+        "Processed readings, committed predictions, and dead letters.",
         [
             Query(f"sum({rate('slotstream_readings_total')})", "readings"),
             Query(f"sum({rate('slotstream_predictions_total')})", "predictions"),
@@ -135,8 +135,8 @@ KEEPING_UP = [
     ),
     Panel(
         "Lag by partition",
-        "Offsets between the committed one and the partition's end, control records too. "
-        "One that grows alone: a hot sensor, or a slow instance.",
+        "Offsets from the committed offset to the partition's end, including control records. "
+        "If only one partition's lag grows, it has a hot sensor or a slow instance.",
         [Query(f"max by (partition) ({series('slotstream_lag_records')})", "{{partition}}")],
     ),
     Panel(
@@ -159,13 +159,13 @@ KEEPING_UP = [
     ),
     Panel(
         "Partitions by state",
-        "What the instances own. Restoring and joining ones are not read yet.",
+        "Partitions that the instances own. Those restoring or joining are not read yet.",
         [Query(f"sum by (state) ({series('slotstream_partitions')})", "{{state}}")],
         stacked=True,
     ),
     Panel(
         "Rebalances and starts",
-        "Changes of the instances' partitions, and starts of processes. Each partition that moves is restored.",
+        "Changes to the instances' partitions, and process starts. Each partition that moves is restored.",
         [
             Query(f"sum by (kind) (increase({series('slotstream_rebalances_total')}[$__rate_interval]))", "{{kind}}"),
             Query(f"sum(changes({series('process_start_time_seconds')}[$__rate_interval]))", "started"),
@@ -176,8 +176,8 @@ KEEPING_UP = [
 TIME = [
     Panel(
         "Time by stage",
-        "Seconds that the loops spend in each stage, for each second and instance. consume is also the waiting for records: what is "
-        "left of it is the room that there is. apply is the model, commit the broker, decode and encode the records.",
+        "Seconds that the loops spend in each stage, per second and instance. consume includes waiting for records, so it shows the "
+        "spare capacity. apply is the model, commit the broker, decode and encode the records.",
         [
             Query(
                 f"sum by (stage) ({rate('slotstream_stage_seconds_sum')}) / scalar(count({series('slotstream_ready')}))",
@@ -190,37 +190,37 @@ TIME = [
     ),
     Panel(
         "Longest turns by stage (p99)",
-        "99 of 100 turns spend less in the stage. A commit that takes long is the broker; it delays every prediction of its transaction.",
+        "99 of 100 turns spend less time in the stage. A slow commit is due to the broker, and delays its transaction's predictions.",
         [Query(quantile(0.99, "slotstream_stage_seconds", "stage"), "{{stage}}")],
         unit="s",
         width=12,
     ),
     Panel(
         "Readings a turn",
-        "Larger batches use the model better; at batch.readings_max the loop is behind.",
+        "Larger batches use the model more efficiently; at batch.readings_max the loop is behind.",
         [Query(quantile(q, "slotstream_batch_readings"), f"p{100 * q:g}") for q in (0.5, 0.99)],
     ),
     Panel(
         "Fill of the tiles",
-        "Share of the computed rows that held a reading. Low with few readings a turn, which costs nothing that is missed.",
+        "Share of the computed rows that contained a reading. It is low with few readings per turn, which is harmless.",
         [Query(quantile(0.5, "slotstream_tile_fill_ratio"), "median")],
         unit="percentunit",
         top=1,
     ),
     Panel(
         "Cores",
-        "Processor time of each instance. At its limit a container is slowed down.",
+        "Processor time of each instance. A container at its limit is throttled.",
         [Query(f"sum by (instance) ({rate('process_cpu_seconds_total')})", "{{instance}}")],
     ),
     Panel(
         "Memory",
-        "Resident memory of each instance: TensorFlow's, the slots and the parked rows.",
+        "Resident memory of each instance: TensorFlow, the slots and the parked rows.",
         [Query(f"max by (instance) ({series('process_resident_memory_bytes')})", "{{instance}}")],
         unit="bytes",
     ),
     Panel(
         "Sensors and slots",
-        "Sensors in slots, sensors parked beside them, the slots that there are; and sensors in several partitions, which should be 0.",
+        "Sensors in slots, parked sensors, and the number of slots; and sensors in several partitions, which should be 0.",
         [
             Query(f"sum({series('slotstream_slots_used')})", "in slots"),
             Query(f"sum({series('slotstream_sensors_parked')})", "parked"),
@@ -230,15 +230,15 @@ TIME = [
     ),
     Panel(
         "Topics",
-        "Topics that are gone, and what a look at topics and session found: a warning can be lived with, an error ends the next start.",
+        "Topics that are gone, and findings about topics and session: a warning is only logged, an error ends the next start.",
         [
             Query(f"max by (topic) ({series('slotstream_topic_gone')})", "gone: {{topic}}"),
             Query(f"max by (level) ({series('slotstream_topic_findings')})", "findings: {{level}}"),
         ],
     ),
     Panel(
-        "Sensors that changed places",
-        "Evictions for each reading: above 0.5 the slots are too few. Sensors that expired and sensors that began anew, a second.",
+        "Evicted, expired and reset sensors",
+        "Evictions per reading: above 0.5 there are too few slots. Expired and reset sensors per second.",
         [
             Query(f"sum({rate('slotstream_evictions_total')}) / sum({rate('slotstream_readings_total')})", "evictions a reading"),
             Query(f"sum({rate('slotstream_sensors_expired_total')})", "expired"),
@@ -250,7 +250,7 @@ TIME = [
 SAFE = [
     Panel(
         "Age of checkpoints",
-        "By partition; 0 while nothing was committed since. A restart replays what came after. One line is the alert's bound, 5 intervals.",
+        "By partition; 0 if nothing was committed since. A restart replays the records since then. The alert's threshold is 5 intervals.",
         [
             Query(f"max by (partition) ({series('slotstream_checkpoint_age_seconds')})", "{{partition}}"),
             Query(f"5 * max({series('slotstream_checkpoint_interval_seconds')})", "5 intervals"),
@@ -259,25 +259,25 @@ SAFE = [
     ),
     Panel(
         "Time of a checkpoint",
-        "How long one partition's takes to be written. It must stay well below the interval.",
+        "Time to write the checkpoint of one partition. It must stay well below the interval.",
         [Query(quantile(q, "slotstream_checkpoint_seconds"), f"p{100 * q:g}") for q in (0.5, 0.99)],
         unit="s",
     ),
     Panel(
         "Size of a checkpoint",
-        "Of the last one written by each instance.",
+        "Size of the last checkpoint that each instance wrote.",
         [Query(f"max by (instance) ({series('slotstream_checkpoint_bytes')})", "{{instance}}")],
         unit="bytes",
     ),
     Panel(
         "Restores",
-        "Time from a partition's assignment until it is read.",
+        "Time from a partition's assignment until it is live.",
         [Query(quantile(q, "slotstream_restore_seconds"), f"p{100 * q:g}") for q in (0.5, 0.99)],
         unit="s",
     ),
     Panel(
         "Replays",
-        "Offsets that restores still have before them, and readings that they step a second.",
+        "Offsets that restores have left to replay, and replayed readings per second.",
         [
             Query(f"sum({series('slotstream_restore_records_left')})", "offsets left"),
             Query(f"sum({rate('slotstream_replayed_readings_total')})", "readings a second"),
@@ -285,13 +285,13 @@ SAFE = [
     ),
     Panel(
         "Transactions",
-        "Aborted ones are done again and lose nothing; fenced ones met another process of the name, or a broker that timed them out.",
+        "Aborted transactions are repeated without loss; fenced ones met another process with the name, or timed out at the broker.",
         [Query(f"sum by (result) ({rate('slotstream_transactions_total')})", "{{result}}")],
         unit="ops",
     ),
     Panel(
         "Dead letters by reason",
-        "docs/operations/alerts.md tells of each reason what to do.",
+        "docs/operations/alerts.md explains what to do for each reason.",
         [Query(f"sum by (error) ({rate('slotstream_dead_letters_total')})", "{{error}}")],
         unit="ops",
         stacked=True,

@@ -4,11 +4,13 @@ Settings, broker and topics come before the model is compiled, and the group is 
 """
 
 import functools
+import gc
 import platform
 import secrets
 import threading
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -65,6 +67,9 @@ from processor.settings import Settings
 from processor.slots.parking import Parking
 from processor.split_sensors import SplitSensors
 
+if TYPE_CHECKING:
+    from processor.model.tiles import Tiles
+
 _log = structlog.get_logger(__name__)
 
 RESTORES_AT_ONCE = 8
@@ -77,6 +82,12 @@ class Build:
         self._settings, self._metrics, self._health, self._stopping = settings, metrics, health, stopping
         self.lock: InstanceLock | None = None
         self._loop: Loop | None = None
+        self._tiles: Tiles | None = None
+
+    def close(self) -> None:
+        """Ends the compilation beside the loop."""
+        if self._tiles is not None:
+            self._tiles.close()
 
     def build(self) -> tuple[Loop, TopicWatch]:
         settings = self._settings
@@ -85,13 +96,14 @@ class Build:
         folder = open_folder(settings) if topics.checkpoint is None else None
         parked = open_parking(settings)
         # TensorFlow takes seconds to import: only now that the rest is known to be in order.
-        self._health.start_step = "loading the model"
+        self._health.start_step = "importing TensorFlow"
         from processor.model.quiet import import_tensorflow
 
         import_tensorflow()
         from processor.model.advice import past_window
         from processor.model.tiles import Tiles
 
+        self._health.start_step = "loading the model"
         model = load_model(settings)
         shapes = shapes_of(model, settings)
         record_bytes = record_bytes_of(settings, model, shapes)
@@ -110,7 +122,10 @@ class Build:
         if advice := past_window(model):
             _log.warning(advice.text, trained_window=advice.window, deviation_percent=round(advice.deviation_percent, 2))
         self._health.start_step = "compiling the model"
-        tiles = Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX))
+        tiles = self._tiles = Tiles(model, rows_max=min(slots, settings.batch.readings_max, TILE_ROWS_MAX), beside=True)
+        # What TensorFlow has left behind is looked at once and never again: in the loop, a full collection of it takes 0.3 s.
+        gc.collect()
+        gc.freeze()
         engine = Engine(tiles, shapes, rules_of(settings), slots=slots, parking=Parking(shapes.row_width, parked))
         looker, take_up = Looker(settings, topics), functools.partial(self._take_up, topics, writer)
         watch = TopicWatch(settings, topics, looker, self._metrics, record_bytes=record_bytes, told=found, adopt=take_up)
@@ -118,6 +133,7 @@ class Build:
 
         def beat() -> None:
             self._health.beat()
+            tiles.adopt()
             watch.check(self._health.beat, self._stopping)
 
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
@@ -133,6 +149,7 @@ class Build:
 
         codec = codec_of(settings, model, fingerprint)
         loop = self._compose(topics, engine, codec, self._delivery(topics, beat, watch.suspect), writer, restore, membership, beat)
+        _log.info("started, joining the group", seconds=self._health.start_seconds())
         self._health.watch(loop)
         self._loop = loop
         watch.start()

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from processor.app.columns import check_features, residual_of, scales_of
+from processor.app.named_columns import check_features, input_scale_of, residual_of, scales_of
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.policy import Policies
 from processor.checkpoint.topic import row_bytes_max
-from processor.codec.decode import KEY_BYTES_MAX, Decoder
+from processor.codec.columns import KEY_BYTES_MAX
+from processor.codec.decode import Decoder
 from processor.codec.encode import Encoder, output_bytes_max
 from processor.codec.float32_records import Float32Format
 from processor.codec.json_records import JsonFormat
@@ -148,14 +149,19 @@ def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Co
         residual=bool(settings.output.residual),
         trained_window=model.trained_window,
     )
-    return Codec(_decoder(settings, model.features).decode, encoder.encode)
+    return Codec(_decoder(settings, model).decode, encoder.encode)
 
 
-def _decoder(settings: Settings, features: int) -> Decoder:
+def _decoder(settings: Settings, model: "ServableModel") -> Decoder:
     """The fast one for plain records, the one that reads them whole for all others."""
-    source = settings.input
+    source, features = settings.input, model.features
     sizes = {"features": features, "record_steps_max": source.record_steps_max}
-    scaled: dict[str, Any] = {"scale": source.scale, "ahead_max_s": source.ahead_max, "each_record": settings.reset.each_record}
+    scaled: dict[str, Any] = {
+        "scale": input_scale_of(model, settings),
+        "ahead_max_s": source.ahead_max,
+        "each_record": settings.reset.each_record,
+        "categories": model.inputs.categories,
+    }
     if source.format == "float32":
         return Decoder(Float32Format(**sizes), **scaled)
     plain = JsonFormat(**sizes, names=source.features)

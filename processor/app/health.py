@@ -1,7 +1,6 @@
-"""What /healthz, /readyz and the status page are told of the service.
+"""The state of the service for /healthz, /readyz and the status page.
 
-The loop's thread publishes one immutable view of itself each turn; the web's threads read the newest one, and nothing that goes on
-changing.
+The loop's thread publishes an immutable view of itself each turn. The web threads read the newest view, and never a live object.
 """
 
 import time
@@ -21,7 +20,7 @@ HUNG_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The model as it is served, for whoever asks. window: steps, None where the state is carried; state_bytes: of one sensor."""
+    """The model as it is served. window: steps, None if the state is carried; state_bytes: of one sensor."""
 
     fingerprint: str
     mode: str
@@ -99,21 +98,22 @@ class LoopView(NamedTuple):
 
 
 class Health:
-    """What /healthz, /readyz and the status page are told. Written by the loop's thread, read by the web's."""
+    """The state for /healthz, /readyz and the status page. The loop's thread writes it, the web thread reads it."""
 
     def __init__(self, systemd: Systemd | None = None) -> None:
         self._loop: Loop | None = None
         self._systemd = systemd or Systemd()
-        self._turned_at_s: float | None = None  # None until the loop runs: compiling is no hang
+        self._turned_at_s: float | None = None  # None until the loop runs: compiling is not a hang
         self._start_step: str | None = "reading its settings"
+        self._steps_at_s: list[tuple[str, float]] = [("reading its settings", time.monotonic())]
         self.view = LoopView()
         self.served: Served | None = None
         self.topics: TopicWatch | None = None
         self.refusals: RefusalWatch | None = None
-        self.not_permitted: NotPermitted | None = None  # what the loop waits for
+        self.not_permitted: NotPermitted | None = None  # the permission that the loop is waiting for
 
     def beat(self) -> None:
-        """The loop turns, or waits for the broker: /healthz and systemd's watchdog rest on this alone."""
+        """The loop turns, or waits for the broker: /healthz and systemd's watchdog depend only on this."""
         self._turned_at_s = time.monotonic()
         if self._loop is not None:
             self.view = view = LoopView.of(self._loop)
@@ -125,16 +125,22 @@ class Health:
 
     @property
     def start_step(self) -> str | None:
-        """None when the loop is there."""
+        """None once the loop runs."""
         return self._start_step
 
     @start_step.setter
     def start_step(self, step: str) -> None:
         self._start_step = step
+        self._steps_at_s.append((step, time.monotonic()))
         self._systemd.starting(step)
 
+    def start_seconds(self) -> dict[str, float]:
+        """How long each step of the start took, the last one up to now."""
+        ends_s = [at_s for _, at_s in self._steps_at_s[1:]] + [time.monotonic()]
+        return {step: round(end_s - at_s, 2) for (step, at_s), end_s in zip(self._steps_at_s, ends_s, strict=True)}
+
     def stopping(self, drain_timeout_s: float) -> None:
-        """The service ends, and may take that long for its last commit and checkpoint."""
+        """The service is stopping, and may take this long for its last commit and checkpoint."""
         self._systemd.stopping(drain_timeout_s)
 
     def alive(self) -> tuple[bool, str]:
@@ -156,7 +162,7 @@ class Health:
 
     @property
     def trouble(self) -> str | None:
-        """What the service waits for that somebody has to mend; None if there is nothing."""
+        """The problem that the service is waiting for someone to fix; None if there is none."""
         if self.topics is not None and (gone := self.topics.trouble) is not None:
             return gone
         refused = self.not_permitted or (None if self.refusals is None else self.refusals.reason)

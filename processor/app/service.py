@@ -1,4 +1,4 @@
-"""Runs the loop until it is to stop, and ends it: signals, the wait for a permission, and what an error leaves behind."""
+"""Runs the loop until it must stop, and ends it: signals, waiting for a permission, cleanup after an error."""
 
 import math
 import os
@@ -20,7 +20,7 @@ from processor.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
-PERMITTED_S = 2.0  # between two looks at a permission that is missing
+PERMITTED_S = 2.0  # between two checks of a missing permission
 TELL_S = 60.0
 
 
@@ -34,13 +34,14 @@ class Service:
         self._told = "", -math.inf
 
     def run(self) -> int:
-        """Runs until stopped; returns the exit code. Raises SlotstreamError for whatever ends it otherwise."""
+        """Runs until stopped; returns the exit code. Raises SlotstreamError if anything else ends it."""
         self._catch_signals()
         try:
             return self._run()
         finally:
             self.probes.stopping(self._settings.drain_timeout)
             self._release()
+            self._builder.close()
 
     def _run(self) -> int:
         try:
@@ -59,7 +60,7 @@ class Service:
             loop.stop(leave=self._settings.leave_on_stop)
         except Fenced:
             watch.close()
-            loop.abandon(leave=False, abort=False)  # the name is another process's now
+            loop.abandon(leave=False, abort=False)  # another process holds the name now
             raise
         except NotPermitted as refused:
             watch.close()
@@ -77,7 +78,7 @@ class Service:
         return 0
 
     def _wait_until_permitted(self, loop: Loop, refused: NotPermitted) -> None:
-        """A permission that was taken away may be given back: a restart would do no more than wait for it."""
+        """Waits for a revoked permission, which may be granted again: a restart could only wait for it too."""
         loop.suspend()
         while not self._stopping:
             missing = admin.what_is_missing(self._settings, refused)
@@ -85,7 +86,7 @@ class Service:
             self._tell_once_a_minute(missing)
             time.sleep(PERMITTED_S)
             self.probes.beat()
-            # What the broker does not tell is tried: the use of a transactional id, or what has been given back meanwhile.
+            # Try permissions that the broker does not report: on the transactional id, or granted again in the meantime.
             if missing is refused or missing.kind == permissions.OF_TRANSACTIONS:
                 try:
                     loop.resume()
@@ -114,11 +115,11 @@ class Service:
         def stop(number: int, _frame: FrameType | None) -> None:
             if self._stopping:
                 self._release()
-                os._exit(128 + number)  # asked twice: at once, as if killed; the next start finds everything
+                os._exit(128 + number)  # a second signal ends it at once, as if killed; the next start recovers everything
             if not self._joined:
                 self.probes.stopping(0.0)
                 self._release()
-                os._exit(0)  # nothing was consumed, and compiling a model does not listen
+                os._exit(0)  # nothing was consumed, and compiling a model cannot be interrupted
             self._stopping = True
             self.probes.stopping(self._settings.drain_timeout)
 

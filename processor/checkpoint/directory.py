@@ -1,16 +1,16 @@
 """Checkpoints as files: <path>/<group>/<topic>/<partition>/<position>-<base>-<id>.safetensors.
 
-Files never change: each is written under a temporary name, forced to the disk, and published by a link, which fails if the
-name is taken. So a process that was thought dead and writes on does no harm. Names of groups and topics are escaped.
+Files never change: each is written under a temporary name, synced to disk, and published by a hard link, which fails if the name exists.
+So a process that was presumed dead but keeps writing does no harm. Names of groups and topics are escaped.
 
-A file is whole, or an increment: what changed since another file of the folder, which it names together with that one's digest.
-A whole file and the increments that were added to it one after another are a chain. An increment counts only with every file
-that it builds on, intact and the one that was meant.
+A file is whole, or an increment: the rows that changed since another file in the folder, which the increment names together with its
+digest. A whole file and the successive increments on top of it form a chain. An increment is valid only if every file that it builds on
+is intact and has the named digest.
 
-Only the current owner of a partition prunes: what prunable() lists is deleted after a later commit has proved the ownership,
-and it names only files that newer, verified chains had replaced before that commit.
+Only the current owner of a partition prunes: the files from prunable() are deleted after a later commit has proved ownership, and
+prunable() lists only files that newer, verified chains had replaced before that commit.
 
-How long a chain may grow is snapshot.Chain's to say, and when a file is an increment writer.py's.
+snapshot.Chain limits the length of a chain; writer.py decides when a file is an increment.
 """
 
 import errno
@@ -35,12 +35,12 @@ _log = structlog.get_logger(__name__)
 
 SUFFIX = ".safetensors"
 TEMPORARY = ".tmp-"
-TEMPORARY_AGE_S = 900.0  # what a dead process left unfinished for longer than any write takes
+TEMPORARY_AGE_S = 900.0  # longer than any write takes: older temporary files were left by a dead process
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What a file's name says: the position, the position of the snapshot it adds to (its own if it is whole), a random id."""
+    """The parts of a file name: position, position of the snapshot that it builds on (its own if it is whole), random id."""
 
     position: int
     base: int
@@ -51,7 +51,7 @@ class Name:
 
     @classmethod
     def parse(cls, text: str) -> "Name | None":
-        """None for anything else. What is parsed may come from a file's content: no name of ours leads out of the folder."""
+        """None for other names. The text may come from a file's content, so a valid name must never refer to another folder."""
         parts = text.removesuffix(SUFFIX).split("-")
         if not text.endswith(SUFFIX) or len(parts) != 3 or not all(p.isascii() and p.isalnum() for p in parts):
             return None
@@ -62,7 +62,7 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What an intact file says of itself. link: the file that it adds to, None if it is whole."""
+    """The metadata of an intact file. link: the file that it builds on, None if it is whole."""
 
     beginning: Beginning
     width: int
@@ -71,17 +71,17 @@ class _Facts:
 
 
 class Directory:
-    """The store of one group and topic. Methods may be called from several threads, for different partitions."""
+    """The store of one group and topic. Several threads may call the methods, for different partitions."""
 
     def __init__(self, path: Path, group: str, topic: str, *, keep: int, now_s: Callable[[], float] = time.time) -> None:
         self._root = path / _escaped(group) / _escaped(topic)
         self._keep = keep
         self._now_s = now_s
-        self._verified: dict[Path, _Facts] = {}  # files read to their end and found intact
-        self._damaged: set[Path] = set()  # told of once
+        self._verified: dict[Path, _Facts] = {}  # files that were read completely and are intact
+        self._damaged: set[Path] = set()  # reported once
 
     def prepare(self) -> None:
-        """Makes the folder and proves that it can be written to. Raises OSError."""
+        """Creates the folder and verifies that it is writable. Raises OSError."""
         self._root.mkdir(parents=True, exist_ok=True)
         probe = self._root / f"{TEMPORARY}{secrets.token_hex(8)}"
         probe.write_bytes(b"")
@@ -91,10 +91,10 @@ class Directory:
         return self._root / str(partition)
 
     def write(self, snapshot: Snapshot, before: Chain | None = None) -> tuple[Path, int, Chain]:
-        """Publishes a snapshot; returns its file, its size in bytes, and the chain that it ends.
+        """Publishes a snapshot; returns its file, its size in bytes, and the chain that it completes.
 
-        before: the chain of the snapshot before it, which an incremental one is added to.
-        Raises OSError, and nothing half written is left behind; also where an incremental one's base is gone.
+        before: the chain of the previous snapshot, which an increment extends. Raises OSError, also if the base of an increment is gone,
+        and leaves no partial file behind.
         """
         folder = self.folder(snapshot.partition)
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ class Directory:
         return final, size, Chain.grown(before, snapshot, Link(final.name, metadata["digest"]))
 
     def _link(self, folder: Path, snapshot: Snapshot, before: Chain | None) -> Link | None:
-        """What an incremental snapshot adds to; None for a whole one."""
+        """The file that an incremental snapshot builds on; None for a whole one."""
         if snapshot.base is None:
             return None
         if before is None or (before.position, before.beginning) != (snapshot.base, snapshot.beginning):
@@ -133,8 +133,8 @@ class Directory:
         usable: Callable[[Beginning], bool],
         cancelled: Callable[[], bool] = lambda: False,  # noqa: ARG002 - a file is read before anybody has time to cancel
     ) -> Snapshot | None:
-        """The newest intact snapshot at or below a position whose beginning is wanted; others are passed over with a warning."""
-        unusable = set[Path]()  # for what they build on
+        """The newest intact snapshot at or below a position, of the wanted beginning; others are skipped with a warning."""
+        unusable = set[Path]()  # because of a file that they build on
         for name, path in self._listed(partition):
             if position_max is not None and name.position > position_max:
                 _log.info("checkpoint passed over: it lies past the committed offset", file=str(path), committed=position_max)
@@ -152,7 +152,7 @@ class Directory:
         return None
 
     def _assembled(self, last: Snapshot, path: Path) -> tuple[Snapshot | None, list[Path]]:
-        """The snapshot that a file is with all that it builds on, None if that is no complete chain; and those files."""
+        """The snapshot of a file and all files below it, None if the chain is incomplete; and these files."""
         read = {path: last}
 
         def facts(at: Path) -> _Facts | None:
@@ -173,9 +173,9 @@ class Directory:
         return replace(merged(whole, increments), chain=chain), files
 
     def _chain(self, path: Path, facts: Callable[[Path], _Facts | None]) -> tuple[list[Path], bool]:
-        """A file and those that it builds on, the whole one last, and whether they are complete. What breaks a chain is its last.
+        """A file and those that it builds on, whole one last, and whether the chain is complete; otherwise it ends with the broken file.
 
-        A file's base has a lower position (see _read): there are no cycles.
+        The base of a file has a lower position (see _read), so there are no cycles.
         """
         files, found = [path], facts(path)
         while found is not None and found.link is not None:
@@ -194,11 +194,11 @@ class Directory:
         return files, found is not None
 
     def prunable(self, partition: int, beginning: Beginning, position: int) -> list[Path]:
-        """What may be deleted once a later commit has succeeded: all that is older than the newest `keep` verified whole files.
+        """The files that may be deleted after a later commit: those older than the newest `keep` verified whole files.
 
-        What builds on those stays with them, and what builds on a file that goes or is gone goes too. So does not the chain that
-        reaches furthest, which is the one being added to: its whole file is older than others' after offsets were moved back.
-        Those past `position` lie past the committed offset, after that was moved back: they replace nothing, and stay.
+        Increments are kept or deleted with the file that they build on, and deleted if it is gone. The chain with the greatest position
+        is kept, because it is being extended: after offsets were moved back, its whole file may be older than others. Files past
+        `position` are past the committed offset, because it was moved back: they replace nothing, and are kept.
         """
 
         def facts(at: Path) -> _Facts | None:
@@ -212,7 +212,7 @@ class Directory:
 
         listed = [(name, path) for name, path in self._listed(partition) if name.position <= position]
         tips = (self._chain(path, facts) for _, path in listed if ours(path))
-        furthest = next((files for files, complete in tips if complete), [])  # first: so what was just written is read back
+        furthest = next((files for files, complete in tips if complete), [])  # first, so that the file just written is read back
         wholes = (name.position for name, path in listed if name.base == name.position and ours(path))
         newest = list(islice(wholes, self._keep))
         if len(newest) < self._keep:
@@ -231,7 +231,7 @@ class Directory:
             self._verified.pop(path, None)
 
     def _read(self, path: Path, partition: int) -> Snapshot | None:
-        """None, with a warning, for a file that is not an intact snapshot of this partition."""
+        """Returns None, with a warning, for a file that is not an intact snapshot of this partition."""
         try:
             tensors, metadata = _load(path)
             snapshot, link = from_tensors(tensors, metadata)
@@ -239,7 +239,7 @@ class Directory:
                 raise UnusableError(f"it is of partition {snapshot.partition}")
             _check_name(path, snapshot, link)
         except FileNotFoundError:
-            return None  # another instance pruned it meanwhile
+            return None  # another instance has pruned it in the meantime
         except (UnusableError, safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             self._pass_over(path, str(error))
             return None
@@ -252,7 +252,7 @@ class Directory:
         self._damaged.add(path)
 
     def _listed(self, partition: int) -> list[tuple[Name, Path]]:
-        """Files that bear a snapshot's name, newest first; anything else in the folder is left alone."""
+        """Files whose name is that of a snapshot, newest first; ignores all other files in the folder."""
         try:
             names = [(Name.parse(path.name), path) for path in self.folder(partition).iterdir()]
         except FileNotFoundError:
@@ -270,13 +270,13 @@ class Directory:
 
 
 def _escaped(name: str) -> str:
-    """A folder's name for a group or topic: no separators, never `.` or `..`."""
+    """The folder name for a group or topic: no separators, never `.` or `..`."""
     quoted = urllib.parse.quote(name, safe="")
     return quoted.replace(".", "%2E") if quoted.strip(".") == "" else quoted
 
 
 def _check_name(path: Path, snapshot: Snapshot, link: Link | None) -> None:
-    """Raises UnusableError unless the file's name says what it holds, and that of its base what it adds to."""
+    """Raises UnusableError unless the names of the file and of its base match their content."""
     position = snapshot.mark.offset
     base = position if snapshot.base is None else snapshot.base
     name = Name.parse(path.name)
@@ -291,7 +291,7 @@ def _check_name(path: Path, snapshot: Snapshot, link: Link | None) -> None:
 def _save(tensors: Any, path: Path, metadata: dict[str, str]) -> None:
     try:
         save_file(tensors, path, metadata)
-    except safetensors.SafetensorError as error:  # the library's own word for a full disk
+    except safetensors.SafetensorError as error:  # how the library reports a full disk
         raise OSError(str(error)) from error
 
 

@@ -1,6 +1,7 @@
-"""What a start, or a log that was cut, leads to: the table of docs/architecture/restore.md as a pure function of what is found.
+"""Decides how to restore, at a start or after the log was cut: the table of docs/architecture/restore.md as a pure function.
 
-Owns the decision and the words that explain it. Must not ask the broker or a store: checkpoint.restore finds what decide() is given.
+Owns the decision and the messages that explain it. Must not query the broker or a store: checkpoint.restore collects the input of
+decide().
 """
 
 import secrets
@@ -20,13 +21,13 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What there is to go on.
+    """The input of the decision.
 
-    committed, said   the group's committed offset and what its metadata says, None without
-    low, end          the log's first offset, and the one after its last committed record
+    committed, said   the group's committed offset and its metadata, None without
+    low, end          the log's first offset, and the offset after its last committed record
     newest            the newest intact checkpoint of any beginning
-    usable            reads the newest intact checkpoint of a beginning at or below the committed offset
-    others            what the metadata of the group's other partitions says, where this one has no committed offset
+    usable            loads the newest intact checkpoint of a beginning at or below the committed offset
+    others            the metadata of the group's other partitions, if this one has no committed offset
     """
 
     partition: int
@@ -41,10 +42,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Load `snapshot` if there is one, replay from `replay_from` up to `position`, then go on from there.
+    """Load `snapshot` if there is one, replay from `replay_from` up to `position`, then continue from there.
 
-    new: the beginning is not in the committed metadata, and is committed before any record is read.
-    policy: which one let it go on over lost readings, None where none were lost.
+    new: the beginning is not in the committed metadata yet, and must be committed before any record is read.
+    policy: the policy that allowed continuing after lost readings, None if none were lost.
     """
 
     position: int
@@ -57,7 +58,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """What the state would be a function of, were it to begin now."""
+    """What the state would be a function of if it began now."""
 
     fingerprint: str
     topic_id: str
@@ -70,9 +71,9 @@ class Present:
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """What a start does where it cannot simply go on: the settings on_..., and where a first start begins (input.start).
+    """How a start proceeds where it cannot simply continue: the settings on_..., and where a first start begins (input.start).
 
-    group, topic: their names, for the words of an error.
+    group, topic: their names, for error messages.
     """
 
     group: str
@@ -86,12 +87,12 @@ class Policies:
 
 
 def decide(found: Found, present: Present, policies: Policies) -> Decision:
-    """The table of docs/architecture/restore.md. Raises PolicyStop where a policy says fail."""
+    """Implements the table of docs/architecture/restore.md. Raises PolicyStop if a policy is set to fail."""
     if found.committed is None:
         return _first_start(found, present, policies)
     committed, said = found.committed, found.said or (found.newest.beginning if found.newest else None)
     if said is not None and said.topic_id != present.topic_id:
-        # Without metadata an operator has set the offset since, in the topic that is there now.
+        # Without metadata, an operator has set the offset in the current topic.
         return _another_topic(found, committed if found.said is None else None, said.topic_id, present, policies)
     if said is not None and said.partitions != present.partitions:
         return _other_partitions(found, committed, said, present, policies)
@@ -103,7 +104,7 @@ def decide(found: Found, present: Present, policies: Policies) -> Decision:
     if said is None:
         said = present.begin(found.low)
     elif said.origin > committed:
-        # Moved back before everything the state ever came from: it begins here.
+        # The offset was moved back before the origin: the state begins here.
         return Decision(committed, present.begin(committed, gap=said.gap), new=True)
     new = said != found.said
     if said.origin == committed:
@@ -137,7 +138,7 @@ def _first_start(found: Found, present: Present, policies: Policies) -> Decision
     if any(said.partitions != present.partitions for said in found.others) and policies.on_partitions_added == "fail":
         raise partitions_added(policies.topic, policies.on_partitions_added, before, present.partitions)
     if found.partition >= before:
-        # Whatever it holds was sent since it was added: nothing of it is old.
+        # All its records were sent after it was added, so none of them are old.
         return Decision(found.low, present.begin(found.low, added_to=before), new=True)
     position = _input_start(found, policies)
     return Decision(position, present.begin(position), new=True)
@@ -174,7 +175,7 @@ def _other_partitions(found: Found, committed: int, said: Beginning, present: Pr
 
 
 def _refuse_to_go_back(said: Beginning, present: Present, policies: Policies) -> None:
-    """Partitions do not become fewer: another instance has started since they were added, and this one has not."""
+    """The number of partitions never decreases: another instance has started since they were added, and this one has not."""
     if said.partitions > present.partitions:
         raise SlotstreamError(
             f"{policies.topic} had {present.partitions} partitions when this process started and has {said.partitions}",
@@ -232,7 +233,7 @@ def _missing_state(found: Found, committed: int, said: Beginning, present: Prese
 
 
 def _gap(found: Found, committed: int, start: int, present: Present, policies: Policies) -> Decision:
-    """All up to the committed offset was processed, but the log no longer holds all that the state is a function of."""
+    """Everything up to the committed offset was processed, but the log no longer holds all the records that the state depends on."""
     if policies.on_gap == "fail":
         raise PolicyStop(
             f"partition {found.partition}: the replay begins at {start}, but the log holds {found.low} to {found.end}",
@@ -251,7 +252,7 @@ def _gap(found: Found, committed: int, start: int, present: Present, policies: P
 
 
 def _lost_input(found: Found, committed: int, origin: int, present: Present, policies: Policies) -> Decision:
-    """The next record is not in the log: deleted before it was processed, or the log ends before it."""
+    """The next record is not in the log: it was deleted before it was processed, or the log ends before it."""
     deleted = committed < found.low
     if policies.on_lost_input == "fail":
         going_on = f"goes on at {found.low if deleted else found.end}, with every sensor marked warming_up until its reset"
@@ -271,8 +272,8 @@ def _lost_input(found: Found, committed: int, origin: int, present: Present, pol
             position=found.low,
         )
         return Decision(found.low, present.begin(found.low, gap=True), new=True, policy="continue")
-    # What is gone had been processed, and nothing that the log holds is lost; its new end takes the place of the offset. Checkpoints
-    # may hold readings that are gone, so the state is rebuilt from the log as it is now.
+    # The truncated records had been processed, and no record in the log is lost; the log's new end replaces the offset. Checkpoints may
+    # include truncated readings, so the state is rebuilt from the log as it is now.
     origin = min(max(origin, found.low), found.end)
     _log.warning(
         "the log ends before what was processed: going on at its end, sensors marked until their reset",

@@ -1,8 +1,8 @@
-"""How a partition's state comes back: what the group, the log and the store hold, and the replay that follows from it.
+"""Restores a partition's state: collects what the group, the log and the store hold, decides, and replays.
 
-restored() is all of it, step by step and without a thread. Restore runs it beside the loop and reads by a consumer of its own that never
-joins the group; it hands the loop what it is to load and to replay. The loop applies it, in turns with live batches: the engine has one
-owner.
+restored() is the whole procedure, step by step and without a thread. Restore runs it on its own thread, with a consumer that never joins
+the group, and passes the loop what to load and to replay. The loop applies this, alternating with live batches, because the engine has
+one owner.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ from processor.kafka.consumer import Committed
 from processor.kafka.partition_log import CancelledError, OutOfRangeError
 from processor.partitions import Beginning
 
-REPLAY_BATCHES_AHEAD = 4  # read ahead of the loop, so that neither waits for the other
+REPLAY_BATCHES_AHEAD = 4  # batches read ahead of the loop, so that neither waits for the other
 TRIES = 5
 LAGS_S, LOOK_S = 5.0, 0.2
 
 
-# What a restore hands the loop, in this order: a Decision, records to replay, then Done. A Decision may come again: begin once more.
+# What a restore passes to the loop, in this order: a Decision, records to replay, then Done. Another Decision means: start over.
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The state is that of the decision's position. end: the log's end as it was asked for."""
+    """The state is now the one at the decision's position. end: the end of the log when it was requested."""
 
     end: int
 
@@ -37,7 +37,7 @@ Item = Decision | list[Any] | Done | BaseException
 
 
 class Store(Protocol):
-    """Where checkpoints lie, as a restore sees it: checkpoint.directory, checkpoint.topic."""
+    """A checkpoint store, as a restore uses it: checkpoint.directory, checkpoint.topic."""
 
     def newest(
         self, partition: int, *, position_max: int | None, usable: Callable[[Beginning], bool], cancelled: Callable[[], bool]
@@ -45,7 +45,7 @@ class Store(Protocol):
 
 
 class Log(Protocol):
-    """What the group and the log hold of a partition: kafka.partition_log.PartitionLog."""
+    """The group's offset and the log of a partition: kafka.partition_log.PartitionLog."""
 
     def committed(self) -> Committed | None: ...
     def others(self, partitions: int) -> list[str]: ...
@@ -64,7 +64,7 @@ OpenLog = Callable[[int, Callable[[], bool]], OwnLog]  # of a partition; the fun
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """How a restore hears that it is not wanted any more. wait(seconds): returns early, and True, once it is not."""
+    """Tells a restore to stop. wait(seconds): returns True, and early, once it is cancelled."""
 
     is_set: Callable[[], bool]
     wait: Callable[[float], bool]
@@ -79,7 +79,7 @@ def restored(
     cancel: Cancel,
     now_s: Callable[[], float] = time.monotonic,
 ) -> Iterator[Item]:
-    """Raises PolicyStop where a policy says fail, and CancelledError."""
+    """Raises PolicyStop if a policy is set to fail, and CancelledError."""
     found = _find(log, store, present, partition, cancel, now_s)
     for _ in range(TRIES):
         decision = decide(found, present, policies)
@@ -88,7 +88,7 @@ def restored(
             if decision.replay_from is not None:
                 yield from log.read(decision.replay_from, decision.position)
         except OutOfRangeError:
-            # The log was cut while it was read. What follows from that the same table says; the loop begins once more.
+            # The log was cut while it was being read. Decide again by the same table; the loop starts over.
             low, end = log.bounds()
             found = replace(found, low=low, end=end)
             continue
@@ -114,14 +114,14 @@ def _find(log: Log, store: Store, present: Present, partition: int, cancel: Canc
     def usable(beginning: Beginning) -> Snapshot | None:
         return newest(offset, lambda b: b == beginning)
 
-    # Without metadata (an operator moved the offset) the newest checkpoint says what the state is a function of.
+    # Without metadata (an operator moved the offset), the newest checkpoint provides the beginning.
     of_any = newest(None, lambda _: True) if said is None else None
     told = map(Beginning.from_metadata, log.others(present.partitions)) if committed is None else ()
     return Found(partition, offset, said, low, end, of_any, usable, tuple(said for said in told if said is not None))
 
 
 def _settled(log: Log, offset: int | None, cancel: Cancel, now_s: Callable[[], float]) -> tuple[int, int]:
-    """The log's bounds. An end before what is committed is looked at for a while: a leader that was just elected may lag behind."""
+    """The log's bounds. If the end is before the committed offset, retries for a while: a newly elected leader may lag behind."""
     until_s = now_s() + LAGS_S
     while True:
         low, end = log.bounds()
@@ -132,12 +132,12 @@ def _settled(log: Log, offset: int | None, cancel: Cancel, now_s: Callable[[], f
 
 
 class Restore:
-    """The restoring of one partition, on a thread of its own. The loop takes what it has by take(), and may cancel it."""
+    """The restore of one partition, on its own thread. The loop takes its results with take(), and may cancel it."""
 
     def __init__(
         self, policies: Policies, store: Store, present: Present, partition: int, gate: threading.Semaphore, open_log: OpenLog
     ) -> None:
-        """gate: how many partitions are restored at once; each has a client and a snapshot in memory. open_log: called on the thread."""
+        """gate: limits how many partitions are restored at once; each holds a client and a snapshot. open_log: called on the thread."""
         self._policies, self._store, self._present, self._partition, self._gate = policies, store, present, partition, gate
         self._open_log = open_log
         self._items: queue.Queue[Item] = queue.Queue(REPLAY_BATCHES_AHEAD)
@@ -146,14 +146,14 @@ class Restore:
         self._thread.start()
 
     def take(self) -> Item | None:
-        """The next thing, None if there is none yet."""
+        """The next result, None if there is none yet."""
         try:
             return self._items.get_nowait()
         except queue.Empty:
             return None
 
     def cancel(self) -> None:
-        """Ends soon; nothing more is taken from it."""
+        """Stops the restore soon; do not take any more results from it."""
         self._cancelled.set()
 
     def _run(self) -> None:

@@ -1,9 +1,9 @@
-"""One partition's state at one commit boundary, and its form on disk.
+"""One partition's state at one commit boundary, and its format on disk.
 
-A snapshot is a cache of a pure function of the log: it may be old, never wrong. So whatever reads as damaged, as of another
-format, or as of another beginning is passed over, and costs a replay.
+A snapshot is a cache of a pure function of the log: it may be old, never wrong. So a snapshot that is damaged, has another format, or
+belongs to another beginning is skipped, at the cost of a replay.
 
-Knows what is in a file and how an increment names its base; which files there are is directory.py's.
+Knows the content of a file and how an increment names its base; directory.py manages the files.
 """
 
 import hashlib
@@ -19,20 +19,20 @@ from processor.partitions import Beginning, Position
 from processor.records import Claim
 from processor.slots.rows import Rows
 
-# Two numbers, so that a program that knows only whole ones passes an increment over and does not take it for all there is.
+# Two format numbers, so that a version that knows only whole files skips an increment instead of reading it as a whole file.
 FORMAT, FORMAT_OF_INCREMENTS = 1, 2
 
-# A restore opens no more than so many files on top of a whole one.
+# A restore opens at most this many files on top of a whole one.
 INCREMENTS_MAX = 10
 
 
 class UnusableError(Exception):
-    """The bytes are no snapshot of this format: torn, altered, or something else."""
+    """The bytes are not a snapshot of this format: torn, altered, or something else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """How an increment names the file that it adds to: its name, and the digest that its metadata holds."""
+    """How an increment refers to the file that it builds on: by name and by the digest in its metadata."""
 
     file: str
     digest: str
@@ -40,12 +40,12 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All sensors of a partition, or those that changed since `base`; every row with an applied offset below mark.offset.
+    """All sensors of a partition, or those that changed since `base`; every row has an applied offset below mark.offset.
 
-    made_by   which TensorFlow and instruction set computed it: bits are promised within one of each
-    base      the position of the snapshot that this one adds to; None: it is whole
-    removed   sensors that the base may hold and that are gone; says nothing in a whole one
-    chain     the files that it was read from, if it was read from files
+    made_by   the TensorFlow version and instruction set that computed it: bits are promised only for the same ones
+    base      the position of the snapshot that this one builds on; None: it is whole
+    removed   sensors that the base may contain but that are gone; meaningless in a whole snapshot
+    chain     the files that it was read from, if any
     """
 
     partition: int
@@ -61,13 +61,13 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Files that are one snapshot together: a whole one, and the increments that were added to it one after another.
+    """Files that together are one snapshot: a whole file and the successive increments on top of it.
 
-    position, beginning      the snapshot's
-    files                    their names, the whole one's first
-    digest                   what the last one's metadata holds
-    rows_whole, rows_added   how many the whole one holds, and the increments together
-    rows_changed             how many changed between the last two snapshots: what the next increment is expected to hold; 0 if unknown
+    position, beginning      those of the snapshot
+    files                    the file names, the whole one first
+    digest                   the digest in the last file's metadata
+    rows_whole, rows_added   the number of rows in the whole file, and in all increments
+    rows_changed             rows that changed between the last two snapshots, as an estimate for the next increment; 0 if unknown
     """
 
     position: int
@@ -80,7 +80,7 @@ class Chain:
 
     @classmethod
     def grown(cls, before: "Chain | None", snapshot: Snapshot, link: Link) -> "Chain":
-        """The chain that ends with this snapshot's file. before: the one that ends with the snapshot before it, if it is known."""
+        """The chain that ends with this snapshot's file. before: the chain that ends with the previous snapshot, if known."""
         rows, position, beginning = len(snapshot.keys), snapshot.mark.offset, snapshot.beginning
         if snapshot.base is None:
             changed = np.count_nonzero(snapshot.rows.applied >= before.position) if before else 0
@@ -91,9 +91,9 @@ class Chain:
 
     @property
     def may_grow(self) -> bool:
-        """One more increment is worth it: it saves half of a whole one or more, and with it a restore reads no more than two whole ones.
+        """Whether another increment is worthwhile: it saves at least half of a whole file, and a restore reads at most two whole files.
 
-        Where nobody knows how much changes, one increment finds it out.
+        If the rate of change is unknown, one increment measures it.
         """
         added = self.rows_added + self.rows_changed
         return len(self.files) <= INCREMENTS_MAX and added < self.rows_whole and 2 * self.rows_changed <= self.rows_whole
@@ -103,7 +103,7 @@ Tensors = dict[str, NDArray[Any]]
 
 
 def to_tensors(snapshot: Snapshot, link: Link | None = None) -> tuple[Tensors, dict[str, str]]:
-    """Named arrays and text metadata, which hold a digest of it all. link: the file that an increment adds to."""
+    """Named arrays and text metadata, which includes a digest of everything. link: the file that an increment builds on."""
     if (link is None) != (snapshot.base is None):
         raise ValueError("an increment names its base, and a whole snapshot none")
     rows = snapshot.rows
@@ -136,7 +136,7 @@ def to_tensors(snapshot: Snapshot, link: Link | None = None) -> tuple[Tensors, d
 
 
 def from_tensors(tensors: Tensors, metadata: dict[str, str]) -> tuple[Snapshot, Link | None]:
-    """The snapshot, and the file that it adds to if it is not whole. Raises UnusableError for what to_tensors() did not make."""
+    """The snapshot, and the file that it builds on if it is not whole. Raises UnusableError for other content."""
     if metadata.get("digest") != _digest(tensors, metadata.get("slotstream", "")):
         raise UnusableError("its digest differs from its content")
     facts = json.loads(metadata["slotstream"])
@@ -167,7 +167,7 @@ def from_tensors(tensors: Tensors, metadata: dict[str, str]) -> tuple[Snapshot, 
 
 
 def merged(whole: Snapshot, increments: list[Snapshot]) -> Snapshot:
-    """What the last increment would be were it whole, the order of the sensors aside. Uses the whole one's rows up."""
+    """The chain as one whole snapshot, in any order of sensors. Consumes the rows of the whole file."""
     if not increments:
         return whole
     places, keys = {key: place for place, key in enumerate(whole.keys)}, list(whole.keys)
@@ -199,7 +199,7 @@ def _joined(keys: list[bytes]) -> NDArray[np.uint8]:
 
 
 def _cut(joined: NDArray[np.uint8], lengths: NDArray[np.int64]) -> list[bytes]:
-    """The keys that were joined, again."""
+    """Splits joined keys."""
     text, ends = joined.tobytes(), np.cumsum(lengths).tolist()
     return [text[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
 

@@ -1,15 +1,15 @@
 """Checkpoints as records of a compacted topic, co-partitioned with the input: state that moves with its partition.
 
-    key 0x01 + sensor    one row: what the sensor's state was at its applied offset
-    key 0x00             the marker: the position up to which the rows tell all, and what they are a function of
+    key 0x01 + sensor    one row: the sensor's state at its applied offset
+    key 0x00             the marker: the position up to which the rows are complete, and what they are a function of
 
-A checkpoint is a round: the rows that changed since the last one, copied at a commit boundary, then the marker. They travel
-in the loop's own transactions, a piece in each, so a process that lost its partition is refused with them, and no transaction
-grows by much. Whatever is read of the topic is a prefix of what was written, so a marker's rows are all there; rows of a round
-without its marker are newer, and the replay passes over what they hold. A sensor that is gone has its row deleted in the
-marker's own transaction: earlier, a replay from the marker before would find records of it and no row.
+A checkpoint is a round: the rows that changed since the last one, copied at a commit boundary, then the marker. They are written in the
+loop's own transactions, one piece in each. So they are refused from a process that has lost its partition, and no transaction grows much.
+A restore reads a prefix of what was written, so the rows of a marker are complete. Rows of a round without its marker are newer, and the
+replay skips the records that they include. The row of a removed sensor is deleted in the marker's transaction: if it were deleted
+earlier, a replay from the previous marker would find the sensor's records but not its row.
 
-TopicStore reads, on a restore's thread; TopicWriter writes, on the loop's.
+TopicStore reads, on a restore's thread; TopicWriter writes, on the loop's thread.
 """
 
 import json
@@ -35,27 +35,27 @@ _log = structlog.get_logger(__name__)
 FORMAT = 1
 MARKER = b"\0"
 ROW = b"\1"
-# What one transaction takes of a round: some 30 ms of the loop's time.
+# The rows of a round in one transaction: about 30 ms of the loop's time.
 ROWS_MAX = 8192
 BYTES_MAX = 4_000_000
 PIECE_ROWS = 65_536
 INCOMPLETE = 1
-# A row grows by so much when it becomes a record: the key's first byte, lengths, times.
+# The overhead of a row as a record: the key's first byte, lengths, times.
 RECORD_BYTES = 64
-# What fits a row's lineage; a marker may hold any words there.
+# The format of a row's lineage; in a marker it may be any text.
 _LINEAGE = re.compile(r"[0-9a-f]{1,16}")
 
 ReadsToEnd = Callable[[str, int, Callable[[], bool]], Iterator[list[Any]]]  # topic, partition, whether it was cancelled
 
 
 def row_type(width: int) -> np.dtype[Any]:
-    """A row's value: little-endian, without gaps."""
+    """The layout of a row's value: little-endian, without padding."""
     fields = [("format", "u1"), ("flags", "u1"), ("lineage", "<u8"), ("applied", "<i8"), ("steps", "<i8"), ("event_ms", "<i8")]
     return np.dtype([*fields, ("state", "<f4", (width,))])
 
 
 def row_bytes_max(width: int, key_bytes_max: int) -> int:
-    """The largest record that a row of this many numbers can be."""
+    """The largest possible record for a row of this many numbers."""
     return row_type(width).itemsize + key_bytes_max + RECORD_BYTES
 
 
@@ -64,15 +64,15 @@ def _lineage(beginning: Beginning) -> int:
 
 
 class TopicStore:
-    """What the topic holds of each partition. Methods may be called from several threads, for different partitions."""
+    """Reads each partition's checkpoint from the topic. Several threads may call the methods, for different partitions."""
 
     def __init__(self, read_to_end: ReadsToEnd, topic: Topic, width: int) -> None:
         """read_to_end: every record of a partition of a topic by its name, until it is cancelled (kafka.partition_log.read_to_end)."""
         self.topic = topic
         self._read_to_end, self._width = read_to_end, width
-        # Keys of rows that no restore will use: a writer deletes them with its first round.
+        # Keys of rows that no restore will use: the writer deletes them with its first round.
         self.useless: dict[int, list[bytes]] = {}
-        self.read_from: dict[int, str] = {}  # the id of the topic that each partition was last read from
+        self.read_from: dict[int, str] = {}  # the id of the topic from which each partition was last read
 
     def newest(
         self,
@@ -82,7 +82,7 @@ class TopicStore:
         usable: Callable[[Beginning], bool],
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Snapshot | None:
-        """The checkpoint, if the topic holds a whole one at or below a position whose beginning is wanted."""
+        """The checkpoint, if the topic holds a complete one at or below a position, of the wanted beginning."""
         read, topic = _Read(self._width), self.topic
         self.read_from[partition] = topic.id
         for messages in self._read_to_end(topic.name, partition, cancelled):
@@ -115,10 +115,10 @@ class TopicStore:
 
 
 class _Read:
-    """The newest record of each key, and the marker, as the topic is read through once."""
+    """The newest record of each key, and the marker, collected in one pass over the topic."""
 
     def __init__(self, width: int) -> None:
-        self.places: dict[bytes, int] = {}  # of the keys that have a row
+        self.places: dict[bytes, int] = {}  # places of the keys that have a row
         self.marker: dict[str, Any] | None = None
         self._type = row_type(width)
         self._pieces: list[NDArray[Any]] = []
@@ -133,7 +133,7 @@ class _Read:
             elif key[:1] != ROW:
                 continue
             elif value is None or len(value) != self._type.itemsize or value[0] != FORMAT:
-                # Deleted, or of another format or width: then this key has no row that can be used.
+                # Deleted, or of another format or width: this key has no usable row.
                 self.places.pop(key[1:], None)
             else:
                 place = self.places.get(key[1:])
@@ -145,9 +145,9 @@ class _Read:
         self._put(np.array(places, np.int64), np.frombuffer(b"".join(values), self._type))
 
     def _put(self, places: Indices, values: NDArray[Any]) -> None:
-        """Of two values for one place, the later one stays."""
+        """Of two values for one place, the later one wins."""
         while len(self._pieces) * PIECE_ROWS < self._next:
-            self._pieces.append(np.zeros(PIECE_ROWS, self._type))  # pieces: growing never copies what was read
+            self._pieces.append(np.zeros(PIECE_ROWS, self._type))  # in pieces, so that growing never copies rows already read
         at = places // PIECE_ROWS
         for piece in np.unique(at).tolist():
             here = at == piece
@@ -170,7 +170,7 @@ class _Read:
 
 
 def _marker(value: bytes | None) -> dict[str, Any] | None:
-    """None for whatever is no marker of this format."""
+    """None for anything that is not a marker of this format."""
     try:
         facts = json.loads(value or b"")
         known = facts["format"] == FORMAT and isinstance(facts["made_by"], dict)
@@ -184,7 +184,7 @@ def _marker(value: bytes | None) -> dict[str, Any] | None:
 
 @dataclass(slots=True)
 class _Round:
-    """A snapshot on its way into the topic: its rows in order, then what is deleted, with the marker."""
+    """A snapshot that is being written to the topic: first its rows in order, then the deletions and the marker."""
 
     snapshot: Snapshot
     begun_s: float
@@ -195,7 +195,7 @@ class _Round:
 
 
 class TopicWriter(CheckpointWriter):
-    """Hands out what is to be written, a piece a transaction, and learns whether that was committed. The loop's thread owns it."""
+    """Returns the records to write, one piece per transaction, and is notified whether it was committed. The loop's thread owns it."""
 
     def __init__(self, store: TopicStore) -> None:
         self._store = store
@@ -205,7 +205,7 @@ class TopicWriter(CheckpointWriter):
         self._done: list[Written] = []
 
     def moved(self, topic: Topic) -> None:
-        """To another topic of the same name, which holds nothing: the next round of each partition is whole."""
+        """Switches to another, empty topic with the same name: the next round of each partition is whole."""
         self._store.topic = self._topic = topic
         self._rounds.clear()
         self._done.clear()
@@ -280,7 +280,7 @@ class TopicWriter(CheckpointWriter):
         return piece
 
     def _gone(self, snapshot: Snapshot) -> set[bytes]:
-        """Keys that have a row in the topic and are none of the snapshot's sensors."""
+        """Keys that have a row in the topic but are not sensors of the snapshot."""
         gone = set(snapshot.removed)
         if useless := self._store.useless.get(snapshot.partition):
             gone.update(set(useless).difference(snapshot.keys))
@@ -305,7 +305,7 @@ class TopicWriter(CheckpointWriter):
 
 
 def _values(snapshot: Snapshot, first: int, last: int) -> Iterator[bytes]:
-    """The rows' values, made in one go."""
+    """The values of the rows, created in one operation."""
     rows, width = snapshot.rows, snapshot.rows.state.shape[1]
     made = np.zeros(last - first, row_type(width))
     made["format"], made["lineage"] = FORMAT, _lineage(snapshot.beginning)

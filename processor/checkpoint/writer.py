@@ -1,7 +1,7 @@
-"""Writing checkpoints beside the loop: a slow or full disk delays them, never a commit.
+"""Writes checkpoints on a separate thread: a slow or full disk delays checkpoints, never a commit.
 
-One thread, one snapshot a partition at a time: a partition whose last one is still being written is not copied again. So what
-the next one may add to is known before it is copied, and only the loop's thread keeps it.
+One thread writes one snapshot of a partition at a time: a partition whose last snapshot is still being written is not copied again. So
+the base of the next snapshot is known before it is copied, and only the loop's thread keeps track of it.
 """
 
 import queue
@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One snapshot that reached the disk, or `error` why not. prunable: files that it made superfluous."""
+    """A snapshot that was written, or `error` with the reason why not. prunable: files that it made obsolete."""
 
     partition: int
     position: int
@@ -34,69 +34,69 @@ class Written:
 
 
 class CheckpointWriter:
-    """What the loop asks of whatever writes its snapshots. The defaults are those of a writer that needs no transaction.
+    """The interface through which the loop writes snapshots. The defaults suit a writer that needs no transaction.
 
-    A snapshot is taken at a commit boundary and given to write(); finished() tells when it is safe.
+    A snapshot is taken at a commit boundary and passed to write(); finished() reports when it is safe.
     """
 
     @property
     def pending(self) -> bool:
-        """Something is to go into the next transaction, even if nothing else does."""
+        """Whether the next transaction must carry records of this writer, even if there is nothing else to commit."""
         return False
 
     def begins(self, partition: int, snapshot: Snapshot | None) -> None:
-        """A partition is this instance's, and its state goes on from this snapshot."""
+        """This instance now owns the partition, and its state continues from this snapshot."""
 
     def base(self, partition: int) -> int | None:  # noqa: ARG002
-        """The position of what the next snapshot may add to, so that it holds only what changed since; None: it must be whole."""
+        """The position of the snapshot that the next one may build on, so that it contains only changes; None: it must be whole."""
         return None
 
     def busy(self, partition: int) -> bool:
-        """Its last snapshot is still on its way."""
+        """Whether its last snapshot is still being written."""
         raise NotImplementedError
 
     def write(self, snapshot: Snapshot) -> None:
         raise NotImplementedError
 
     def outs(self) -> tuple[list[Out], set[int]]:
-        """What the transaction that is about to be committed is to carry, and the partitions that it is of."""
+        """The records for the transaction that is about to be committed, and their partitions."""
         return [], set()
 
     def commit(self) -> None:
-        """The transaction is committed."""
+        """The transaction was committed."""
 
     def abort(self) -> None:
-        """The transaction is undone."""
+        """The transaction was aborted."""
 
     def finished(self) -> list[Written]:
-        """What was written since the last call."""
+        """The snapshots that were written since the last call."""
         raise NotImplementedError
 
     def wait(self, partitions: Collection[int], timeout_s: float) -> list[Written]:  # noqa: ARG002
-        """Waits until these partitions' snapshots are written, at most this long; returns all that was finished meanwhile.
+        """Waits until these partitions' snapshots are written, for at most this long; returns all snapshots finished meanwhile.
 
-        What is pending waits for the loop's own commits and is not waited for.
+        Does not wait for pending snapshots, which need the loop's own commits.
         """
         return self.finished()
 
     def drop(self, partition: int) -> None:
-        """The partition is another instance's now."""
+        """This instance no longer owns the partition."""
 
     def close(self) -> None:
-        """Ends without waiting for what is queued."""
+        """Ends without waiting for queued snapshots."""
 
 
 class Writer(CheckpointWriter):
-    """Snapshots into a store of files, on a thread beside the loop. All methods are the loop's thread's."""
+    """Writes snapshots to a file store, on a separate thread. Only the loop's thread calls the methods."""
 
     def __init__(self, store: Directory) -> None:
         self._store = store
         self._jobs: queue.SimpleQueue[tuple[Snapshot, Chain | None] | list[Path] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[Written, Chain | None]] = queue.SimpleQueue()
         self._busy: set[int] = set()
-        self._left: set[int] = set()  # busy with a snapshot from before the partition was dropped
-        self._chains: dict[int, Chain] = {}  # what the next snapshot of a partition may be added to
-        self._prunable: dict[int, list[Path]] = {}  # to be deleted when a commit has proved that the partition is still this instance's
+        self._left: set[int] = set()  # partitions whose snapshot is from before they were dropped
+        self._chains: dict[int, Chain] = {}  # the chain that the next snapshot of a partition may extend
+        self._prunable: dict[int, list[Path]] = {}  # to be deleted when a commit has proved that this instance still owns the partition
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
         self._thread.start()
 
@@ -105,7 +105,7 @@ class Writer(CheckpointWriter):
 
     def base(self, partition: int) -> int | None:
         known = self._chains.get(partition)
-        # While one is on its way nobody knows whether it will be there to be added to.
+        # While a snapshot is being written, it is unknown whether it can be extended.
         return known.position if known is not None and known.may_grow and partition not in self._busy else None
 
     def busy(self, partition: int) -> bool:
@@ -126,7 +126,7 @@ class Writer(CheckpointWriter):
             self._left.add(partition)
 
     def prune(self, paths: Collection[Path]) -> None:
-        """Deletes what an earlier Written named. To be called only after a commit has succeeded since."""
+        """Deletes the files that an earlier Written listed. Call only after a later commit has succeeded."""
         if paths:
             self._jobs.put(list(paths))
 
@@ -146,17 +146,18 @@ class Writer(CheckpointWriter):
         return found
 
     def close(self) -> None:
-        """Ends the thread after what is queued, without waiting for it."""
+        """Ends the thread after the queued snapshots, without waiting for it."""
         self._jobs.put(None)
 
     def _take(self, done: tuple[Written, Chain | None]) -> Written:
         written, grown = done
         self._busy.discard(written.partition)
         if written.partition in self._left:
-            # From before the partition was dropped: it goes on from another snapshot, and somebody may have added to what this replaced.
+            # From before the partition was dropped: it continues from another snapshot, and another instance may have extended the
+            # replaced files.
             self._left.discard(written.partition)
             return replace(written, prunable=())
-        # After a failure nothing: the keys that were removed are in no file, so only a whole one is right.
+        # No base after a failure: the removed keys are in no file, so the next snapshot must be whole.
         self._note(written.partition, grown)
         if written.prunable:
             self._prunable.setdefault(written.partition, []).extend(written.prunable)

@@ -1,12 +1,12 @@
-"""The command `slotstream`: words to functions, errors to exit codes.
+"""The command `slotstream`: maps arguments to functions, and errors to exit codes.
 
-Responsible for the arguments, for printing results on standard output, and for the one place where an error becomes a
-message and an exit code. Not responsible for doing anything: each command calls the room that does.
+Responsible for the arguments, for printing results on standard output, and for turning an error into a message and an exit code, which
+happens only here. The work itself is done by the room that each command calls.
 
-Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 stopped on purpose, 130 interrupted. A reader of standard output
-that has read enough (`| head`) is no failure; a standard output that cannot be written is one.
+Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 stopped on purpose, 130 interrupted. It is not a failure if the reader of
+standard output stops early (`| head`); it is one if standard output cannot be written.
 
-Nothing is imported here, because an interrupt is answered quietly only from main() on.
+Nothing is imported here, because interrupts are handled quietly only once main() runs.
 """
 
 import sys
@@ -16,9 +16,9 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code. What is not a SlotstreamError is a bug, and keeps its traceback.
+    """Runs one command and returns its exit code. Any exception other than SlotstreamError is a bug, and keeps its traceback.
 
-    Without argv this is the whole process: it also owns the standard streams and SIGINT, from here to the end.
+    Without argv this is the whole process: it also owns the standard streams and SIGINT from here on.
     """
     try:
         if argv is None:

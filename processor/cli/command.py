@@ -1,4 +1,4 @@
-"""One command, from its words to its exit code."""
+"""One command, from its arguments to its exit code."""
 
 import sys
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from processor.logs import SECRETS
 
 
 def run_command(argv: Sequence[str]) -> int:
-    """The exit code. Raises SystemExit for help, version and wrong use, and KeyboardInterrupt."""
+    """Returns the exit code. Raises SystemExit for help, version and wrong use, and KeyboardInterrupt."""
     try:
         words, options = settings_apart(argv)
         arguments, rest = make_parser().parse_known_args(words)

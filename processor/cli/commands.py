@@ -1,6 +1,6 @@
-"""One function a command: settings and arguments in, the room that does it called, an exit code out.
+"""One function per command: takes settings and arguments, calls the room that does the work, returns an exit code.
 
-Each imports that room only when it runs, because TensorFlow alone takes seconds and a mistyped option must be told at once.
+Each function imports its room only when it runs, because TensorFlow alone takes seconds and a mistyped option must be reported at once.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     logs.configure(settings.log.level, settings.log.format)
     recent = logs.keep_recent()
-    faulthandler.enable(file=2)  # a watchdog's SIGABRT then shows where each thread was
+    faulthandler.enable(file=2)  # so that a watchdog's SIGABRT prints the stack of each thread
     from processor.app.health import About
     from processor.app.service import Service
     from processor.web.pages import status_pages
@@ -62,7 +62,7 @@ def check(arguments: argparse.Namespace, rest: list[str]) -> int:
     table = Table("", "what", "found", "to do")
     for finding in findings:
         table.add_row(LEVELS[finding.level], finding.what, SECRETS.hide(finding.found), SECRETS.hide(finding.do))
-    # What was found is printed as it is: [x] in a broker's answer is no style. A file is not as narrow as a terminal.
+    # Findings are printed unchanged: [x] in a broker's answer is not markup. A file is not as narrow as a terminal.
     Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 200).print(table)
     return 0 if all(finding.good for finding in findings) else 1
 
@@ -269,14 +269,14 @@ def _of_csv(arguments: argparse.Namespace) -> tuple["Form", "Wanted"]:
 
 
 def _quiet_clients() -> None:
-    """What the Kafka client says on its way is no result; what fails comes as an error."""
+    """Silences the Kafka client's messages, which are not results; failures are raised as errors."""
     from processor import logs
 
     logs.configure("error", "console")
 
 
 def _warning_clients() -> None:
-    """That a checkpoint was passed over is to be known by whoever looks into them."""
+    """Shows only warnings, such as that a checkpoint was skipped."""
     from processor import logs
 
     logs.configure("warning", "console")

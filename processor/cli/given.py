@@ -1,4 +1,4 @@
-"""The settings among a command's words, and the secrets among the settings, which nothing may print from then on."""
+"""Separates the settings from a command's other arguments, and registers their secrets, so that they are never printed."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ from processor.settings import Settings, config_file, keys, load_settings
 
 
 def settings_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words, and the settings among them with their values: argparse would take such a value for a file's name."""
+    """The other arguments, and the settings with their values, which argparse could mistake for a file name."""
     names = {key.name for key in keys()}
     left, options = list[str](), list[str]()
     to_come = list(words)
@@ -39,7 +39,7 @@ def settings_of(arguments: argparse.Namespace, rest: list[str]) -> Settings:
 
 
 def uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-    """A bug's traceback, without what a library may have quoted in it."""
+    """Prints the traceback of a bug, without secrets that a library may have quoted."""
     sys.stderr.write(SECRETS.hide("".join(traceback.format_exception(kind, error, trace))))
 
 

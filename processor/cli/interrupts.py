@@ -1,7 +1,7 @@
-"""Ctrl-C at any moment of a command: KeyboardInterrupt, but never in the middle of an import.
+"""Ctrl-C at any moment of a command: raises KeyboardInterrupt, but never in the middle of an import.
 
-An exception that is raised within an import can come out as another one (Python 3.11 makes a RuntimeError of it while a class is
-created) or end an extension module half initialised. So it waits for the end of the import; a second Ctrl-C does not.
+An exception that is raised during an import can be converted to another one (Python 3.11 raises RuntimeError while a class is being
+created), or leave an extension module half initialised. So the interrupt waits for the end of the import; a second Ctrl-C does not wait.
 """
 
 import os
@@ -15,16 +15,16 @@ IMPORT = "<frozen importlib._bootstrap>"
 
 
 def install() -> None:
-    """Takes SIGINT over, unless whoever started the process wants it ignored, and SIGALRM."""
+    """Handles SIGINT, unless the parent process has set it to be ignored, and SIGALRM."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGALRM, _interrupt)
         signal.signal(signal.SIGINT, _interrupt)
 
 
 def end_at_once() -> None:
-    """From here on nothing is left to be cleaned up: for the interpreter's own end, which would print a traceback.
+    """Call once nothing is left to clean up: an interrupt then ends the process at once, without the interpreter's traceback.
 
-    An interrupt that still waits for the end of an import ends the process here: its alarm would outlive the handler.
+    An interrupt that is still waiting for the end of an import ends the process here, because its alarm would outlive the handler.
     """
     if signal.getsignal(signal.SIGINT) is _interrupt:
         if signal.setitimer(signal.ITIMER_REAL, 0)[0] > 0:

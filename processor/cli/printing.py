@@ -1,4 +1,4 @@
-"""Results on standard output, whatever else there is to say on standard error."""
+"""Prints results on standard output, and everything else on standard error."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def print_lines(lines: Iterator[str]) -> int:
-    """Each as soon as it is there: there may be a million."""
+    """Prints each line as soon as it is available, because there may be a million."""
     for line in lines:
         sys.stdout.write(f"{line}\n")
     return 0
@@ -29,7 +29,7 @@ def _readable(value: Any) -> str:
 
 
 def tell(line: str) -> None:
-    """What is no result."""
+    """Prints a message that is not a result."""
     sys.stdout.flush()
     sys.stderr.write(f"{line}\n")
 

@@ -1,4 +1,4 @@
-"""The whole process of a command: its streams before it, what is left to be written after it, and its end."""
+"""The process of a command: prepares the streams, flushes output, and ends."""
 
 import atexit
 import os
@@ -11,14 +11,13 @@ from processor.cli import INTERRUPTED, interrupts, streams
 def run(argv: Sequence[str]) -> NoReturn:
     """Ends the process with the command's exit code. Only a bug raises.
 
-    The interpreter does not wind itself down. It would stop daemon threads (a restore, a look at the topics) wherever they are, and a
-    thread inside a library of C++ or Rust takes the whole process with it: "FATAL: exception not rethrown", exit code -6, after a stop in
-    good order.
+    Skips the interpreter's shutdown. It would stop daemon threads (a restore, a check of the topics) wherever they are, and a thread
+    inside a C++ or Rust library then aborts the whole process: "FATAL: exception not rethrown", exit code -6, after a normal stop.
     """
     streams.prepare()
     try:
         code = _run(argv)
-    except BaseException:  # a bug: its traceback is told by sys.excepthook
+    except BaseException:  # a bug: sys.excepthook prints its traceback
         streams.finish(1)
         raise
     interrupts.end_at_once()

@@ -1,11 +1,11 @@
-"""The process's standard streams: open, able to print every name, and no traceback when they fail.
+"""Keeps the process's standard streams open, able to print every name, and free of tracebacks when they fail.
 
 What happens when one fails:
 
-    standard output   its reader is gone      the command ends with 0; or goes on in silence, where its exit code is what was asked for
+    standard output   its reader is gone      the command ends with 0; or continues silently, if its exit code is the result
                       cannot be written       SlotstreamError: one line, exit code 1
-    standard error    either                  what is written there is lost, and nothing else happens: a log must not end a service
-    any               closed (`>&-`)          as /dev/null, so that no file and no socket gets its descriptor
+    standard error    either                  messages are lost, and nothing else happens: a log must not end a service
+    any               closed (`>&-`)          replaced by /dev/null, so that no file or socket gets its descriptor
 """
 
 import io
@@ -18,11 +18,11 @@ from processor.errors import SlotstreamError
 
 
 class ReaderGone(Exception):
-    """Whatever read standard output has read enough: the command may end."""
+    """The reader of standard output has stopped reading: the command may end."""
 
 
 class Output(io.FileIO):
-    """Standard output's descriptor. Raises once, in the main thread, when it is lost; what is written after that goes nowhere."""
+    """Standard output's descriptor. Raises once, in the main thread, when it is lost; later output is discarded."""
 
     def __init__(self) -> None:
         super().__init__(1, "wb", closefd=False)
@@ -49,7 +49,7 @@ class Output(io.FileIO):
 
 
 class Messages(io.FileIO):
-    """Standard error's descriptor. What cannot be written is lost; the next message is tried again."""
+    """Standard error's descriptor. Messages that cannot be written are lost; the next message is attempted again."""
 
     def __init__(self) -> None:
         super().__init__(2, "wb", closefd=False)
@@ -62,10 +62,10 @@ class Messages(io.FileIO):
 
 
 def prepare() -> None:
-    """Replaces sys.stdout and sys.stderr, and opens what is closed. To be called once, before anything is opened."""
+    """Replaces sys.stdout and sys.stderr, and opens closed descriptors. Call once, before opening anything else."""
     closed = [descriptor for descriptor in (0, 1, 2) if not _is_open(descriptor)]
     for descriptor in closed:
-        # The lowest that is free, and so this one. Readable and writable, whichever it is.
+        # open() returns the lowest free descriptor, which is this one. Readable and writable, for any of the three.
         os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if descriptor == 0:
             sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -74,7 +74,7 @@ def prepare() -> None:
 
 
 def finish(code: int) -> int:
-    """Writes what is left; the exit code, 1 in place of 0 where that fails."""
+    """Flushes output; returns the exit code, with 1 instead of 0 if that fails."""
     try:
         sys.stdout.flush()
         _output_of(sys.stdout).raise_due()
@@ -88,14 +88,14 @@ def finish(code: int) -> int:
 
 
 def go_on_without_reader() -> None:
-    """For commands whose exit code is a verdict: `| head` cuts what they print, and they end with that code all the same."""
+    """For commands whose exit code is a verdict: with `| head` their output is cut, but they still end with that code."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if isinstance(raw, Output):
         raw.ends_with_reader = False
 
 
 def _text(raw: io.FileIO, before: TextIO | None, *, line_buffering: bool = False) -> io.TextIOWrapper:
-    """As Python has opened it, but for the descriptor, and for characters that its encoding does not have: written as \\xe4, \\u6e29."""
+    """The stream as Python opened it, but with another descriptor, and with unencodable characters written as \\xe4, \\u6e29."""
     wanted = isinstance(before, io.TextIOWrapper) and (before.line_buffering or before.write_through)
     encoding = before.encoding if before is not None else "utf-8"
     buffered = io.BufferedWriter(raw)

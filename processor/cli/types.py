@@ -1,4 +1,4 @@
-"""What an option's value may be: text in, the value out, or one sentence that says what was found and expected."""
+"""The types of option values: parse text, or raise one sentence with what was found and expected."""
 
 import argparse
 import codecs
@@ -15,7 +15,7 @@ def partition(text: str) -> int:
 
 
 def several(text: str) -> int:
-    """Partitions move between at least two."""
+    """At least two, because partitions must be able to move."""
     if not text.isdecimal() or not 2 <= int(text) <= 20:
         raise argparse.ArgumentTypeError(f"found {text}, expected a whole number from 2 to 20")
     return int(text)

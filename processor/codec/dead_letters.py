@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import structlog
 
-from processor.codec.decode import Message
+from processor.codec.columns import Message
 from processor.codec.encode import shown
 from processor.errors import DeadLetterLimit
 from processor.records import Out, Rejected

@@ -5,24 +5,24 @@ batch it came in. What a value looks like is the format's (json_records, float32
 transactions.
 
 The order of faults is fixed, so that a record with several has the same verdict at every replay: encoding, schema, finite
-numbers, timestamp, size, feature count, float32. Numbers that are plainly of another type (bytes as float32) come before those past
-float32.
+numbers, timestamp, size, feature count, float32, categories. Numbers that are plainly of another type (bytes as float32) come before
+those past float32.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from processor.codec import event_time
+from processor.codec.columns import KEY_BYTES_MAX, Columns, Header, Message, joined
 from processor.codec.reject import RejectError
+from processor.codec.together import RECORDS_MAX, PlainFormat, Together
 from processor.records import Batch, Rejected
 from processor.settings import Scale
-
-KEY_BYTES_MAX = 1024
 
 SEQUENCE = {b"start": (True, False), b"end": (False, True), b"single": (True, True)}
 STEPS_DIGITS_MAX = 9
@@ -33,17 +33,6 @@ FOREIGN = (
     "significant byte first; expected float32, least significant byte first",
 )
 UNIT = b"ms"  # the one unit that the header timestamp_unit may name
-
-
-class Message(Protocol):
-    """The part of confluent_kafka.Message that is read here."""
-
-    def key(self) -> bytes | None: ...
-    def value(self) -> bytes | None: ...
-    def headers(self) -> list[tuple[str, bytes | None]] | None: ...
-    def partition(self) -> int: ...
-    def offset(self) -> int: ...
-    def timestamp(self) -> tuple[int, int]: ...
 
 
 class Taken(Protocol):
@@ -63,7 +52,7 @@ class Numbers(Taken, Protocol):
         """Collects what was parsed, all of it or nothing; returns its steps. steps: as the header says. Raises RejectError."""
 
 
-class Format(Protocol):
+class Format(PlainFormat, Protocol):
     """
     steps_in_header  the value does not tell how many steps it has: the header `steps` does, one without it
     """
@@ -91,46 +80,50 @@ class Decoded:
     resets: Counter[str]
 
 
-@dataclass(slots=True)
-class Columns:
-    source: list[int] = field(default_factory=list)
-    partition: list[int] = field(default_factory=list)
-    key: list[bytes] = field(default_factory=list)
-    offset: list[int] = field(default_factory=list)
-    event_ms: list[int] = field(default_factory=list)
-    record_ms: list[int] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    before: list[bool] = field(default_factory=list)
-    after: list[bool] = field(default_factory=list)
-
-
-# What a record's headers say of it: reset before, reset after, steps, whether timestamp_unit names milliseconds.
-_Header = tuple[bool, bool, int, bool]
-
-
 class Decoder:
     """
     scale         how the features were scaled in training, None: they are taken as they are
     ahead_max_s   how far a timestamp may lie ahead of its record's own
     each_record   every record is a sequence of its own
+    categories    of each feature how many categories it has, None for a measurement; empty: all are measurements
     """
 
-    def __init__(self, format: Format, *, scale: Scale | None = None, ahead_max_s: float, each_record: bool) -> None:  # noqa: A002
+    def __init__(
+        self,
+        format: Format,  # noqa: A002
+        *,
+        scale: Scale | None = None,
+        ahead_max_s: float,
+        each_record: bool,
+        categories: Sequence[int | None] = (),
+    ) -> None:
         self._format = format
         self._scale = (np.array(scale.offset), np.array(scale.divisor)) if scale else None
         self._ahead_ms = round(ahead_max_s * 1000)
         self._each_record = each_record
-        self._no_header: _Header = (each_record, each_record, 1, False)
+        self._categories = [(feature, count) for feature, count in enumerate(categories) if count is not None]
+        self._no_header: Header = (each_record, each_record, 1, False)
+        self._together = Together(format, self._header, self._no_header, ahead_max_ms=self._ahead_ms)
 
     def decode(self, messages: Sequence[Message]) -> Decoded:
         """Every message ends in the batch or among the rejected."""
-        columns, numbers, rejected = Columns(), self._format.numbers(), list[tuple[int, Rejected]]()
-        for i, message in enumerate(messages):
+        parts, rejected = list[tuple[Columns, NDArray[Any]]](), list[tuple[int, Rejected]]()
+        for first in range(0, len(messages), RECORDS_MAX):
+            some = messages[first : first + RECORDS_MAX]
+            parts.append(self._together.read(some, first) or self._one_by_one(some, first, rejected))
+        if not parts:
+            return self._finish(Columns(), self._format.numbers(), rejected)
+        return self._finish(joined([columns for columns, _ in parts]), _Joined([x for _, x in parts]), rejected)
+
+    def _one_by_one(self, messages: Sequence[Message], first: int, rejected: list[tuple[int, Rejected]]) -> tuple[Columns, NDArray[Any]]:
+        """As Together.read(), of any records; those that are refused are added to `rejected`."""
+        columns, numbers = Columns(), self._format.numbers()
+        for i, message in enumerate(messages, first):
             try:
                 self._decode_one(i, message, columns, numbers)
             except RejectError as error:
                 rejected.append((i, Rejected(message.partition(), message.offset(), error.error, error.detail)))
-        return self._finish(columns, numbers, rejected)
+        return columns, numbers.array()
 
     def _decode_one(self, i: int, message: Message, columns: Columns, numbers: Numbers) -> None:
         key = message.key()
@@ -158,7 +151,7 @@ class Decoder:
         columns.before.append(before)
         columns.after.append(after)
 
-    def _header(self, headers: list[tuple[str, bytes | None]]) -> _Header:
+    def _header(self, headers: list[tuple[str, bytes | None]]) -> Header:
         before, after, steps, unit_given = self._no_header
         for name, given in headers:
             text = given or b""
@@ -191,10 +184,12 @@ class Decoder:
             x=self._scaled(found),
         )
         foreign, finite = self._format.foreign(found), np.isfinite(batch.x).all(1)
-        if foreign is None and finite.all():
+        unknown = self._unknown_categories(batch.x)
+        if foreign is None and finite.all() and not unknown:
             return Decoded(batch, columns.source, rejected, self._resets(batch))
         record = np.repeat(np.arange(len(batch)), batch.steps)
-        bad: dict[int, tuple[str, str]] = dict.fromkeys(record[~finite].tolist(), NOT_FINITE)
+        bad = {int(record[reading]): fault for reading, fault in unknown.items()}
+        bad |= dict.fromkeys(record[~finite].tolist(), NOT_FINITE)
         if foreign is not None:
             count = np.bincount(record, foreign.sum(1), len(batch))
             bad |= dict.fromkeys(np.flatnonzero(2 * count > batch.steps * found.shape[1]).tolist(), FOREIGN)
@@ -204,6 +199,17 @@ class Decoder:
         good = np.setdiff1d(np.arange(len(batch)), np.array(list(bad), np.int64))
         batch = select(batch, good)
         return Decoded(batch, [columns.source[i] for i in good.tolist()], rejected, self._resets(batch))
+
+    def _unknown_categories(self, x: NDArray[np.float32]) -> dict[int, tuple[str, str]]:
+        """The readings that hold a category which the model does not know, and what is wrong with each."""
+        found = dict[int, tuple[str, str]]()
+        for feature, count in self._categories:
+            given = x[:, feature]
+            known = (given >= 0) & (given < count) & (given == np.floor(given))
+            for reading in np.flatnonzero(~known).tolist():
+                detail = f"feature {feature} of a reading is {given[reading]:g}, a category; expected a whole number from 0 to {count - 1}"
+                found.setdefault(reading, ("unknown_category", detail))
+        return found
 
     def _scaled(self, found: NDArray[Any]) -> NDArray[np.float32]:
         """float32 [readings, F], C-contiguous. Scaled in float64: a large offset takes float32's digits."""
@@ -219,6 +225,16 @@ class Decoder:
         if self._each_record:
             return Counter(null=null, each_record=records)
         return Counter(null=null, start=int((batch.reset_before & reading).sum()), end=int((batch.reset_after & reading).sum()))
+
+
+class _Joined:
+    """The numbers of a batch that was read in parts."""
+
+    def __init__(self, parts: list[NDArray[Any]]) -> None:
+        self._parts = parts
+
+    def array(self) -> NDArray[Any]:
+        return self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts)
 
 
 def select(batch: Batch, which: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Batch:

@@ -5,12 +5,13 @@ own units.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from processor.codec.decode import KEY_BYTES_MAX
+from processor.codec.columns import KEY_BYTES_MAX
 from processor.records import Applied, Batch, Output
 from processor.settings import Scale
 
@@ -19,6 +20,7 @@ NUMBER_BYTES_MAX = 24
 # Everything in an output but its numbers: names, five integers, and the key escaped at six bytes for one.
 ENVELOPE_BYTES_MAX = 512 + 6 * KEY_BYTES_MAX
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+OUTPUT = b'{"sensor":"%b","timestamp":%b,"prediction":%b,"steps":%b,"partition":%b,"offset":%b,"model":%b}'
 
 
 class Encoder:
@@ -46,34 +48,35 @@ class Encoder:
 
     def encode(self, batch: Batch, applied: Applied) -> list[bytes | None]:
         """One output a record; None for a null record and for one that was left out."""
-        residuals = orjson.dumps(applied.residual, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",") if len(batch) else []
-        columns = zip(
-            batch.key,
-            batch.event_ms.tolist(),
+        if not len(batch):
+            return []
+        rows = zip(
+            _sensors(batch.key),
+            _numbers(batch.event_ms),
             self._predictions(batch, applied),
-            applied.steps.tolist(),
-            batch.partition,
-            batch.offset.tolist(),
-            applied.published(batch).tolist(),
-            applied.warming.tolist(),
-            residuals,
+            _numbers(applied.steps),
+            _numbers(np.array(batch.partition, np.int64)),
+            _numbers(batch.offset),
+            self._tails(applied),
             strict=True,
         )
-        out: list[bytes | None] = []
-        for key, event_ms, prediction, steps, partition, offset, published, warming, residual in columns:
-            if not published:
-                out.append(None)
-                continue
-            tail = b',"residual":' + residual if self._residual else b""
-            if warming:
-                tail += b',"warming_up":true'
-            if self._trained_window is not None and steps > self._trained_window:
-                tail += b',"past_window":true'
-            out.append(
-                b'{"sensor":%b,"timestamp":%d,"prediction":%b,"steps":%d,"partition":%d,"offset":%d,"model":%b%b}'
-                % (_sensor(key), event_ms, prediction, steps, partition, offset, self._model, tail)
-            )
+        out: list[bytes | None] = [OUTPUT % row for row in rows]
+        for i in np.flatnonzero(~applied.published(batch)).tolist():
+            out[i] = None
         return out
+
+    def _tails(self, applied: Applied) -> list[bytes]:
+        """What follows the offset, of each record: the model, and what is said of some predictions alone."""
+        tails = [self._model] * len(applied.last)
+        if self._residual:
+            tails = [b'%b,"residual":%b' % pair for pair in zip(tails, _numbers(applied.residual), strict=True)]
+        marks = [(applied.warming, b',"warming_up":true')]
+        if self._trained_window is not None:
+            marks.append((applied.steps > self._trained_window, b',"past_window":true'))
+        for marked, mark in marks:
+            for i in np.flatnonzero(marked).tolist():
+                tails[i] += mark
+        return tails
 
     def _predictions(self, batch: Batch, applied: Applied) -> list[bytes]:
         """Each record's prediction as JSON."""
@@ -140,5 +143,11 @@ def shown(key: bytes) -> str:
         return "0x" + key.hex()
 
 
-def _sensor(key: bytes) -> bytes:
-    return orjson.dumps(shown(key))
+def _sensors(keys: Sequence[bytes]) -> list[bytes]:
+    """The names as JSON writes them, without their quotes. Within a name a quote has a backslash before it: none looks like two."""
+    return orjson.dumps([shown(key) for key in keys])[2:-2].split(b'","')
+
+
+def _numbers(column: NDArray[Any]) -> list[bytes]:
+    """As JSON writes them, in one call."""
+    return orjson.dumps(column, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")

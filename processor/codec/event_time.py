@@ -6,7 +6,12 @@ Decides from the record alone, so that a replay has the same times. Where a time
 import datetime
 import math
 import re
+from collections.abc import Sequence
 from decimal import Decimal
+from itertools import repeat
+
+import numpy as np
+from numpy.typing import NDArray
 
 from processor.codec.reject import RejectError
 
@@ -64,6 +69,38 @@ def event_ms(timestamp: float | str | None, record_ms: int | None, *, ahead_max_
         told = f"{str(timestamp)[:40]} lies {ahead_s:.0f} s ahead of the record's own"
         raise RejectError("bad_timestamp", f"{told}; expected at most {ahead_max_ms / 1000:.0f} s (input.ahead_max)")
     return found
+
+
+def plain(
+    timestamps: Sequence[int | float | str | None],
+    record_ms: NDArray[np.int64],
+    *,
+    ahead_max_ms: int,
+    unit_given: NDArray[np.bool_] | None = None,
+) -> NDArray[np.int64] | None:
+    """event_ms() of many records that have a time of their own, int64 [n]; None where it would refuse one."""
+    kinds = set(map(type, timestamps))
+    if kinds == {type(None)}:
+        return record_ms
+    if kinds == {int} or kinds == {float}:
+        numbers = np.array(timestamps)
+        # Past 64 bits they are objects, or doubles; both are past the limit too.
+        if numbers.dtype == object or not ((numbers >= -TIMESTAMP_MS_MAX) & (numbers <= TIMESTAMP_MS_MAX)).all():
+            return None
+        found: NDArray[np.int64] = np.floor(numbers).astype(np.int64)
+        far = np.abs(found - record_ms) > DISTANCE_MAX_MS
+        if (found > record_ms + ahead_max_ms).any() or (far if unit_given is None else far & ~unit_given).any():
+            return None
+        return found
+    given = repeat(False) if unit_given is None else unit_given.tolist()
+    try:
+        times = [
+            event_ms(timestamp, own_ms, ahead_max_ms=ahead_max_ms, unit_given=unit)
+            for timestamp, own_ms, unit in zip(timestamps, record_ms.tolist(), given, strict=False)
+        ]
+    except RejectError:
+        return None
+    return np.array(times, np.int64)
 
 
 def _iso_ms(text: str) -> int:

@@ -5,12 +5,14 @@ Says what a value holds and what is wrong with it. The time is the record's own,
 A record is one step, or as many as its header `steps` says: the bytes alone cannot tell two steps from one of float64.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from processor.codec.reject import RejectError
+from processor.codec.together import Read
 
 NUMBER_BYTES = 4
 # What no sensor measures: below float32's normal numbers, or beyond this.
@@ -31,6 +33,13 @@ class Float32Format:
 
     def numbers(self) -> "_Numbers":
         return _Numbers(self)
+
+    def together(self, values: Sequence[bytes | None]) -> Read | None:
+        size = NUMBER_BYTES * self.features
+        if any(value is None or len(value) != size for value in values):
+            return None
+        x = np.frombuffer(b"".join(values), "<f4").reshape(-1, self.features)  # type: ignore[arg-type]
+        return x, [None] * len(values)
 
     def foreign(self, x: NDArray[Any]) -> NDArray[np.bool_] | None:
         size = np.abs(x)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.codec import event_time
-from processor.codec.decode import KEY_BYTES_MAX, UNIT, Columns, Decoded, Decoder, Format, Message
+from processor.codec.columns import KEY_BYTES_MAX, Columns, Message
+from processor.codec.decode import UNIT, Decoded, Decoder, Format
 from processor.codec.reject import RejectError
 from processor.records import Rejected
 from processor.settings import Scale
@@ -46,8 +47,9 @@ class WholeDecoder(Decoder):
         scale: Scale | None = None,
         ahead_max_s: float,
         each_record: bool,
+        categories: Sequence[int | None] = (),
     ) -> None:
-        super().__init__(plain, scale=scale, ahead_max_s=ahead_max_s, each_record=each_record)
+        super().__init__(plain, scale=scale, ahead_max_s=ahead_max_s, each_record=each_record, categories=categories)
         self._whole, self._features, self._steps_max = whole, features, steps_max
         self._unit = unit or UNIT.decode()
         self._units = {UNIT, self._unit.encode()}

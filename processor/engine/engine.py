@@ -1,11 +1,11 @@
-"""Readings in, predictions out: slots, ladder and undo.
+"""Readings in, predictions out: combines slots, ladder and undo log.
 
-A batch is cut into sequences, each an unbroken run of one sensor's readings: a reset starts a new one, from zeros, so that
-sequences never wait for each other. They are laid out in tiles (slots.plan), stepped through the ladder (model.tiles) and
-their last states written back (slots.table).
+A batch is divided into sequences, each an unbroken run of one sensor's readings. A reset starts a new sequence from zeros, so that
+sequences never wait for each other. They are laid out in tiles (slots.plan), stepped through the ladder (model.tiles), and their last
+states are written back (slots.table).
 
-Given the model, the result is a function of each sensor's readings and resets alone: not of how they were batched, how many
-slots there are, or what was parked. Not thread-safe; the loop's thread owns it. Knows nothing of Kafka, bytes or clocks.
+For a given model, the result depends only on each sensor's readings and resets, not on batching, the number of slots, or parking. Not
+thread-safe; the loop's thread owns it. Knows nothing about Kafka, bytes or clocks.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from processor.slots.undo import Undo
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Sensors in slots and parked now; since the last look: sensors that were parked, cells of all tiles run, and those with a reading."""
+    """Sensors in slots and parked now; since the last call: evictions, cells of all tiles that ran, and the cells with a reading."""
 
     resident: int
     parked: int
@@ -44,8 +44,8 @@ class Engine:
     def apply(self, batch: Batch, *, replay: bool = False) -> Applied:
         """Advances the batch's sensors by its readings and resets, in order.
 
-        A replayed batch was committed before: it is no part of the open transaction, and records at or below the offset a
-        row has applied already are passed over.
+        A replayed batch was committed before: it is not part of the open transaction, and records at or below a row's applied offset are
+        skipped.
         """
         n = len(batch)
         last = np.cumsum(batch.steps) - 1
@@ -68,19 +68,19 @@ class Engine:
         return applied
 
     def commit(self) -> None:
-        """Makes everything applied so far final."""
+        """Makes everything that was applied so far final."""
         self.undo.commit()
 
     def abort(self) -> None:
-        """Puts every sensor back as it was at the last commit."""
+        """Restores every sensor to the last commit."""
         self.undo.abort()
 
     def expire(self, partition: int, position: int, clock: Clock) -> int:
-        """Drops the rows of sensors that have expired by the partition's clock at this position; returns how many.
+        """Drops the rows of sensors that have expired by the partition's clock at this position; returns the number.
 
-        It does not show: each would begin anew with its next record. A row that is newer than the position is left alone, because
-        the records up to its offset are still to be passed over. Raises ValueError within a transaction: an abort goes back to an
-        earlier time.
+        This changes no prediction, because an expired sensor is reset at its next record anyway. A row that is newer than the position is
+        kept, because the records up to its offset still have to be skipped. Raises ValueError within a transaction, because an abort goes
+        back to an earlier time.
         """
         before_ms = self._rules.expired_before(clock)
         if before_ms is None:
@@ -91,15 +91,15 @@ class Engine:
 
     @property
     def at_boundary(self) -> bool:
-        """Nothing was applied since the last commit."""
+        """Whether nothing was applied since the last commit."""
         return self.undo.empty
 
     def load(self, partition: int, keys: list[bytes], rows: Rows) -> None:
-        """Gives distinct sensors, none of them known, these rows."""
+        """Adds distinct, new sensors with these rows."""
         self.table.load(partition, keys, rows)
 
     def copy(self, partition: int, since: int | None = None) -> tuple[list[bytes], Rows, list[bytes]]:
-        """A partition's sensors, their rows, and the sensors that were forgotten since the last call.
+        """A partition's sensors, their rows, and the sensors that were removed since the last call.
 
         since: only those that applied a record at this offset or later.
         """
@@ -110,29 +110,29 @@ class Engine:
         return self.table.sensors(partition)
 
     def split(self, partition: int, keys_max: int) -> dict[bytes, list[int]]:
-        """Sensors of this partition that others have too (Table.split)."""
+        """Sensors of this partition that other partitions also have (Table.split)."""
         return self.table.split(partition, keys_max)
 
     def older(self, partition: int, event_ms: int) -> int:
-        """How many of a partition's sensors were last heard before this time."""
+        """The number of a partition's sensors whose latest event is before this time."""
         return self.table.older(partition, event_ms)
 
     def stats(self) -> "Stats":
-        """What was counted since the last call."""
+        """The counts since the last call."""
         evictions, self._evictions = self.table.evictions - self._evictions, self.table.evictions
         stepping = self._stepping
         tile_rows, tile_readings, stepping.tile_rows, stepping.tile_readings = stepping.tile_rows, stepping.tile_readings, 0, 0
         return Stats(self.table.resident, len(self.table.parking), evictions, tile_rows, tile_readings)
 
     def drop(self, partition: int) -> None:
-        """Forgets a partition: its sensors and what could bring them back."""
+        """Drops a partition: its sensors and their undo entries."""
         self.undo.drop(partition)
         self.table.drop(partition)
 
     def _apply_part(self, batch: Batch, part: Indices, applied: Applied, replay: bool) -> None:
         everyone = grouped(self.table, batch, part, replay=replay)
         if not len(everyone.record):
-            return  # a replay of what the rows have applied already
+            return  # a replay of records that the rows have already applied
         of, group = self._stepping.judged(batch, everyone, applied)
         if not len(of.record):
             return

@@ -1,4 +1,4 @@
-"""A batch by sensor: which records are whose, in order, and what the table holds of each sensor."""
+"""Groups a batch by sensor: each sensor's records in order, and its row in the table."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from processor.records import Batch
 from processor.slots.rows import Indices, Rows
 from processor.slots.table import ABSENT, Sensor, Table
 
-# Sensors without a row are told apart by locations past every real one.
+# Sensors without a row get distinct locations past every real one.
 UNSEATED = 1 << 40
 
 
@@ -19,20 +19,20 @@ class Group:
 
     record: Indices  # index in the batch, [n]
     first: Indices  # position of each sensor's first record, [G]
-    group: Indices  # which sensor each record is of, [n]
+    group: Indices  # the sensor of each record, [n]
     sensors: list[Sensor]  # [G]
-    location: Indices  # ABSENT where there is no row, [G]
+    location: Indices  # ABSENT if there is no row, [G]
     generation: NDArray[np.int64]  # [G]
     stored: Rows  # [G]
 
     @property
     def exists(self) -> NDArray[np.bool_]:
-        """Whether each sensor has a state. A row without steps only says that the sensor was forgotten."""
+        """Whether each sensor has a state. A row without steps only records that the sensor was deleted."""
         exists: NDArray[np.bool_] = (self.location != ABSENT) & (self.stored.steps > 0)
         return exists
 
     def without(self, left_out: NDArray[np.bool_]) -> tuple["Group", Indices]:
-        """Without these records, and without the sensors that have no other; which of the sensors are left."""
+        """The group without these records and without sensors that then have none; also returns which sensors are left."""
         group = self.group[~left_out]
         left, first, group = np.unique(group, return_index=True, return_inverse=True)
         sensors = [self.sensors[i] for i in left.tolist()] if self.sensors else []
@@ -41,7 +41,7 @@ class Group:
 
 
 def parts(batch: Batch, slots: int) -> list[Indices]:
-    """The batch in runs of records that name no more sensors than there are slots."""
+    """Divides the batch into runs of records with no more sensors than there are slots."""
     n = len(batch)
     if n <= slots:
         return [np.arange(n)] if n else []
@@ -58,7 +58,7 @@ def parts(batch: Batch, slots: int) -> list[Indices]:
 
 
 def grouped(table: Table, batch: Batch, part: Indices, *, replay: bool) -> Group:
-    """A part of the batch by sensor. replay: without the records that the rows have applied already."""
+    """Groups a part of the batch by sensor. replay: skip records that the rows have already applied."""
     a, b = (int(part[0]), int(part[-1]) + 1) if len(part) else (0, 0)
     partitions, keys = batch.partition[a:b], batch.key[a:b]
     locations = table.locate(partitions, keys)

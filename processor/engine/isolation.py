@@ -1,4 +1,4 @@
-"""Which records turned a sensor's state NaN or infinite: those sensors are stepped again, a record at a time."""
+"""Finds the records that turned a sensor's state NaN or infinite, by stepping those sensors again, one record at a time."""
 
 import numpy as np
 
@@ -10,10 +10,10 @@ from processor.slots.table import ABSENT
 
 
 def isolate(stepping: Stepping, batch: Batch, of: Group, broken: Indices, applied: Applied, outcome: Outcome, at: Indices) -> None:
-    """Steps the broken sensors again, one record of each a round, and leaves out the records that break them.
+    """Steps the broken sensors again, one record of each per round, and rejects the records that break them.
 
-    A record left out changes nothing: no reset of it holds, and what comes after it is judged as if it had not been sent. So
-    `of` has the late ones too. Rounds are as many as the longest sensor has records. at: the sensors' places in the outcome.
+    A rejected record has no effect: its reset does not apply, and later records are judged as if it had not been sent. So `of` includes
+    the late records. There are as many rounds as the sensor with the most records has. at: the sensors' places in the outcome.
     """
     last = np.append(of.first[1:], len(of.record))
     rows, exists = of.stored.take(broken), of.location[broken] != ABSENT

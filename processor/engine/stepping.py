@@ -1,6 +1,6 @@
-"""Readings through the ladder: sequences laid out in tiles, stepped, and what each sensor is left with.
+"""Steps readings through the ladder: lays out sequences in tiles, steps them, and collects each sensor's outcome.
 
-A sequence is an unbroken run of one sensor's readings. Reads and writes no table: rows come in with a group and go out with its outcome.
+A sequence is an unbroken run of one sensor's readings. Does not access the table: rows come in with a group and go out with its outcome.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Stepper(Protocol):
-    """The ladder as the engine sees it: model.tiles.Tiles."""
+    """The ladder as the engine sees it: model.tiles.Tiles. Between two calls of the engine it may get more rungs."""
 
     @property
     def shapes(self) -> Sequence[Shape]: ...
@@ -34,15 +34,15 @@ class Stepper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """What the engine must know of a model.
+    """What the engine needs to know about a model.
 
-    features, outputs  numbers a reading, numbers a prediction
-    width              W, numbers in a state row without the previous prediction
-    window             steps before the first prediction of a windowed model, else None
-    residual           features that the outputs forecast, in the outputs' order: the row also keeps the sensor's previous
-                       prediction, to compare the next reading with; empty: it does not
-    residual_first     the first of the numbers that forecast them
-    warmup_steps       predictions before this many steps are marked
+    features, outputs  numbers per reading, numbers per prediction
+    width              W, numbers in a state row, not counting the previous prediction
+    window             steps before the first prediction of a windowed model, otherwise None
+    residual           features that the outputs forecast, in the order of the outputs: the row then also keeps the sensor's
+                       previous prediction, to compare it with the next reading; empty: no residuals
+    residual_first     index of the first output that forecasts them
+    warmup_steps       predictions before this many steps are flagged
     """
 
     features: int
@@ -60,23 +60,26 @@ class Shapes:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a part leaves of each of its sensors: a row, or nothing."""
+    """The result for each sensor of a part: a row, or nothing."""
 
     keep: NDArray[np.bool_]
     rows: Rows
 
 
 class Stepping:
-    """tile_rows, tile_readings: cells of all tiles run, and of these the ones that held a reading."""
+    """tile_rows, tile_readings: the number of cells of all tiles that ran, and of the cells that held a reading."""
 
     def __init__(self, stepper: Stepper, shapes: Shapes, rules: Rules) -> None:
         self.tile_rows = self.tile_readings = 0
         self._stepper, self._shapes, self._rules = stepper, shapes, rules
-        # One set a rung, filled again and again: what an earlier call left in unused cells is masked by the counts.
-        self._buffers = [stepper.buffers(rung) for rung in range(len(stepper.shapes))]
+        self._buffers = self._new_buffers()
+
+    def _new_buffers(self) -> list[tuple[Floats, NDArray[np.int32], Floats]]:
+        """One set of buffers per rung, reused: the counts mask what an earlier call left in unused cells."""
+        return [self._stepper.buffers(rung) for rung in range(len(self._stepper.shapes))]
 
     def judged(self, batch: Batch, of: Group, applied: Applied) -> tuple[Group, Indices]:
-        """Without the records that are late; the settings' resets are noted. Which of the sensors are left."""
+        """The group without late records, with resets by rule noted; also returns which sensors are left."""
         if self._rules:
             late, reset_by = self._rules.judge(batch, of.record, of.first, of.exists, of.stored)
             applied.late[of.record], applied.reset_by[of.record] = late, reset_by
@@ -85,7 +88,7 @@ class Stepping:
         return of, np.arange(len(of.first))
 
     def step(self, batch: Batch, of: Group, applied: Applied) -> tuple[Outcome, Indices]:
-        """Steps every sensor of a part through its records. Returns what is left of each, and the sensors that broke."""
+        """Steps every sensor of a part through its records. Returns the outcome, and the sensors whose state broke."""
         record, n = of.record, len(of.record)
         steps = batch.steps[record]
         null = steps == 0
@@ -93,7 +96,7 @@ class Stepping:
         after = batch.reset_after[record] | null
         new = np.zeros(n, np.bool_)
         new[of.first] = True
-        # A sequence begins with a sensor, at a reset, and after a record that ended in one.
+        # A sequence begins with a sensor, at a reset, and after a record that ends with a reset.
         begins = new | before
         begins[1:] |= after[:-1]
         sequence = np.cumsum(begins) - 1
@@ -116,7 +119,7 @@ class Stepping:
 
         total = np.cumsum(steps)
         before_sequence = (total - steps)[first]
-        inside = total - before_sequence[sequence]  # readings of the sequence up to and with this record
+        inside = total - before_sequence[sequence]  # readings of the sequence up to and including this record
         applied.y[readings] = y
         applied.steps[record] = start.steps[sequence] + inside
         applied.warming[record] = start.incomplete[sequence]
@@ -137,7 +140,7 @@ class Stepping:
         broken = of.group[np.searchsorted(total, np.flatnonzero(~finite), side="right")] if not finite.all() else _NONE
         keep = ~after[last_record]
         if lost is not None:
-            # A sensor that is forgotten here has lost nothing: a row without steps remembers that, or it would be flagged again.
+            # A sensor that is deleted here lacks no readings: a row without steps records that, or it would be flagged again.
             forgotten = np.flatnonzero(~keep & lost[record[last_record]])
             blank = Rows.zeros(len(forgotten), self._shapes.row_width)
             blank.applied, blank.event_ms[:] = rows.applied[forgotten], NEVER
@@ -146,9 +149,10 @@ class Stepping:
         return Outcome(keep, rows), np.unique(broken)
 
     def _pass_over_filling(self, y: Floats, finite: NDArray[np.bool_], counts: Indices, before: Indices) -> None:
-        """Of a window that is not full nobody sees the prediction, so it decides nothing either: the reading enters the window.
+        """The prediction of a window that is not full is not published, so it must not affect anything: only the reading enters the window.
 
-        counts, before: readings of each sequence, and steps before them. The predictions become 0, not to stay in a row of residuals.
+        counts, before: readings of each sequence, and steps before them. The predictions become 0, so that they do not remain in a row of
+        residuals.
         """
         if self._shapes.window is None:
             return
@@ -157,17 +161,19 @@ class Stepping:
         y[unseen], finite[unseen] = 0, True
 
     def _row_states(self, states: Floats, y: Floats, last: Indices) -> Floats:
-        """The state column of rows: the model's states [n, W], and behind them, for residuals, each sensor's prediction at `last` in y."""
+        """The state column of rows: the model's states [n, W], followed, for residuals, by each sensor's prediction at `last` in y."""
         if not self._shapes.residual:
             return states
         predictions = y[last] if len(y) else np.zeros((len(states), self._shapes.outputs), np.float32)
         return np.concatenate([states, predictions], axis=1)
 
     def _scan(self, x: Floats, counts: Indices, state: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-        """Steps sequences of counts[i] readings, one after another in x, from the given states.
+        """Steps sequences of counts[i] readings, stored one after another in x, from the given states.
 
         x float32 [counts.sum(), F], state float32 [n, W] -> predictions [counts.sum(), O], last states [n, W], finite [counts.sum()]
         """
+        if len(self._buffers) != len(self._stepper.shapes):
+            self._buffers = self._new_buffers()
         y = np.zeros((len(x), self._shapes.outputs), np.float32)
         finite = np.ones(len(x), np.bool_)
         order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
@@ -179,7 +185,7 @@ class Stepping:
             at = start[tile.first : tile.last] + np.arange(tile.step_from, tile.step_to)[:, None]
             alive = np.arange(steps)[:, None] < left
             tile_x, tile_counts, tile_state = self._buffers[tile.rung]
-            # Cells past a sequence's end read some other reading; the counts keep it out of every result.
+            # Cells past a sequence's end contain some other reading; the counts keep it out of every result.
             tile_x[:steps, :rows] = x[np.minimum(at, len(x) - 1)]
             tile_state[:rows] = current[tile.first : tile.last]
             tile_counts[:rows], tile_counts[rows:] = left, 0
@@ -198,9 +204,9 @@ class Stepping:
     def _residuals(
         self, batch: Batch, record: Indices, sequence: Indices, inside: Indices, y: Floats, start: Rows, applied: Applied
     ) -> None:
-        """Mean absolute difference of each record's last reading and the prediction before it, where there is one.
+        """Mean absolute difference of each record's last reading and the previous prediction, if there is one.
 
-        One past float32 is its greatest number. Predictions that are not finite are dealt with later, with their records.
+        Values beyond float32 become its greatest number. Non-finite predictions are handled later, with their records.
         """
         steps = batch.steps[record]
         last = np.cumsum(steps) - 1
@@ -209,12 +215,12 @@ class Stepping:
         previous[within] = y[last[within] - 1]
         there = (steps > 0) & (applied.steps[record] - 1 >= max(1, self._shapes.window or 1))
         seen = batch.x[applied.last[record[there]]].astype(np.float64)
-        # Summed feature by feature, so that the bits do not depend on how many records stand beside each other.
+        # Summed feature by feature, so that the bits do not depend on the number of records.
         total = np.zeros(len(seen))
         expected = previous[there].astype(np.float64)
         for output, feature in enumerate(self._shapes.residual, self._shapes.residual_first):
             total += np.abs(seen[:, feature] - expected[:, output])
-        applied.residual[record] = np.nan  # a sensor stepped a second time may have had one the first time
+        applied.residual[record] = np.nan  # a sensor that is stepped a second time may have had a residual the first time
         applied.residual[record[there]] = np.minimum(total / len(self._shapes.residual), FLOAT32_MAX).astype(np.float32)
 
 
@@ -222,7 +228,7 @@ _NONE = np.zeros(0, np.int64)
 
 
 def _readings(batch: Batch, record: Indices, steps: Indices) -> Indices:
-    """Where in batch.x the readings of these records are, in the records' order."""
+    """The indices in batch.x of these records' readings, in the order of the records."""
     if (batch.steps == 1).all():
         return record
     starts = (np.cumsum(batch.steps) - batch.steps)[record]

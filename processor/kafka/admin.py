@@ -1,6 +1,6 @@
-"""Questions to the broker: a client that it has answered, what it permits, who holds an instance's name, what its refusals mean.
+"""Queries to the broker: a connected client, the granted permissions, and the meaning of refusals.
 
-Asks only. The topics have a room of their own: processor/kafka.
+Only queries. topics.py describes topics; group.py queries the group.
 """
 
 import time
@@ -26,17 +26,17 @@ REFUSED_S = 3.0
 
 
 def connected(settings: Settings) -> tuple[AdminClient, str]:
-    """A client, and the id of the cluster that has answered it.
+    """A connected client, and the id of its cluster.
 
-    Raises SlotstreamError if none answers, or if it sends its clients where nothing can be reached; ConfigurationError as soon as it is
-    known why a broker that is there refuses this client.
+    Raises SlotstreamError if no broker answers, or if the advertised addresses cannot be reached; ConfigurationError as soon as the
+    reason why a broker refuses this client is known.
     """
     heard, config = deque[KafkaError](maxlen=20), settings.kafka_config()
     client = admin_client(settings, heard.append)
     begun_s, looked = time.monotonic(), False
     while True:
         past_s = time.monotonic() - begun_s
-        # A login may be taken a moment later by a broker that starts up: one look, when it has had that moment, and one at the end.
+        # A broker that is starting may accept a login a moment later: so diagnose once after that moment, and once at the end.
         patient = past_s <= min(REFUSED_S, BROKER_TIMEOUT_S)
         try:
             cluster = client.list_topics(timeout=min(ASK_S, BROKER_TIMEOUT_S))
@@ -58,11 +58,11 @@ def connected(settings: Settings) -> tuple[AdminClient, str]:
                 if problem is not None:
                     _log.warning("some brokers cannot be reached", found=problem.found, expected=problem.expected, to_do=problem.do)
                 return client, str(cluster.cluster_id)
-        time.sleep(0.1)  # where all brokers are known to be down the client answers at once
+        time.sleep(0.1)  # the client returns at once while it knows that all brokers are down
 
 
 def _no_answer(settings: Settings, error: Exception, heard: Iterable[KafkaError]) -> SlotstreamError:
-    """A broker is there, lets everybody in, and does not answer."""
+    """The error for a broker that admits clients but does not answer."""
     told = [plain(one.str()) for one in heard if one.code() != KafkaError._ALL_BROKERS_DOWN]
     return SlotstreamError(
         f"no broker answers at {bootstrap(settings)} ({told[-1] if told else error.args[0].str()})",
@@ -73,7 +73,7 @@ def _no_answer(settings: Settings, error: Exception, heard: Iterable[KafkaError]
 
 
 def what_is_missing(settings: Settings, refused: NotPermitted) -> NotPermitted:
-    """The error that names the permissions which a refused call has shown to be missing; the same one where the broker tells of none."""
+    """The error with the missing permissions behind a refused call; the given error if the broker reports none."""
     if refused.kind == permissions.OF_TRANSACTIONS:
         named = permissions.named(settings, [permissions.of_transactions(settings)])
         named.kind = refused.kind
@@ -87,7 +87,7 @@ def what_is_missing(settings: Settings, refused: NotPermitted) -> NotPermitted:
 
 
 def demand(client: AdminClient, settings: Settings, needs: list[permissions.Need]) -> None:
-    """Raises NotPermitted, and names everything that is missing."""
+    """Raises NotPermitted with all missing permissions."""
     try:
         lacks = permissions.missing(client, settings, needs)
     except KafkaException as error:

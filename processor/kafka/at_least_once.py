@@ -1,7 +1,7 @@
 """Delivery without transactions: outputs are flushed, then their offsets are committed.
 
-What was published and is undone stays published, so after an abort or a crash some
-outputs come twice; none is lost, since no offset is committed before every output up to it was taken by the broker.
+An abort cannot retract published outputs, so after an abort or a crash some outputs are published twice. None is lost, because no offset
+is committed before the broker has acknowledged every output up to it.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ COMMIT_PATIENCE_S = 30.0
 
 
 class AtLeastOnce:
-    """What is published since the last commit. beat and suspect as of kafka.transaction.Transaction."""
+    """The outputs published since the last commit. beat, suspect: see kafka.transaction.Transaction."""
 
     def __init__(
         self,
@@ -41,13 +41,13 @@ class AtLeastOnce:
 
     @property
     def age_s(self) -> float | None:
-        """Seconds since the first was published; None if nothing was."""
+        """Seconds since the first output was published; None if there is none."""
         return None if self._begun_at_s is None else self._now_s() - self._begun_at_s
 
     def publish(self, outs: Iterable[Out]) -> None:
         self._begun_at_s = self._now_s() if self._begun_at_s is None else self._begun_at_s
         try:
-            produce_all(self._producer, outs, self._beat, on_delivery=self._delivered)
+            produce_all(self._producer, outs, self._beat, self._delivered)
         except KafkaException as error:
             reason = error.args[0]
             if reason.code() in UNKNOWN_TOPIC:
@@ -57,7 +57,7 @@ class AtLeastOnce:
             raise self._broken("produce", reason) from error
 
     def commit(self, topic: str, positions: list[Offset], member: Member) -> None:
-        """Raises AbortedError if an output was not taken, or the group takes no offsets of this member."""
+        """Raises AbortedError if the broker did not accept an output, or the group accepts no offsets from this member."""
         said_at_s = time.monotonic()
         while self._producer.flush(CALL_S):
             self._suspect()
@@ -87,7 +87,7 @@ class AtLeastOnce:
         self._begun_at_s = None
 
     def abort(self) -> None:
-        """What has not left yet does not leave."""
+        """Discards outputs that have not been sent yet."""
         with contextlib.suppress(KafkaException):
             self._producer.purge()
             self._producer.flush(CALL_S)

@@ -1,8 +1,8 @@
-"""The consumer that is a member of the group: one call a turn, rebalances inside it.
+"""The consumer that is a member of the group: one call per turn, which includes rebalances.
 
-A partition that is assigned is not fetched until the service starts it at an explicit offset, and going back is stopping and
-starting it there: a seek fails in the callback and while a partition has no leader, and a paused partition is fetched from
-its placeholder first. What consume() returns belongs to partitions still owned; nothing is kept from one call for the next.
+An assigned partition is not fetched until the service starts it at an explicit offset. To rewind, the service stops the partition and
+starts it again, because a seek fails in the callback and while a partition has no leader, and a paused partition is first fetched from
+its placeholder offset. The records from consume() belong to partitions that are still owned; nothing is kept from one call to the next.
 """
 
 import threading
@@ -27,11 +27,11 @@ DISPLACED = "the client joined under another member id, and held partitions of t
 
 
 class MemberFencedError(Exception):
-    """The group refuses this member, and the client is at its end.
+    """The group refuses this member, and the client is unusable.
 
-    Either another process has joined under the name, or the client has fenced itself: when its session times out it forgets
-    its member id, and until the callback of that was run, it goes on sending heartbeats without one (librdkafka 2.16). Only
-    the group can say which (loop.membership).
+    Either another process has joined under the name, or the client has fenced itself: when its session times out it discards its member
+    id, and sends heartbeats without one until the callback for the loss has run (librdkafka 2.16). Only the group can tell which
+    (loop.membership).
     """
 
 
@@ -42,7 +42,7 @@ class Committed:
 
 
 class Listener(Protocol):
-    """Called from inside consume(), with partition numbers. What lost() raises keeps the client from joining again."""
+    """Called from inside consume(), with partition numbers. An exception from lost() keeps the client from rejoining."""
 
     def assigned(self, partitions: list[int]) -> None: ...
     def revoked(self, partitions: list[int]) -> None: ...
@@ -51,11 +51,11 @@ class Listener(Protocol):
 
 @dataclass(slots=True)
 class Polled:
-    """What one call returned, of started partitions.
+    """The result of one call, for started partitions.
 
     messages  records, in offset order within each partition
-    ends      of partitions read to their end: that offset
-    lost      partitions whose log does not hold the next record: nothing more comes of them
+    ends      the end offsets of partitions that were read to their end
+    lost      partitions whose log does not hold the next record: they return nothing more
     """
 
     messages: list[Message] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Polled:
 
 
 class GroupConsumer:
-    """mark: its process's own, shown by the group's description beside this member. suspect is called when the topic may be gone."""
+    """mark: identifies this process in the group's description. suspect: called when the topic may be gone."""
 
     def __init__(self, settings: Settings, listener: Listener, mark: str, suspect: Callable[[], None] = lambda: None) -> None:
         self._suspect = suspect
@@ -77,28 +77,28 @@ class GroupConsumer:
         self._asking = threading.Lock()  # held in committed(): the client must not be freed meanwhile
         self._held: set[int] = set()  # assigned by the group, started or not
         self._held_as: str | None = None  # the member id under which they were assigned
-        self._displaced = False  # the client is another member now, and still holds what the first one had
+        self._displaced = False  # the client is a new member now, but still holds the partitions of the old one
         self._consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     @property
     def member_id(self) -> str | None:
-        """What the client goes by in the group now; None before it has joined, and once it has lost its session."""
+        """The client's current member id; None before it has joined, and once it has lost its session."""
         return None if self._closed else self._consumer.memberid() or None
 
     @property
     def joined(self) -> bool:
-        """The group has answered with an assignment, be it empty."""
+        """Whether the group has answered with an assignment, even an empty one."""
         return self._assigned
 
     def group_metadata(self) -> Any:
-        """What a transaction's offsets are sent with. Raises MemberFencedError where the partitions are another member's."""
+        """The metadata for sending a transaction's offsets. Raises MemberFencedError if the partitions belong to another member."""
         metadata = self._consumer.consumer_group_metadata()
-        # Looked at afterwards: ids only move on, so metadata with an older one than this is refused by the group.
+        # Checked afterwards: ids only move forward, so the group refuses metadata with an older id.
         self._check_place()
         return metadata
 
     def commit(self, topic: str, positions: list[tuple[int, int, str]]) -> None:
-        """(partition, offset, metadata) of each, by the group's own call. Raises KafkaException, and as group_metadata()."""
+        """Commits (partition, offset, metadata) without a transaction. Raises KafkaException, and the errors of group_metadata()."""
         self._check_place()
         offsets = [TopicPartition(topic, partition, offset, metadata) for partition, offset, metadata in positions]
         for committed in self._consumer.commit(offsets=offsets, asynchronous=False):
@@ -120,7 +120,7 @@ class GroupConsumer:
         return [Committed(tp.offset, tp.metadata or "") if tp.offset >= 0 else None for tp in found]
 
     def consume(self, records_max: int, timeout_s: float) -> Polled:
-        """Raises what a callback raised, MemberFencedError, and any error of the client that time does not mend."""
+        """Raises an exception from a callback, MemberFencedError, and any client error that is not retriable."""
         if self._is_displaced():
             raise MemberFencedError(DISPLACED)
         try:
@@ -148,13 +148,13 @@ class GroupConsumer:
         return polled
 
     def start(self, positions: Mapping[int, int]) -> None:
-        """Fetches these partitions from these offsets on."""
+        """Starts fetching these partitions from these offsets."""
         if positions:
             self._consumer.incremental_assign([TopicPartition(self._topic, p, offset) for p, offset in positions.items()])
             self._started.update(positions)
 
     def stop(self, partitions: Iterable[int]) -> None:
-        """Fetches them no more; what was fetched already is dropped."""
+        """Stops fetching these partitions, and drops records that were already fetched."""
         stopped = self._started.intersection(partitions)
         if stopped:
             self._consumer.incremental_unassign([TopicPartition(self._topic, p) for p in stopped])
@@ -165,39 +165,40 @@ class GroupConsumer:
         self.start(positions)
 
     def known_end(self, partition: int) -> int:
-        """The partition's end as the last fetch saw it, control records included; 0 before the first."""
+        """The partition's end as of the last fetch, including control records; 0 before the first fetch."""
         _, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
         return max(0, int(high))
 
     def leave(self) -> None:
-        """Gives every partition back, by the revoke callback in the next calls of consume(). close() alone does not leave."""
+        """Gives back all partitions, by the revoke callback in the next calls of consume(). close() alone does not leave the group."""
         self._leaving = True
         self._consumer.unsubscribe()
 
     @property
     def left(self) -> bool:
-        """After leave(): every partition was given back."""
+        """Whether all partitions were given back after leave()."""
         return self._leaving and not self._held
 
     def close(self) -> None:
-        """The listener hears no more: what it still holds it gives up by itself. Does nothing the second time."""
+        """Closes without calling the listener again, which must drop its partitions by itself. A second call does nothing."""
         if not self._closed:
             self._closed = True
             with self._asking:
                 self._consumer.close()
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        consumer.incremental_assign([])  # the assignment is accepted; what of it is fetched, start() decides
+        consumer.incremental_assign([])  # accept the assignment; start() decides what is fetched
         self._assigned = True
         if self._is_displaced():
-            return  # the next call of consume() says so
+            return  # the next call of consume() reports it
         if not self._held:
             self._held_as = consumer.memberid() or None
         self._held.update(tp.partition for tp in partitions)
         self._call(self._listener.assigned, partitions)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # Whoever is displaced gives nothing up in good order: its last commit would be taken, and others have done that work.
+        # A displaced member must skip the normal revoke path: the group would accept its last commit, although others have done that
+        # work.
         if not self._is_displaced():
             self._call(self._listener.revoked, partitions)
         self._unassign(consumer, partitions)
@@ -208,7 +209,7 @@ class GroupConsumer:
         if self._failure is None:
             self._unassign(consumer, partitions)
         else:
-            # Once the partitions are taken off, the client joins again at once and takes the name from whoever has it now.
+            # Once the partitions are unassigned, the client rejoins at once and takes the name from its current holder.
             consumer.incremental_assign([])
 
     def _unassign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -218,10 +219,10 @@ class GroupConsumer:
         self._held -= {tp.partition for tp in partitions}
 
     def _is_displaced(self) -> bool:
-        """The client has joined under another member id and kept the partitions of the one before, without a word of their loss.
+        """Whether the client has joined under a new member id and kept the partitions of the old one, without reporting their loss.
 
-        A session that ends while the client joins again makes librdkafka 2.16 do that. The group, which looks at the member and never
-        at the partition, would take what it commits for them.
+        librdkafka 2.16 does this if a session ends while the client is rejoining. The group, which checks the member but not the
+        partition, would accept its commits for them.
         """
         if self._held and not self._closed and (now := self._consumer.memberid()) and now != self._held_as:
             self._displaced = True
@@ -232,7 +233,7 @@ class GroupConsumer:
             raise MemberFencedError(DISPLACED)
 
     def _call(self, listener: Any, partitions: list[TopicPartition]) -> None:
-        """An exception must not unwind through the client's C code: it is raised when consume() is back."""
+        """Calls the listener. An exception must not unwind through the client's C code, so it is raised when consume() returns."""
         if self._closed:
             return
         try:
@@ -249,7 +250,7 @@ class GroupConsumer:
         _log.warning("the broker answered with an error; the client tries again", error=error.str(), partition=message.partition())
 
     def _raise(self, error: KafkaError) -> None:
-        # A fatal error arrives once as an event that wraps the reason in words: its code is only that it is fatal.
+        # A fatal error arrives once, as an event that contains the reason only as text: its code only says that it is fatal.
         if error.code() in FENCED_CODES or (error.code() == KafkaError._FATAL and "fenced" in error.str().lower()):
             raise MemberFencedError(error.str())
         if error.fatal() or error.code() == KafkaError._FATAL:

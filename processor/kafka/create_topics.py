@@ -1,4 +1,4 @@
-"""`slotstream init`: creates the topics that are missing, with the settings that the service needs. Never changes one."""
+"""`slotstream init`: creates the missing topics, with the settings that the service needs. Never changes a topic."""
 
 import time
 
@@ -10,18 +10,18 @@ from processor.kafka.topics import describe_topic, names
 from processor.settings import Settings
 
 KNOWN_ANSWERS = 3
-# Outputs bear their input's timestamps, and what the input topic took the others must take too.
+# Outputs have the timestamps of their input, so the other topics must accept all timestamps that the input topic accepts.
 TIMESTAMP_AFTER_MAX_MS = str(2**63 - 1)
-# Segments are closed, and so compacted, after 64 MB: a restore reads what compaction has left.
+# Segments are closed, and so compacted, after 64 MB: a restore reads everything that is not compacted away.
 COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(64 << 20), "min.cleanable.dirty.ratio": "0.3"}
 
 
 def init(settings: Settings, partitions: int, replication_factor: int | None) -> list[str]:
-    """Creates the topics that are missing, the input too. Returns what was done, a line each."""
+    """Creates the missing topics, including the input. Returns one line for each action."""
     client, _ = admin.connected(settings)
     admin.demand(client, settings, permissions.of_init(settings))
     existing = describe_topic(client, settings.input.topic)
-    count = existing.partitions if existing else partitions  # as many everywhere, so that a prediction lies where its reading does
+    count = existing.partitions if existing else partitions  # the same everywhere, so that a prediction is in its reading's partition
     lines = []
     for key, name in names(settings).items():
         topic = describe_topic(client, name)
@@ -49,9 +49,9 @@ def _create(
 
 
 def _wait_until_known(client: AdminClient, name: str) -> None:
-    """A topic is created before every broker tells of it: what runs next should find it, whichever broker it asks.
+    """Waits until every broker knows the new topics, so that the next command finds them, whichever broker it asks.
 
-    Any broker may answer a question, so each must have had several chances to answer that it knows no such topic.
+    Any broker may answer a request, so each must have had several chances to answer that it does not know a topic.
     """
     known, until_s = 0, time.monotonic() + admin.BROKER_TIMEOUT_S
     while known < KNOWN_ANSWERS * _brokers(client) and time.monotonic() < until_s:
@@ -61,7 +61,7 @@ def _wait_until_known(client: AdminClient, name: str) -> None:
 
 
 def _brokers(client: AdminClient) -> int:
-    """How many there are, 1 where none tells."""
+    """The number of brokers; 1 if unknown."""
     try:
         return max(1, len(client.list_topics(timeout=admin.BROKER_TIMEOUT_S).brokers))
     except KafkaException:

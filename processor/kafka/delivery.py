@@ -1,11 +1,11 @@
-"""The way of outputs to the broker, as the loop sees it, and what its errors mean in Kafka's three words.
+"""The interface for delivering outputs to the broker, and Kafka's three classes of errors.
 
-    retriable   the same call may be made again. An implementation does that itself until the call is decided; nothing is raised
-    abortable   AbortedError: everything since the last commit is undone and done again
-    fatal       ProducerFencedError: the producer is at its end; renew() makes a new one, if the name is still this process's
+    retriable   the same call may be repeated. An implementation retries it until its outcome is known, and raises nothing
+    abortable   AbortedError: everything since the last commit is rolled back and repeated
+    fatal       ProducerFencedError: the producer is unusable; renew() creates a new one, if this process still holds the name
 
-Whatever else an implementation raises is a SlotstreamError that ends the process. Nothing here knows the Kafka client; whether another
-process caused a fatal error only the group can say (loop.membership).
+Any other exception of an implementation is a SlotstreamError that ends the process. This module does not depend on the Kafka client. Only
+the group can tell whether another process caused a fatal error (loop.membership).
 """
 
 from collections.abc import Iterable
@@ -17,10 +17,10 @@ Offset = tuple[int, int, str]  # partition, offset, metadata
 
 
 class AbortedError(Exception):
-    """The transaction cannot be committed: everything since the last commit is to be undone and done again.
+    """The transaction cannot be committed: everything since the last commit must be rolled back and repeated.
 
-    kind       the error's name, the same each time; its words name milliseconds too
-    retriable  time mends it, or the consumer hears with its next heartbeat that the group no longer accepts this member
+    kind       the error's name, which is stable; its text may contain varying numbers
+    retriable  it passes by itself, or the consumer's next heartbeat reports that the group no longer accepts this member
     """
 
     def __init__(self, reason: str, *, kind: str, retriable: bool) -> None:
@@ -29,9 +29,9 @@ class AbortedError(Exception):
 
 
 class ProducerFencedError(Exception):
-    """The producer is at its end: the broker has another one of this transactional.id, timed out its transaction, or broke with it.
+    """The producer is unusable: another one has its transactional.id, its transaction has timed out, or it has failed.
 
-    A new producer of the name does what a restart would do.
+    Creating a new producer with the name has the same effect as a restart.
     timed_out: the transaction was older than its timeout, so the broker may have ended it.
     """
 
@@ -41,36 +41,36 @@ class ProducerFencedError(Exception):
 
 
 class Member(Protocol):
-    """This process's place in the group: kafka.consumer. Both raise MemberFencedError where its partitions are another member's."""
+    """This process's membership: kafka.consumer. Both methods raise MemberFencedError if its partitions belong to another member."""
 
     def group_metadata(self) -> Any: ...
     def commit(self, topic: str, positions: list[Offset]) -> None: ...
 
 
 class Delivery(Protocol):
-    """Outputs and offsets, final together or not at all; or, without transactions, offsets never before their outputs.
+    """Delivers outputs and offsets atomically; or, without transactions, never commits offsets before their outputs.
 
-    Implementations: kafka.transaction, kafka.at_least_once. All of them pass tests/unit/kafka/test_delivery.py.
+    Implementations: kafka.transaction, kafka.at_least_once. Both pass tests/unit/kafka/test_delivery.py.
     """
 
     @property
     def age_s(self) -> float | None:
-        """Seconds since something was first published after the last commit or abort; None if nothing was."""
+        """Seconds since the first record was published after the last commit or abort; None if none was."""
 
     def publish(self, outs: Iterable[Out]) -> None:
-        """Raises AbortedError, ProducerFencedError; at latest in the commit that follows."""
+        """Raises AbortedError or ProducerFencedError, at the latest in the following commit."""
 
     def commit(self, topic: str, positions: list[Offset], member: Member) -> None:
-        """Makes what was published final, with the offset of each partition that it was published for. Raises as publish().
+        """Makes published records final, with the offset of each partition that they belong to. Raises the errors of publish().
 
-        What is committed without an offset the group cannot refuse.
+        The group cannot refuse a commit without offsets.
         """
 
     def abort(self) -> None:
-        """Gives up what is not committed; does nothing where nothing is. Raises ProducerFencedError."""
+        """Discards uncommitted records; does nothing if there are none. Raises ProducerFencedError."""
 
     def renew(self) -> None:
-        """A new producer of the same name; whatever the old one left open does not become final. Raises ProducerFencedError."""
+        """Creates a new producer with the same name; the old one's open transaction never becomes final. Raises ProducerFencedError."""
 
     def close(self) -> None:
-        """Waits for nothing that is not committed. Raises nothing that the broker says."""
+        """Closes without waiting for uncommitted records. Does not raise broker errors."""

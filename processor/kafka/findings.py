@@ -1,7 +1,7 @@
-"""What is right and what is wrong with the topics, and with the settings of the cluster that the service depends on: one list.
+"""The findings about the topics and the cluster settings that the service depends on, as one list.
 
-`slotstream check` prints it, a start warns of what can be lived with and ends by the first that cannot, and a running service repeats the
-questions (topic_watch.py). Pure: what the broker says comes as arguments.
+`slotstream check` prints the list, a start logs warnings and ends at the first error, and a running service repeats the checks
+(topic_watch.py). Pure functions: the broker's answers are arguments.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from processor.kafka.clients import HEARTBEAT_MS, SESSION_MS
 from processor.kafka.topics import Topic, Topics
 from processor.settings import Settings
 
-RETENTION_INTERVALS = 10  # a restart, its replay and an absence of some minutes should fit between two checkpoints and retention
-START_S = 10.0  # TensorFlow's import and the compilation of a model
+RETENTION_INTERVALS = 10  # covered by retention: room for a restart, its replay and a downtime of some minutes
+START_S = 10.0  # for importing TensorFlow and compiling a model
 CHECKPOINT = "the-checkpoint-topic-does-not-fit"
 SIZES = "a-topic-takes-too-small-records"
 SESSION = "the-session-does-not-fit"
@@ -22,9 +22,9 @@ SESSION = "the-session-does-not-fit"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A line of `slotstream check`, and what a start or a running service says.
+    """A line of `slotstream check`, and the message of a start or a running service.
 
-    warning: it can be lived with. error: a start ends by it.
+    warning: a start continues. error: a start ends with it.
     """
 
     level: Literal["ok", "warning", "error"]
@@ -59,14 +59,14 @@ class SessionLimits:
 
 
 def require(findings: list[Finding]) -> None:
-    """Raises ConfigurationError for the first that cannot be lived with."""
+    """Raises ConfigurationError for the first finding that is an error."""
     for finding in findings:
         if not finding.good:
             raise finding.error()
 
 
 def of_topics(settings: Settings, topics: Topics) -> list[Finding]:
-    """What is to be said of the topics, alone and together; empty if nothing is."""
+    """The findings about the topics, individually and together."""
     found = [*_input(settings, topics.input), *_replication(topics), *_partitions(topics), *_dead_letter(topics)]
     if topics.checkpoint is not None:
         found += _checkpoint(topics.checkpoint, topics.input)
@@ -74,12 +74,12 @@ def of_topics(settings: Settings, topics: Topics) -> list[Finding]:
 
 
 def of_sizes(topics: Topics, record_bytes: RecordBytes) -> list[Finding]:
-    """What is wrong between the topics and the model that is served."""
+    """The findings about record sizes, for the topics and the model."""
     return list(_sizes(topics, record_bytes))
 
 
 def of_session(settings: Settings, limits: SessionLimits | None) -> list[Finding]:
-    """What is wrong with the group session's settings. limits: None where the broker does not tell them."""
+    """The findings about the group session's settings. limits: None if the broker does not report them."""
     return list(_session(settings, limits))
 
 

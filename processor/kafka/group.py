@@ -1,7 +1,7 @@
-"""Asking the group's coordinator about the group.
+"""Queries to the group's coordinator.
 
-A question is given up by closing the client that asked it, and each question has a client of its own: librdkafka 2.16 ends the whole
-process, by an assertion, when the coordinator comes back for a request that has timed out meanwhile.
+Each query uses a separate client, and is cancelled by closing that client: an assertion in librdkafka 2.16 aborts the whole process if
+the coordinator comes back after a request has timed out.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from processor.settings import Settings
 _ASK_S = 1.0
 _ASK_HOLDER_S = 5.0
 _RACK_VERSION = 3  # the first version of a member's subscription that has a rack
-_NEVER_S = 3_000.0  # longer than anybody waits here, and no more than the client takes
+_NEVER_S = 3_000.0  # longer than any wait here, and within the client's limit
 
 
 def described(settings: Settings, wait_s: float, *, authorized_operations: bool = False) -> ConsumerGroupDescription:
@@ -31,7 +31,7 @@ def described(settings: Settings, wait_s: float, *, authorized_operations: bool 
 
 
 def unowned(settings: Settings, partitions: int) -> set[int] | None:
-    """The input's partitions that no member of the group has; None where it does not say in time, or moves them just now."""
+    """The input's partitions that no member of the group owns; None if there is no answer in time, or during a rebalance."""
     try:
         group = described(settings, _ASK_S)
     except (KafkaException, TimeoutError):
@@ -46,8 +46,7 @@ def unowned(settings: Settings, partitions: int) -> set[int] | None:
 class Holder:
     """The member that holds a group.instance.id.
 
-    mark: the rack of its subscription, "" if it has none; None while the group does not show subscriptions, which it does only between
-    two rebalances.
+    mark: the rack of its subscription, "" if it has none; None while the group does not show subscriptions, which is during a rebalance.
     """
 
     member_id: str
@@ -55,12 +54,12 @@ class Holder:
 
 
 def holder(settings: Settings, member_id: str | None) -> Holder | None:
-    """Who holds this instance's name; None if no member does. Raises TimeoutError, with the reason, without an answer.
+    """The holder of this instance's name; None if no member holds it. Raises TimeoutError, with the reason, if there is no answer.
 
-    member_id: the caller's own. The mark is not asked for where the coordinator names this very member.
+    member_id: that of the caller. The mark is not requested if the coordinator returns this member.
 
-    The mark travels in the subscription because it is the one thing in a group's description that a process chooses and that each of
-    its joins brings along: when a static member is replaced, the broker (4.3) keeps the client id and the host of the one before.
+    The mark is in the subscription because that is the only part of a group's description that a process chooses and sends with every
+    join: when a static member is replaced, the broker (4.3) keeps the client id and the host of its predecessor.
     """
     try:
         members = described(settings, _ASK_HOLDER_S).members
@@ -73,10 +72,10 @@ def holder(settings: Settings, member_id: str | None) -> Holder | None:
 
 
 def _mark_of(settings: Settings, member_id: str) -> str | None:
-    """None where it is not shown, or where a broker does not answer: this call asks all of them."""
+    """None if the mark is not shown, or if a broker does not answer: this call queries all brokers."""
     client = admin_client(settings)
     with warnings.catch_warnings(), contextlib.suppress(KafkaException):
-        warnings.simplefilter("ignore", DeprecationWarning)  # the call that replaces it does not return subscriptions
+        warnings.simplefilter("ignore", DeprecationWarning)  # its replacement does not return subscriptions
         for group in client.list_groups(settings.group_id, _ASK_HOLDER_S):
             for member in group.members:
                 if member.id == member_id:
@@ -85,7 +84,7 @@ def _mark_of(settings: Settings, member_id: str) -> str | None:
 
 
 def rack_of(subscription: bytes) -> str | None:
-    """The rack in a member's subscription; "" if it has none or is of another protocol, None if there is no subscription.
+    """The rack in a member's subscription; "" if it has none or uses another protocol, None if there is no subscription.
 
     The layout is ConsumerProtocolSubscription of Kafka's protocol guide.
     """
@@ -108,7 +107,7 @@ def _rack(subscription: bytes) -> str:
 
     def skip(length: int) -> bytes:
         nonlocal at
-        begun, at = at, at + max(0, length)  # a length of -1 stands for null
+        begun, at = at, at + max(0, length)  # a length of -1 means null
         if at > len(subscription):
             raise struct.error("the subscription ends early")
         return subscription[begun:at]

@@ -1,7 +1,7 @@
-"""What the group and the log hold of one partition: its committed offset, its bounds, its records once more.
+"""Reads one partition for a restore: the group's committed offset, the bounds of the log, and its records.
 
-Records and bounds come from a consumer of the same group that never joins, read committed: used beside the loop, by one thread. Committed
-offsets come from the group's member. Every question is asked until it is answered, because an instance that died may have left a
+Records and bounds come from a read-committed consumer of the same group that never joins, on one thread outside the loop. Committed
+offsets come from the group's member. Every query is repeated until it is answered, because an instance that died may have left a
 transaction open on the offset.
 """
 
@@ -25,22 +25,22 @@ CALL_S = 2.0
 PATIENCE_S = 10.0
 RECORDS_MAX = 4096
 BULK_RECORDS_MAX = 50_000
-TURN_S = 0.02  # of a call that gets less than it asks for: what there is waits that long
+TURN_S = 0.02  # how long a call waits if there are fewer records than requested
 
 
 Ask = Callable[[Sequence[int], float], list[Committed | None]]
 
 
 class CancelledError(Exception):
-    """Nobody waits for the answer any more."""
+    """The restore was cancelled."""
 
 
 class OutOfRangeError(Exception):
-    """The log no longer holds the record that is to be read next."""
+    """The log no longer holds the next record."""
 
 
 class PartitionLog:
-    """ask: the group's committed offsets of partitions, in so many seconds (GroupConsumer.committed)."""
+    """ask: returns the group's committed offsets of partitions, within a time in seconds (GroupConsumer.committed)."""
 
     def __init__(self, settings: Settings, partition: int, cancelled: Callable[[], bool], ask: Ask) -> None:
         self._partition = TopicPartition(settings.input.topic, partition)
@@ -48,12 +48,12 @@ class PartitionLog:
         self._consumer = restore_consumer(settings)
 
     def committed(self) -> Committed | None:
-        """The group's committed offset, stable: no open transaction is about to change it. None if there is none."""
+        """The group's committed offset, once it is stable: no open transaction can still change it. None if there is none."""
         found: Committed | None = self._until_answered(lambda: self._ask([self._partition.partition], CALL_S)[0])
         return found
 
     def others(self, partitions: int) -> list[str]:
-        """The metadata of the group's committed offsets in the others of the topic's partitions."""
+        """The metadata of the group's committed offsets in the topic's other partitions."""
         wanted = [number for number in range(partitions) if number != self._partition.partition]
         if not wanted:
             return []
@@ -61,12 +61,12 @@ class PartitionLog:
         return [committed.metadata for committed in found if committed is not None and committed.metadata]
 
     def bounds(self) -> tuple[int, int]:
-        """The log's first offset, and the one after its last committed record."""
+        """The log's first offset, and the offset after its last committed record."""
         low, end = self._until_answered(lambda: self._consumer.get_watermark_offsets(self._partition, CALL_S))
         return int(low), int(end)
 
     def read(self, start: int, position: int) -> Iterator[list[Message]]:
-        """The records from start up to, not including, position, in batches. The last of them may not exist.
+        """The records from start up to, but not including, position, in batches. The last of these offsets may have no record.
 
         Raises OutOfRangeError if the log begins after start, CancelledError when cancelled.
         """
@@ -115,14 +115,14 @@ class PartitionLog:
 
 
 def read_to_end(settings: Settings, topic: str, partition: int, cancelled: Callable[[], bool]) -> Iterator[list[Message]]:
-    """Every record of a partition, read committed, in batches, up to where the log is decided. Raises CancelledError when cancelled."""
+    """Every record of a partition, read committed, in batches, up to the last stable offset. Raises CancelledError when cancelled."""
     consumer = bulk_consumer(settings)
     try:
-        # A client that does not know the leader yet as it is to find the beginning waits half a second before it looks again.
+        # A client that does not know the leader yet when it looks up the beginning waits half a second before it retries.
         with contextlib.suppress(KafkaException):
             consumer.get_watermark_offsets(TopicPartition(topic, partition), CALL_S)
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
-        # The end is what the broker says it is, once everything before it was handed over: a watermark taken earlier may be passed by.
+        # Use the end that the broker reports after everything before it was returned: the log may move past a watermark taken earlier.
         ended = False
         while not ended:
             if cancelled():
@@ -143,9 +143,9 @@ def read_to_end(settings: Settings, topic: str, partition: int, cancelled: Calla
 
 
 def newest(settings: Settings, topic: str, partitions: int, records: int, *, timeout_s: float) -> list[Message]:
-    """The newest records of each partition, read committed, at most so many of each; fewer where time is up first.
+    """The newest records of each partition, read committed, up to a maximum for each; fewer if time runs out first.
 
-    Raises KafkaException or SlotstreamError where the broker does not answer.
+    Raises KafkaException or SlotstreamError if the broker does not answer.
     """
     consumer = restore_consumer(settings)
     try:
@@ -161,7 +161,7 @@ def newest(settings: Settings, topic: str, partitions: int, records: int, *, tim
                 error = message.error()
                 if error is None:
                     found.append(message)
-                elif error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):  # the end, or gone meanwhile
+                elif error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):  # the end, or deleted in the meantime
                     left.discard(message.partition())
                 else:
                     _end_if_decided(error, topic)
@@ -171,7 +171,7 @@ def newest(settings: Settings, topic: str, partitions: int, records: int, *, tim
 
 
 def _bounds(consumer: Consumer, partition: TopicPartition, until_s: float) -> tuple[int, int]:
-    """The first and the next offset of a log. A broker may not know yet that it leads a partition that was made a moment ago."""
+    """The first and the next offset of a log. Retries, because a broker may not know yet that it leads a new partition."""
     while True:
         try:
             found: tuple[int, int] = consumer.get_watermark_offsets(partition, max(CALL_S, until_s - time.monotonic()))
@@ -185,7 +185,7 @@ def _bounds(consumer: Consumer, partition: TopicPartition, until_s: float) -> tu
 
 
 def in_several_partitions(records: Iterable[Message]) -> dict[bytes, list[int]]:
-    """Of the sensors of these records those that lie in several partitions, and in which."""
+    """The sensors of these records that have records in several partitions, and these partitions."""
     partitions = dict[bytes, set[int]]()
     for record in records:
         key, number = record.key(), record.partition()
@@ -195,7 +195,7 @@ def in_several_partitions(records: Iterable[Message]) -> dict[bytes, list[int]]:
 
 
 def _end_if_decided(error: KafkaError, topic: str) -> None:
-    """Raises what time does not mend."""
+    """Raises errors that are not retriable."""
     if error.code() in permissions.AUTHORIZATION:
         raise permissions.refused(f"the broker does not let {topic} be read", error)
     if error.fatal():

@@ -1,7 +1,7 @@
-"""What the broker must permit: each need of the service, which of them are not met, and the command that grants them.
+"""The permissions that the service needs: which of them are missing, and the command that grants them.
 
-Responsible for the list that docs/operations/security.md shows, and for asking the broker, which tells what a client may do with a
-topic or a group. The use of a transactional id it does not tell: that shows only in a transaction (kafka.transaction.try_transaction).
+Owns the list in docs/operations/security.md, and queries the broker, which reports the client's permissions on topics and groups. It does
+not report those on a transactional id: only a transaction shows them (kafka.transaction.try_transaction).
 """
 
 import shlex
@@ -39,7 +39,7 @@ _OPERATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """An operation on a resource, in the words of kafka-acls.sh. prefixed: on every resource whose name begins so."""
+    """An operation on a resource, in the terms of kafka-acls.sh. prefixed: on all resources with this name prefix."""
 
     kind: Literal["topic", "group", "transactional-id"]
     name: str
@@ -52,7 +52,7 @@ class Need:
 
 
 def of_run(settings: Settings) -> list[Need]:
-    """The least that `run` and `check` need. Read and Write each include Describe."""
+    """The minimum permissions of `run` and `check`. Read and Write each include Describe."""
     topics = [(settings.input.topic, "Read"), (settings.output.topic, "Write"), (settings.dead_letter_topic, "Write")]
     if settings.checkpoint_topic is not None:
         topics += [(settings.checkpoint_topic, "Read"), (settings.checkpoint_topic, "Write")]
@@ -65,30 +65,30 @@ def of_run(settings: Settings) -> list[Need]:
 
 
 def of_init(settings: Settings) -> list[Need]:
-    """What `init` needs for every topic, there or not; for one that is missing also Create."""
+    """The permissions of `init` for every topic; a missing topic also needs Create."""
     topics = (settings.input.topic, settings.output.topic, settings.dead_letter_topic, settings.checkpoint_topic)
     return [Need("topic", name, operation) for name in topics if name is not None for operation in ("Describe", "DescribeConfigs")]
 
 
 def of_feed(settings: Settings) -> list[Need]:
-    """What `feed` and `state reset` need to send records; idempotent ones need nothing more."""
+    """The permissions of `feed` and `state reset` for sending records; idempotent records need no others."""
     return [Need("topic", settings.input.topic, operation) for operation in ("Write", "DescribeConfigs")]
 
 
 def of_sample(settings: Settings) -> list[Need]:
-    """What is needed to read the newest records of the input."""
+    """The permissions for reading the newest records of the input."""
     input_topic = settings.input.topic
     return [Need("topic", input_topic, "Read"), Need("topic", input_topic, "DescribeConfigs"), Need("group", settings.group_id, "Read")]
 
 
 def of_state(settings: Settings) -> list[Need]:
-    """What is needed to look into the checkpoints in a topic. With Describe on group and input it is told what is committed too."""
+    """The permissions for reading checkpoints from a topic. With Describe on group and input, the committed offsets are shown too."""
     name = str(settings.checkpoint_topic)
     return [Need("topic", name, "Read"), Need("topic", name, "DescribeConfigs"), Need("group", settings.group_id, "Describe")]
 
 
 def of_transactions(settings: Settings) -> Need:
-    """A prefix: each instance has an id of its own, and so has the transaction that `check` tries."""
+    """A prefix, because each instance has its own id, and so has the test transaction of `check`."""
     return Need("transactional-id", f"{settings.group_id}.", "Write", prefixed=True)
 
 
@@ -100,7 +100,7 @@ def grant(settings: Settings, need: Need) -> str:
 
 
 def principal(settings: Settings) -> str:
-    """Who the broker takes this client for, unless it maps names: the user, or the certificate's subject."""
+    """The broker's principal for this client, unless it maps names: the user, or the certificate's subject."""
     config = settings.kafka_config()
     if "sasl.username" in config:
         return f"User:{config['sasl.username']}"
@@ -109,7 +109,7 @@ def principal(settings: Settings) -> str:
 
 
 def missing(client: AdminClient, settings: Settings, needs: Iterable[Need]) -> list[Need]:
-    """Those of topics and groups that the broker says are not met. A topic that does not exist lacks nothing. Raises KafkaException."""
+    """The needs on topics and groups that the broker reports as not granted; none for missing topics. Raises KafkaException."""
     asked = list(needs)
     topics = list(dict.fromkeys(need.name for need in asked if need.kind == "topic"))
     permitted = {("topic", name): operations for name, operations in _of_topics(client, topics).items()}
@@ -119,7 +119,7 @@ def missing(client: AdminClient, settings: Settings, needs: Iterable[Need]) -> l
 
 
 def refused(found: str, reason: KafkaError) -> NotPermitted:
-    """The error of a call that the broker did not permit, before anybody has asked what is missing."""
+    """The error for a call that the broker did not permit, before the missing permissions are known."""
     error = NotPermitted(
         f"{found} ({reason.name()}: {reason.str()})",
         expected="the permissions that docs/operations/security.md lists",
@@ -130,7 +130,7 @@ def refused(found: str, reason: KafkaError) -> NotPermitted:
 
 
 def named(settings: Settings, needs: Sequence[Need]) -> NotPermitted:
-    """The error that names what is missing."""
+    """The error that names the missing permissions."""
     lacks = "; ".join(f"{need.operation} on {need.resource}" for need in needs)
     unseen = " (or there is no such topic: who may not see it is not told)" if any(need.kind == "topic" for need in needs) else ""
     return NotPermitted(
@@ -141,14 +141,14 @@ def named(settings: Settings, needs: Sequence[Need]) -> NotPermitted:
 
 
 def _of_topics(client: AdminClient, names: list[str]) -> Mapping[str, set[str] | None]:
-    """The operations permitted on each; None where the broker does not say."""
+    """The operations permitted on each topic; None if the broker does not report them."""
     if not names:
         return {}
     found = dict[str, set[str] | None]()
     futures = client.describe_topics(TopicCollection(names), include_authorized_operations=True, request_timeout=ASK_S)
     for name, future in futures.items():
         try:
-            found[name] = _spelled(future.result(2 * ASK_S).authorized_operations)  # the client gives up before
+            found[name] = _spelled(future.result(2 * ASK_S).authorized_operations)  # the client's own time limit is shorter
         except KafkaException as error:
             code = error.args[0].code()
             if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
@@ -161,7 +161,7 @@ def _of_topics(client: AdminClient, names: list[str]) -> Mapping[str, set[str] |
 
 
 def _tells_configs(client: AdminClient, name: str) -> bool:
-    """Of a topic that may not be described, and so is not told of: this is a right of its own."""
+    """Whether the configuration can be read of a topic that cannot be described: this is a separate permission."""
     resource = ConfigResource(ResourceType.TOPIC, name)
     try:
         client.describe_configs([resource], request_timeout=ASK_S)[resource].result(2 * ASK_S)
@@ -171,7 +171,7 @@ def _tells_configs(client: AdminClient, name: str) -> bool:
 
 
 def _of_group(settings: Settings) -> set[str] | None:
-    """None where nothing is said in time: a new group's coordinator is found as it is asked for, which a new broker may take long over."""
+    """None if there is no answer in time: the first request for a new group assigns its coordinator, which can take long."""
     until_s = time.monotonic() + ASK_S
     while time.monotonic() < until_s:
         try:

@@ -1,53 +1,74 @@
-"""What both ways of delivery do with a producer: hand it records, and turn its errors into those of kafka.delivery."""
+"""Shared by both deliveries: passes records to a producer, and converts its errors to those of kafka.delivery."""
 
 import contextlib
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from processor.kafka.clients import UNKNOWN_TOPIC
 from processor.kafka.delivery import AbortedError
-from processor.records import Out
+from processor.records import Out, Outs
 
-CALL_S = 2.0  # a call that waits for the broker comes back this often, so that the loop can show that it lives
+CALL_S = 2.0  # a call that waits for the broker returns this often, so that the loop can report that it is alive
 UNKNOWN_S = 0.5
-PATIENCE_S = 10.0  # between two messages about a broker that does not answer
+PATIENCE_S = 10.0  # between two log messages about a broker that does not answer
 WAITING = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._WAIT_COORD, KafkaError._IN_PROGRESS}
 _OF_MEMBER = {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.FENCED_INSTANCE_ID}
 _RETRIABLE = {KafkaError._MSG_TIMED_OUT} | _OF_MEMBER | WAITING | UNKNOWN_TOPIC
 
 
+Delivered = Callable[[KafkaError | None, Message], None]
+
+
 def aborted(reason: KafkaError, words: str = "") -> AbortedError:
-    """The abortable error that this reason of the client means."""
+    """The abortable error for this error of the client."""
     return AbortedError(f"{words}{reason.name()}: {reason.str()}", kind=reason.name(), retriable=reason.code() in _RETRIABLE)
 
 
-def produce_all(producer: Producer, outs: Iterable[Out], beat: Callable[[], None], **options: Any) -> None:
-    """Hands the records to the client, however slow the broker is. Raises KafkaException."""
-    produce, poll = producer.produce, producer.poll
-    for out in outs:
-        while True:
-            try:
-                produce(
-                    out.topic,
-                    value=out.value,
-                    key=out.key,
-                    partition=-1 if out.partition is None else out.partition,
-                    timestamp=max(out.record_ms, 0),
-                    headers=out.headers,
-                    **options,
-                )
-                break
-            except BufferError:
-                poll(0.01)  # the client's queue is full: the broker is slower than we are
-                beat()
+def produce_all(producer: Producer, outs: Iterable[Out] | Outs, beat: Callable[[], None], delivered: Delivered | None = None) -> None:
+    """Hands the records to the client, however slow the broker is. Raises KafkaException.
+
+    delivered: called in a poll for each record that the broker does not take.
+    """
+    if isinstance(outs, Outs):
+        _produce_columns(producer, outs, beat, delivered)
+    else:
+        for out in outs:
+            partition = -1 if out.partition is None else out.partition
+            row = (out.topic, out.value, out.key, partition, None, delivered, max(out.record_ms, 0), out.headers)
+            _produce(producer, row, beat)
     with contextlib.suppress(SystemError):
-        poll(0)
+        producer.poll(0)
+
+
+def _produce_columns(producer: Producer, outs: Outs, beat: Callable[[], None], delivered: Delivered | None) -> None:
+    # A plain loop of calls by position: with an object a record and named arguments it takes four times as long.
+    topic, produce = outs.topic, producer.produce
+    for value, key, partition, ms in zip(outs.value, outs.key, outs.partition or repeat(-1), outs.record_ms, strict=False):
+        if value is None:
+            continue
+        try:
+            produce(topic, value, key, partition, None, delivered, ms if ms > 0 else 0)
+        except BufferError:
+            _produce(producer, (topic, value, key, partition, None, delivered, max(ms, 0)), beat)
+
+
+def _produce(producer: Producer, row: tuple[Any, ...], beat: Callable[[], None]) -> None:
+    """row: topic, value, key, partition, callback, on_delivery, timestamp and headers, by position."""
+    while True:
+        try:
+            producer.produce(*row)
+        except BufferError:
+            producer.poll(0.01)  # the client's queue is full: the broker is slower than we are
+            beat()
+        else:
+            return
 
 
 def learn_topics(producer: Producer) -> None:
-    """After an unknown topic: the client asks a broker again, and the loop does not repeat its work at full speed meanwhile."""
+    """After an unknown-topic error: makes the client ask a broker again, and keeps the loop from retrying at full speed."""
     with contextlib.suppress(KafkaException, SystemError):
         producer.list_topics(timeout=CALL_S)
         producer.poll(UNKNOWN_S)

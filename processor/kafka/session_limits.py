@@ -1,4 +1,4 @@
-"""What the broker takes as a group session. Most users may not read a broker's settings: then nothing is known, and nothing is said."""
+"""The broker's limits for a group session; unknown to users who may not read the broker's settings, as most may not."""
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import ConfigResource, ResourceType
@@ -8,7 +8,7 @@ from processor.kafka.findings import SessionLimits
 from processor.settings import Settings
 
 ASK_S = 5.0
-_NEVER_S = 3_000.0  # given up by closing the client (kafka.group says why)
+_NEVER_S = 3_000.0  # cancelled by closing the client (kafka.group explains why)
 
 
 def session_limits(settings: Settings) -> SessionLimits | None:

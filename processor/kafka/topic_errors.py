@@ -1,4 +1,4 @@
-"""The errors of topics that are gone, that are others than before, or that have grown: the same words at a start and while it runs."""
+"""The errors for topics that were deleted, replaced or extended: the same messages at a start and while the service runs."""
 
 from processor.errors import PolicyStop, SlotstreamError, TopicGone
 
@@ -14,7 +14,7 @@ def gone(key: str, name: str, absent_s: float) -> TopicGone:
 
 
 def another_input(topic: str, on_partitions_added: str, before: str, now: str) -> SlotstreamError:
-    """before, now: the topics' ids. Found at a start, or while it runs: then a start is what helps, if the policy lets it."""
+    """before, now: the topics' ids. Found at a start or while running: in the latter case a restart helps, if the policy permits it."""
     found = f"{topic} is another topic of the same name: it was deleted and created again (topic id {before}, now {now})"
     if on_partitions_added == "cold":
         return SlotstreamError(
@@ -33,7 +33,7 @@ def another_input(topic: str, on_partitions_added: str, before: str, now: str) -
 
 
 def partitions_added(topic: str, on_partitions_added: str, before: int, now: int) -> SlotstreamError:
-    """Found at a start, or while it runs: then a start is what helps, if the policy lets it."""
+    """Found at a start or while running: in the latter case a restart helps, if the policy permits it."""
     found = f"{topic} had {before} partitions and has {now}: keys went to other partitions"
     if on_partitions_added == "cold":
         return SlotstreamError(
@@ -52,7 +52,7 @@ def partitions_added(topic: str, on_partitions_added: str, before: int, now: int
 
 
 def does_not_fit(key: str, name: str, why: str) -> SlotstreamError:
-    """A topic that was created again, and that this process cannot go on with: the next start looks at it as a whole."""
+    """A recreated topic that this process cannot continue with: the next start checks all of its settings."""
     return SlotstreamError(
         f"the topic {name} ({key}) was deleted and created again, and {why}",
         expected="a topic like the one before",

@@ -1,10 +1,10 @@
-"""What a running service knows of its topics: a thread that looks at them beside the loop, and what the loop does about what it sees.
+"""Watches the topics of a running service: a thread checks them, and the loop reacts to the results.
 
-    thread    looks every EVERY_S, soon after the client has met an unknown topic, and every AGAIN_S while one is gone
-    loop      calls check() wherever it would wait or begin a turn: while a topic is gone it waits there, and ends where the table of
-              failures says so
+    thread    checks every EVERY_S, soon after the client has reported an unknown topic, and every AGAIN_S while one is gone
+    loop      calls check() wherever it would wait or begin a turn: while a topic is gone it waits there, and it ends in the
+              cases of the failure table
 
-Presence decides, without clock, thread or broker. A broker that is away is no finding: the loop waits for it elsewhere.
+Presence decides, without a clock, thread or broker. A broker that is away is not a finding: the loop waits for it elsewhere.
 """
 
 import threading
@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 EVERY_S = 30.0
 AGAIN_S = 2.0
-SOON_S = 5.0  # between two looks that the client asked for: a broker that is away makes it ask all the time
+SOON_S = 5.0  # between two checks that the client has requested: while a broker is away, the client requests them constantly
 GRACE_S = 60.0
 WAIT_S = 0.02
 
@@ -37,27 +37,27 @@ class Looker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """since_s: the first answer without the topic; confirmed: a second one has said so."""
+    """since_s: time of the first answer without the topic; confirmed: a second answer was without it too."""
 
     since_s: float
     confirmed: bool = False
 
 
 class Presence:
-    """Which topics are there, which are gone, and which are others of the same name; what follows from that.
+    """Which topics exist, which are gone, which were replaced by others with the same name, and the consequences.
 
-    One answer proves little: a broker that starts up, or whose metadata lags behind, does not know a topic for a moment. So a topic
-    counts as gone when two answers of brokers that know other topics say so, and it ends the service when, after GRACE_S, one more does.
-    A broker that knows no topic at all makes the service wait and never ends it. An id or a partition that was not there before is proof
-    by itself.
+    One answer proves little: a broker that is starting, or whose metadata is stale, may briefly not know a topic. So a topic counts as
+    gone when two answers from brokers that know other topics lack it, and it ends the service when another answer after GRACE_S lacks it
+    too. A broker that knows no topics at all makes the service wait but never ends it. A new id or a new partition is conclusive by
+    itself.
     """
 
     def __init__(self, settings: Settings, topics: Topics) -> None:
         self._settings, self._topics = settings, topics
         self._policy = settings.input.topic, settings.on_partitions_added
         self._absences: dict[str, Absence] = {}
-        self.replaced: dict[str, Topic] = {}  # by others of the same name, for the loop to take up
-        self.end: SlotstreamError | None = None  # what ends the service
+        self.replaced: dict[str, Topic] = {}  # by others with the same name, for the loop to adopt
+        self.end: SlotstreamError | None = None  # the error that ends the service
 
     @property
     def gone(self) -> list[str]:
@@ -66,7 +66,7 @@ class Presence:
 
     @property
     def suspects(self) -> bool:
-        """A topic was missing in the last answer."""
+        """Whether a topic was missing in the last answer."""
         return bool(self._absences)
 
     def saw(self, look: Look, now_s: float) -> None:
@@ -115,9 +115,9 @@ class Presence:
 
 
 class TopicWatch:
-    """looker and now_s: as of the thread. adopt(): called on the loop's thread with the key of a topic that another of its name replaced.
+    """looker, now_s: used on the thread. adopt(): called on the loop's thread with the key of a topic that was replaced.
 
-    Methods but check() may be called from any thread.
+    Any thread may call the methods, except check().
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class TopicWatch:
         adopt: Callable[[str], None] = lambda _: None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """told: what the start has found and said already."""
+        """told: findings that the start has already reported."""
         self._settings, self._topics, self._looker, self._metrics = settings, topics, looker, metrics
         self._record_bytes, self._adopt, self._now_s = record_bytes, adopt, now_s
         self._seen = topics.by_key
@@ -141,7 +141,7 @@ class TopicWatch:
         self._lock = threading.Lock()
         self._presence = Presence(settings, topics)
         self._wake, self._closed = threading.Event(), threading.Event()
-        self._urgent = threading.Event()  # the loop waits for an answer
+        self._urgent = threading.Event()  # the loop is waiting for an answer
         self._looked_s = now_s()
         self._looking = threading.Lock()
         self._failure: BaseException | None = None
@@ -151,32 +151,32 @@ class TopicWatch:
         threading.Thread(target=self._run, name="topics", daemon=True).start()
 
     def close(self) -> None:
-        """Looks no more, and check() returns at once."""
+        """Stops checking; check() then returns at once."""
         self._closed.set()
         self._wake.set()
 
     def suspect(self) -> None:
-        """The client has met an unknown topic, or waits for longer than usual: look soon."""
+        """The client has reported an unknown topic, or waits for longer than usual: check soon."""
         if self._now_s() - self._looked_s >= SOON_S:
             self._wake.set()
 
     def ask(self) -> None:
-        """The loop goes on only when the broker has said once more which topics there are.
+        """Makes the loop wait until a broker has confirmed which topics exist.
 
-        Before a partition is restored: what follows from its offset and checkpoints would be wrong in another topic of the name.
+        Used before a partition is restored, because its offset and checkpoints would be wrong for another topic with the same name.
         """
         self._urgent.set()
         self._wake.set()
 
     @property
     def trouble(self) -> str | None:
-        """Why the loop waits, None if it does not."""
+        """Why the loop is waiting, None if it is not."""
         with self._lock:
             told = [f"{self._topics.by_key[key].name} ({key})" for key in self._presence.gone]
         return f"waiting for a topic that is gone from the broker: {', '.join(told)}" if told else None
 
     def check(self, beat: Callable[[], None], stopping: Callable[[], bool]) -> None:
-        """To be called on the loop's thread. Waits while a topic is gone, with a beat now and then, unless the service is stopping.
+        """Call on the loop's thread. Waits while a topic is gone, calling beat regularly, unless the service is stopping.
 
         Raises the error that ends the service.
         """
@@ -193,12 +193,12 @@ class TopicWatch:
             if not (gone or self._urgent.is_set()) or stopping():
                 return
             if gone:
-                self._metrics.set("ready", 0.0)  # whatever the loop said in its last turn
+                self._metrics.set("ready", 0.0)  # overrides the value of the loop's last turn
             beat()
             time.sleep(WAIT_S)
 
     def explained(self, error: SlotstreamError) -> SlotstreamError:
-        """The error, or what it follows from where a topic is gone or another one by now. Looks once more if need be."""
+        """The error, or its cause if a topic is gone or was replaced. Checks once more if necessary."""
         if self._presence.end is not None:
             return self._presence.end
         with self._looking:
@@ -234,8 +234,8 @@ class TopicWatch:
                 return
 
     def look(self, *, configs: bool) -> None:
-        """Looks once, and draws the conclusions."""
-        urgent = self._urgent.is_set()  # asked for meanwhile is asked for again
+        """Checks once, and processes the result."""
+        urgent = self._urgent.is_set()  # a request that arrives meanwhile triggers another check
         with self._looking:
             look = self._looker(configs=configs)
         self._looked_s = self._now_s()
@@ -252,7 +252,7 @@ class TopicWatch:
             self._metrics.set("topic_gone", float(key in gone), topic=key.removesuffix(".topic"))
 
     def _judge(self, seen: Mapping[str, Topic]) -> None:
-        """Tells what is new since the last look, once, and what is in order again."""
+        """Logs each new finding once, and each finding that has been resolved."""
         topics = replace(self._topics)
         for key, topic in seen.items():
             topics.put(key, topic)

@@ -1,6 +1,6 @@
-"""The service's topics as the broker describes them: at the start, for the commands, and again while the service runs.
+"""The broker's descriptions of the service's topics: at the start, for the commands, and while the service runs.
 
-Asks only. What is wrong with what it finds: findings.py. Creating topics: create_topics.py.
+Only queries. findings.py evaluates the descriptions; create_topics.py creates topics.
 """
 
 import time
@@ -17,15 +17,15 @@ from processor.kafka.clients import admin_client
 from processor.settings import Settings
 
 LOOK_S = 5.0
-_NEVER_S = 3_000.0  # a look is given up by closing its client (kafka.group says why)
+_NEVER_S = 3_000.0  # a query is cancelled by closing its client (kafka.group explains why)
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic and those of its settings that the service depends on. None: unlimited, or not told by the broker.
+    """A topic and the settings that the service depends on. None: unlimited, or not reported by the broker.
 
-    bytes_max is max.message.bytes, cleanup cleanup.policy, insync_min min.insync.replicas; replicas is the smallest number of replicas
-    that a partition has.
+    bytes_max is max.message.bytes, cleanup is cleanup.policy, insync_min is min.insync.replicas; replicas is the smallest number of
+    replicas of any partition.
     """
 
     name: str
@@ -41,13 +41,13 @@ class Topic:
 
 @dataclass(slots=True)
 class Topics:
-    """The service's topics. Only the loop's thread replaces one, and only by another topic of the same name (topic_watch.py)."""
+    """The service's topics. Only the loop's thread replaces one, and only with a topic of the same name (topic_watch.py)."""
 
     cluster: str
     input: Topic
     output: Topic
     dead_letter: Topic
-    checkpoint: Topic | None  # None where checkpoints are files
+    checkpoint: Topic | None  # None if checkpoints are files
 
     @property
     def written(self) -> list[Topic]:
@@ -56,7 +56,7 @@ class Topics:
 
     @property
     def by_key(self) -> dict[str, Topic]:
-        """By the setting that names each: input.topic, output.topic, dead_letter.topic and, if there is one, checkpoint.topic."""
+        """The topics by the setting that names them: input.topic, output.topic, dead_letter.topic and, if used, checkpoint.topic."""
         found = {"input.topic": self.input, "output.topic": self.output, "dead_letter.topic": self.dead_letter}
         return found if self.checkpoint is None else {**found, "checkpoint.topic": self.checkpoint}
 
@@ -66,10 +66,10 @@ class Topics:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one answer of one broker says of the topics, by the setting that names each.
+    """One answer of one broker about the topics, by the setting that names them.
 
-    topics    None: the broker knows no such topic. A key that is missing: it did not say.
-    credible  the broker knows some topic. One that knows none may not have learned of them yet.
+    topics    None: the broker does not know the topic. A missing key: unknown.
+    credible  the broker knows at least one topic. A broker that knows none may not have learned of them yet.
     """
 
     topics: Mapping[str, Topic | None]
@@ -77,16 +77,16 @@ class Look:
 
 
 def names(settings: Settings) -> dict[str, str]:
-    """The topics' names, by the setting that names each."""
+    """The topics' names, by setting."""
     found = {"input.topic": settings.input.topic, "output.topic": settings.output.topic, "dead_letter.topic": settings.dead_letter_topic}
     return found if settings.checkpoint_topic is None else {**found, "checkpoint.topic": settings.checkpoint_topic}
 
 
 def describe(settings: Settings) -> Topics:
-    """The topics that are read and written.
+    """The topics that the service reads and writes.
 
-    Raises SlotstreamError if no broker answers, ConfigurationError if a topic is missing or if the broker does not let the client in,
-    NotPermitted for what it may not do.
+    Raises SlotstreamError if no broker answers, ConfigurationError if a topic is missing or the broker refuses the client, NotPermitted
+    if permissions are missing.
     """
     client, cluster = admin.connected(settings)
     admin.demand(client, settings, permissions.of_run(settings))
@@ -99,22 +99,22 @@ def describe(settings: Settings) -> Topics:
 
 
 def describe_input(settings: Settings) -> Topic:
-    """The input topic alone, to write to. Raises as describe()."""
+    """Only the input topic, for writing. Raises the errors of describe()."""
     return _describe_one(settings, settings.input.topic, "input.topic", permissions.of_feed(settings))
 
 
 def describe_sampled(settings: Settings) -> Topic:
-    """The input topic alone, to read its newest records. Raises as describe()."""
+    """Only the input topic, for reading its newest records. Raises the errors of describe()."""
     return _describe_one(settings, settings.input.topic, "input.topic", permissions.of_sample(settings))
 
 
 def describe_checkpoints(settings: Settings) -> Topic:
-    """The checkpoint topic alone, to look into. Raises as describe()."""
+    """Only the checkpoint topic, for inspection. Raises the errors of describe()."""
     return _describe_one(settings, str(settings.checkpoint_topic), "checkpoint.topic", permissions.of_state(settings))
 
 
 def describe_topic(client: AdminClient, name: str) -> Topic | None:
-    """None if there is none. Raises SlotstreamError."""
+    """None if the topic does not exist. Raises SlotstreamError."""
     wait_s = admin.BROKER_TIMEOUT_S
     try:
         described = client.describe_topics(TopicCollection([name]), request_timeout=wait_s)[name].result(wait_s)
@@ -126,16 +126,16 @@ def describe_topic(client: AdminClient, name: str) -> Topic | None:
     try:
         configs = client.describe_configs([resource], request_timeout=wait_s)[resource].result(wait_s)
     except KafkaException as error:
-        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:  # another broker, which has not heard of the topic yet
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:  # a broker that does not know the topic yet
             return None
         raise admin.refused(f"the broker does not tell the configuration of the topic {name}", error) from error
     return _topic(described, configs)
 
 
 class Looker:
-    """Looks at the topics again, with a client of its own each time. To be used by one thread.
+    """Queries the topics again, with a new client each time. For use by one thread.
 
-    known: what was described at the start. A setting that the broker does not tell any more keeps its value.
+    known: the descriptions from the start. A setting that the broker no longer reports keeps its value.
     """
 
     def __init__(self, settings: Settings, known: Topics) -> None:
@@ -143,15 +143,15 @@ class Looker:
         self._configs_told = True
 
     def __call__(self, *, configs: bool) -> Look | None:
-        """configs: ask for the topics' settings too; those of a topic with another id are always asked for. None without an answer."""
+        """configs: also request the topics' settings; those of a topic with a new id are always requested. None if there is no answer."""
         try:
-            client = admin_client(self._settings, lambda _: None)  # the loop's own clients say what is wrong with a connection
+            client = admin_client(self._settings, lambda _: None)  # the loop's own clients report connection problems
             found = self._described(client)
-            # A broker that knows none of them may know others.
+            # A broker that knows none of these topics may know others.
             credible = any(found.values()) or bool(client.list_topics(timeout=LOOK_S).topics)
             asked = {key: self._known[key] for key, described in found.items() if described}
             told = self._configs(client, [t.name for key, t in asked.items() if configs or t.id != str(found[key].topic_id)])
-        except (KafkaException, TimeoutError, ConfigurationError):  # the last: a certificate's file that is just being replaced
+        except (KafkaException, TimeoutError, ConfigurationError):  # ConfigurationError: a certificate file that is just being replaced
             return None
         topics = dict[str, Topic | None]()
         for key, described in found.items():
@@ -161,7 +161,7 @@ class Looker:
         return Look(topics, credible)
 
     def _described(self, client: AdminClient) -> dict[str, Any]:
-        """None for a topic that the broker does not know, nothing for one that it does not show to this user."""
+        """None for a topic that the broker does not know; no entry for one that it does not show to this user."""
         futures = client.describe_topics(TopicCollection([topic.name for topic in self._known.values()]), request_timeout=_NEVER_S)
         until_s, found = time.monotonic() + LOOK_S, dict[str, Any]()
         for key, topic in self._known.items():
@@ -175,7 +175,7 @@ class Looker:
         return found
 
     def _configs(self, client: AdminClient, names: list[str]) -> dict[str, Any]:
-        """A user who may not read them does not ask again: each refusal is a line in the broker's audit log."""
+        """The topics' settings. Not requested again after a refusal, because each refusal is a line in the broker's audit log."""
         if not self._configs_told or not names:
             return {}
         resources = {name: ConfigResource(ResourceType.TOPIC, name) for name in names}
@@ -187,7 +187,7 @@ class Looker:
             except KafkaException as error:
                 if error.args[0].code() in permissions.AUTHORIZATION:
                     self._configs_told = False
-                elif error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:  # deleted between the two questions
+                elif error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:  # deleted between the two requests
                     raise
         return told
 
@@ -211,7 +211,7 @@ def _missing(settings: Settings, topics: str, expected: str) -> ConfigurationErr
 
 
 def _topic(described: Any, configs: Any) -> Topic:
-    """Of the client's description and its entries by name."""
+    """A Topic from the client's description and its config entries by name."""
     bare = Topic(str(described.name), str(described.topic_id), len(described.partitions), 0, "")
     return _configured(replace(bare, replicas=_replicas(described)), configs)
 
@@ -237,6 +237,6 @@ def _replicas(described: Any) -> int | None:
 
 
 def _limit(configs: Any, name: str) -> int | None:
-    """-1 is none."""
+    """The limit; None for -1."""
     entry = configs.get(name)
     return None if entry is None or entry.value is None or int(entry.value) < 0 else int(entry.value)

@@ -1,7 +1,7 @@
 """Outputs, dead letters and consumed offsets in one Kafka transaction.
 
-Sorts the producer's errors into the three of kafka.delivery: retriable errors are retried here until they are decided, abortable errors
-raise AbortedError, and errors that the producer does not survive raise ProducerFencedError.
+Sorts the producer's errors into the three classes of kafka.delivery: retriable errors are retried here until the outcome is known,
+abortable errors raise AbortedError, and fatal errors raise ProducerFencedError.
 """
 
 import contextlib
@@ -26,14 +26,15 @@ _log = structlog.get_logger(__name__)
 TRY_S = 15.0
 FLUSH_S = 5.0
 GARBLED_MAX = 3
-ABANDON_S = 2 * TRANSACTION_TIMEOUT_S  # the broker has aborted the transaction by then, or does when it is back
-TRIED_KEY = b"\x02check"  # neither a row's nor a marker's
+ABANDON_S = 2 * TRANSACTION_TIMEOUT_S  # by then the broker has aborted the transaction, or will do so when it is back
+TRIED_KEY = b"\x02check"  # a key of neither a row nor a marker
 
 
 class Transaction:
-    """The open transaction of this instance. Begins with the first record or commit after the last one.
+    """The open transaction of this instance. It begins with the first record or commit after the previous transaction.
 
-    beat is called while a call waits for the broker, so that a long outage is not taken for a hang; suspect when a topic may be gone.
+    beat is called while a call waits for the broker, so that a long outage is not mistaken for a hang; suspect is called when a topic may
+    be gone.
     """
 
     def __init__(
@@ -47,8 +48,8 @@ class Transaction:
         self._make_producer, self._beat, self._suspect, self._now_s = make_producer, beat, suspect, now_s
         self._begun_at_s: float | None = None
         self._abandoned = False
-        # The first record of the open transaction that the broker did not take. The transaction itself only says that there was one, and
-        # to be told of each record costs: so it is asked for after an abort, until a commit.
+        # The first record of the open transaction that the broker did not accept. The transaction only reports that there was one, and a
+        # callback for each record is expensive: so callbacks are requested only after an abort, until a commit.
         self._refused: KafkaError | None = None
         self._aborted = False
         self._producer = make_producer()
@@ -56,26 +57,26 @@ class Transaction:
 
     @property
     def age_s(self) -> float | None:
-        """Seconds since it began; None if none is open."""
+        """Seconds since the transaction began; None if none is open."""
         return None if self._begun_at_s is None else self._now_s() - self._begun_at_s
 
     def publish(self, outs: Iterable[Out]) -> None:
         self._begin()
         try:
-            produce_all(self._producer, outs, self._beat, **({"on_delivery": self._delivered} if self._aborted else {}))
+            produce_all(self._producer, outs, self._beat, self._delivered if self._aborted else None)
         except KafkaException as error:
             raise self._sorted("produce", error.args[0]) from error
 
     def commit(self, topic: str, positions: list[Offset], member: Member) -> None:
-        """Commits what was published together with (partition, offset, metadata) of each partition that it was written for.
+        """Commits the published records with the (partition, offset, metadata) of each partition that they belong to.
 
-        A transaction without offsets would not be fenced by the group.
+        The group could not fence a transaction without offsets.
         """
         self._begin()
         offsets = [TopicPartition(topic, *position) for position in positions]
-        # Sending the offsets ignores its timeout while the coordinator is away (librdkafka 2.16): it is called when the broker
-        # has just taken everything else, and is given up if it does not come back all the same.
-        with contextlib.suppress(KafkaException, SystemError):  # what is fatal the next call tells properly
+        # Sending the offsets ignores its timeout while the coordinator is away (librdkafka 2.16). So it is called when the broker has
+        # just accepted everything else, and is abandoned if it still does not return.
+        with contextlib.suppress(KafkaException, SystemError):  # the next call reports a fatal error properly
             while self._producer.flush(CALL_S):
                 self._suspect()
                 self._beat()
@@ -93,13 +94,13 @@ class Transaction:
         except AbortedError as error:
             _log.warning("the transaction was gone when it was aborted", error=str(error))
         except SlotstreamError as error:
-            # A broker that was killed as the transaction began knows nothing of it. Whatever it knows, the next producer of the
-            # name aborts, if the name is still ours.
+            # A broker that was killed while the transaction began does not know of it. If it does, the next producer with the name aborts
+            # the transaction, if this process still holds the name.
             raise ProducerFencedError(error.found, timed_out=True) from error
         self._begun_at_s = None
 
     def renew(self) -> None:
-        """A new producer of the same name; whatever the old one left open is aborted by the broker."""
+        """Creates a new producer with the same name; the broker aborts the old one's open transaction."""
         self._begun_at_s = None
         self.close()
         self._abandoned = False
@@ -108,11 +109,11 @@ class Transaction:
 
     def close(self) -> None:
         if not self._abandoned:
-            with contextlib.suppress(KafkaException):  # a fenced producer says once more that it is fenced
+            with contextlib.suppress(KafkaException):  # a fenced producer reports again that it is fenced
                 self._producer.close()
 
     def _bounded(self, run: Callable[[], None]) -> None:
-        """Runs a call that may never return. Raises ProducerFencedError when its transaction must be over by then."""
+        """Runs a call that may never return. Raises ProducerFencedError once its transaction must have ended."""
         done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
 
         def report() -> None:
@@ -131,7 +132,7 @@ class Transaction:
             except queue.Empty:
                 self._beat()
                 if time.monotonic() > until_s:
-                    self._abandoned = True  # a thread is in it for good: it cannot be closed
+                    self._abandoned = True  # a thread is stuck in it, so it cannot be closed
                     raise ProducerFencedError("the client did not return from a call", timed_out=True) from None
                 continue
             if error is not None:
@@ -157,8 +158,8 @@ class Transaction:
             try:
                 run()
             except SystemError:
-                # An error that the client tells in a callback can come out of whatever call is running, without its words:
-                # the same call, made again, has them.
+                # An error that the client reports in a callback can be raised by any running call, without its text: repeating the call
+                # returns the text.
                 garbled += 1
                 if garbled == GARBLED_MAX:
                     raise
@@ -171,7 +172,7 @@ class Transaction:
                     said_at_s = time.monotonic()
                     _log.warning("waiting for the broker", call=call, error=reason.str())
                     with contextlib.suppress(SystemError):
-                        self._producer.poll(0)  # what the client has to tell of the reason, its error callback tells
+                        self._producer.poll(0)  # lets the error callback report the reason
             else:
                 return
 
@@ -205,12 +206,12 @@ class Transaction:
         )
 
     def _hear(self) -> None:
-        """What the client has to tell of records that were not taken it tells in a poll."""
+        """Polls, so that the client reports records that were not accepted."""
         with contextlib.suppress(KafkaException, SystemError):
             self._producer.poll(0)
 
     def _reason_of_state(self) -> KafkaError | None:
-        """produce() in a transaction that has failed only says that there is none; begin_transaction() says why, and begins none in one."""
+        """produce() in a failed transaction only reports that there is none; begin_transaction() gives the reason, and begins none."""
         try:
             self._producer.begin_transaction()
         except KafkaException as error:
@@ -218,7 +219,7 @@ class Transaction:
         return None
 
     def _reason_before(self) -> KafkaError | None:
-        """produce() on a producer that is at its end only says that something fatal came before; an abort says what."""
+        """produce() on an unusable producer only reports an earlier fatal error; an abort gives the reason."""
         try:
             self._producer.abort_transaction(CALL_S)
         except KafkaException as error:
@@ -227,10 +228,10 @@ class Transaction:
 
 
 def try_transaction(settings: Settings, *, with_record: bool = True) -> None:
-    """Begins and aborts a transaction under a name beside the instance's. Raises SlotstreamError if the broker takes none.
+    """Begins and aborts a transaction under a name next to the instance's. Raises SlotstreamError if the broker does not accept it.
 
-    A record in it goes to the checkpoint topic, the service's own, where no reader ever sees what was aborted: so the broker's log of
-    transactions and its replicas are tried too. with_record: that topic is there.
+    It writes a record to the checkpoint topic, which only the service reads and where no reader sees aborted records: this also tests the
+    broker's transaction log and its replicas. with_record: the topic exists.
     """
     producer = check_producer(settings)
     answers = list[KafkaError | None]()
@@ -239,7 +240,7 @@ def try_transaction(settings: Settings, *, with_record: bool = True) -> None:
         producer.begin_transaction()
         if settings.checkpoint_topic is not None and with_record:
             producer.produce(settings.checkpoint_topic, b"", TRIED_KEY, 0, on_delivery=lambda error, _: answers.append(error))
-            producer.flush(FLUSH_S)  # a partition that may not be written to leaves the record unanswered
+            producer.flush(FLUSH_S)  # a record for a partition without write permission gets no answer
             answer = answers[0] if answers else KafkaError(KafkaError._TIMED_OUT)
             if answer is not None:
                 raise KafkaException(answer)
@@ -255,9 +256,9 @@ def try_transaction(settings: Settings, *, with_record: bool = True) -> None:
             see="the-broker-refuses",
         ) from error
     finally:
-        with contextlib.suppress(KafkaException):  # it says once more what was wrong
+        with contextlib.suppress(KafkaException):  # it repeats the error
             producer.close()
 
 
 _FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
-_PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}  # by an abort: it is told after it, maybe in the next transaction
+_PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}  # caused by an abort: reported after it, possibly in the next transaction

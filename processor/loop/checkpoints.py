@@ -1,6 +1,6 @@
-"""When a partition's rows are copied for a checkpoint, and when the rows of expired sensors are dropped: at a commit boundary only.
+"""Copies rows for checkpoints, and drops the rows of expired sensors; both only at a commit boundary.
 
-Owns the schedule, and what is known of what was written. Where checkpoints lie is the writer's. Must not commit or publish.
+Owns the schedule, and the record of which checkpoints were written. The writer owns the storage. Must not commit or publish.
 """
 
 import time
@@ -19,11 +19,11 @@ from processor.split_sensors import SplitSensors
 
 _log = structlog.get_logger(__name__)
 
-EXPIRY_S = 30.0  # between two looks at a partition for sensors that have expired; a checkpoint looks too
+EXPIRY_S = 30.0  # between two expiry checks of a partition; each checkpoint also checks
 
 
 class Checkpoints:
-    """interval_s: between two checkpoints of a partition. made_by: what computes here, for the checkpoints' metadata."""
+    """interval_s: between two checkpoints of a partition. made_by: versions and instruction set, for the checkpoints' metadata."""
 
     def __init__(
         self,
@@ -42,14 +42,14 @@ class Checkpoints:
         self._expiry_due_s: dict[int, float] = {}
 
     def first_due_s(self, i: int, of: int) -> float:
-        """When the i-th of so many new partitions is due: spread over the interval, so that no commit boundary copies them all."""
+        """When the i-th of `of` new partitions is due. Spread over the interval, so that no single commit boundary copies them all."""
         return self._now_s() + self._interval_s * (i + 1) / of
 
     def note_written(self) -> None:
         self._take(self._writer.finished())
 
     def copy_due(self) -> None:
-        """At a commit boundary: drops what has expired of one partition, and copies one that is due. The writer does the rest."""
+        """At a commit boundary: drops the expired rows of one partition, and copies one partition that is due. The writer does the rest."""
         now_s = self._now_s()
         self._expire_one(now_s)
         for partition in self._partitions.values():
@@ -60,24 +60,24 @@ class Checkpoints:
                 return
 
     def copy(self, partition: Partition) -> None:
-        """Gives the partition's state to the writer. Raises ValueError where something of it is not committed."""
+        """Passes the partition's state to the writer. Raises ValueError if part of it is not committed."""
         self._writer.write(self._snapshot(partition))
 
     def busy(self, numbers: Collection[int]) -> bool:
-        """A checkpoint of one of these partitions is still on its way."""
+        """Whether a checkpoint of one of these partitions is still being written."""
         return any(map(self._writer.busy, numbers))
 
     @property
     def pending(self) -> bool:
-        """The writer waits for the next commit."""
+        """Whether the writer is waiting for the next commit."""
         return self._writer.pending
 
     def wait(self, numbers: Collection[int], timeout_s: float) -> None:
-        """Until the checkpoints of these partitions are written, at most this long; not for what is pending."""
+        """Waits until the checkpoints of these partitions are written, for at most timeout_s; does not wait for pending ones."""
         self._take(self._writer.wait(numbers, timeout_s))
 
     def all_lost(self) -> None:
-        """What was written is gone: a checkpoint of every partition is due, idle ones too."""
+        """All written checkpoints are gone: a checkpoint of every partition is due, even of idle ones."""
         for partition in self._partitions.values():
             partition.checkpoint_lost()
 
@@ -97,7 +97,7 @@ class Checkpoints:
         return Snapshot(partition.number, partition.committed, partition.beginning, keys, rows, self._made_by, base, removed)
 
     def _expire_one(self, now_s: float) -> None:
-        """Of one partition that is due, in a replay too; and looks for split sensors."""
+        """Expires the sensors of one partition that is due, even during a replay, and looks for split sensors."""
         for partition in self._partitions.values():
             if now_s >= self._expiry_due_s.get(partition.number, 0.0):
                 self._expire(partition)

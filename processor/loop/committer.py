@@ -1,7 +1,7 @@
-"""The open transaction: published to, then committed or aborted with everybody who keeps something by it.
+"""The open transaction: publishes to it, then commits or aborts it together with its participants.
 
-Owns the delivery and its participants, so that nobody else lists who takes part. Asks whose name it is before it takes a new producer. The
-consumer is rewound by the loop: an abort may happen in a callback of the consumer's own call. Must not know what is published.
+Owns the delivery and the list of participants. Checks that this process holds the name before it creates a new producer. The loop rewinds
+the consumer, because an abort may happen inside a callback of the consumer's own call. Must not know what is published.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ ABORTS_MAX = 5
 
 
 class Participant(Protocol):
-    """Keeps something that becomes final with a transaction, or is put back as it was at the last commit."""
+    """Holds state that becomes final when a transaction commits, or returns to the last commit when it aborts."""
 
     def commit(self) -> None: ...
     def abort(self) -> None: ...
 
 
 class Committer:
-    """topic: of the offsets. participants: told of a commit once it is confirmed, and of an abort, in this order.
+    """topic: that of the offsets. participants: notified of a confirmed commit and of an abort, in this order.
 
-    rewind_due: something was undone, and the consumer has not gone back yet.
+    rewind_due: work was rolled back, and the consumer has not been rewound yet.
     """
 
     def __init__(
@@ -76,9 +76,10 @@ class Committer:
             self._recover(error)
 
     def commit(self) -> None:
-        """Everything since the last commit becomes final, or is undone."""
+        """Makes everything since the last commit final, or rolls it back."""
         checkpoints, written_for = self._writer.outs()
-        # Whatever is written for a partition goes with its offset, moved or not: without one the group could not refuse it.
+        # Checkpoint records of a partition are sent with its offset, even if it has not moved: without an offset the group could not
+        # refuse them.
         offsets = self._partitions.offsets(written_for)
         if not offsets and self.age_s is None:
             return
@@ -90,7 +91,7 @@ class Committer:
         except AbortedError as error:
             self._undo(str(error), None if error.retriable else error.kind)
         except MemberFencedError as error:
-            self._undo(str(error), None)  # the next consume() says it again, or tells of the loss
+            self._undo(str(error), None)  # the next consume() raises it again, or reports the loss
         except ProducerFencedError as error:
             self._recover(error)
         else:
@@ -99,7 +100,7 @@ class Committer:
                 participant.commit()
 
     def go_back(self) -> None:
-        """Aborts: everything is as at the last commit. The caller has proved that the name is this process's."""
+        """Aborts and returns everything to the last commit. The caller must have proved that this process holds the name."""
         try:
             self._delivery.abort()
         except ProducerFencedError as fenced:
@@ -108,18 +109,18 @@ class Committer:
         self.rewind_due = True
 
     def abort_if_young(self) -> None:
-        """Aborts at the broker, unless another process may have the name by now. Raises as the delivery."""
+        """Aborts at the broker, unless another process may hold the name by now. Raises the delivery's errors."""
         if (self.age_s or 0.0) < TRANSACTION_TIMEOUT_S:
             self._delivery.abort()
 
     def suspend(self) -> None:
-        """Undoes what is not committed, without asking the broker's leave: what it does not take is left to the next producer."""
+        """Rolls back uncommitted work even if the broker refuses the abort: the next producer then aborts the transaction."""
         with contextlib.suppress(AbortedError, ProducerFencedError, SlotstreamError):
             self.abort_if_young()
         self._put_back()
 
     def resume(self) -> None:
-        """A new producer. The caller has proved that the name is this process's."""
+        """Creates a new producer. The caller must have proved that this process holds the name."""
         try:
             self._delivery.renew()
         except ProducerFencedError as fenced:
@@ -134,10 +135,10 @@ class Committer:
             participant.abort()
 
     def _undo(self, reason: str, kind: str | None) -> None:
-        """Goes back to the last commit. The same kind of reason ends the process the fifth time in a row; None, a retriable one, never."""
+        """Goes back to the last commit. The fifth consecutive abort of the same kind ends the process; kind None (retriable) never does."""
         if self.age_s is not None:
-            # Where records timed out, the abort asks for a higher epoch; and while a successor has a transaction open, the broker (4.3)
-            # does not look at how old the one is that asks, and fences the successor.
+            # If records have timed out, the abort requests a higher epoch. While a successor has an open transaction, the broker (4.3)
+            # does not check whether the requesting epoch is stale, and fences the successor.
             self._membership.prove_name("its transaction was not committed")
         self.go_back()
         count = 0 if kind is None else self._aborts[1] + 1 if self._aborts[0] == kind else 1
@@ -155,7 +156,7 @@ class Committer:
         self._undo(str(fenced), str(fenced))
 
     def _renew(self, fenced: ProducerFencedError) -> None:
-        """A new producer, unless another process has the name. A rival that asks for the name at the same time may refuse this one too."""
+        """Creates a new producer, unless another process holds the name. A rival starting at the same time may get this one refused too."""
         for _ in range(ABORTS_MAX):
             self._recorder.fenced()
             self._membership.prove_name(str(fenced))

@@ -1,8 +1,8 @@
-"""One turn of the loop: poll, process, publish, commit, checkpoint. The only module that knows the order of things.
+"""One turn of the loop: poll, process, publish, commit, checkpoint. The only module that knows the order of operations.
 
-A transaction is open from the first thing published until the next commit; an abort puts everything back to the last one: the engine's
-rows, the partitions' positions, the consumer. Rebalance callbacks run inside the poll, so they find the loop between two batches, never
-within one. Why each step has its place: docs/architecture/commit.md.
+A transaction is open from the first published record until the next commit. An abort returns everything to the last commit: the engine's
+rows, the partitions' positions, the consumer. Rebalance callbacks run inside the poll, so they always run between two batches, never
+within one. docs/architecture/commit.md gives the reason for the order of the steps.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import structlog
 
+from processor.codec.columns import Message
 from processor.codec.dead_letters import BadShare, Refusals
-from processor.codec.decode import Message
 from processor.engine import Engine
 from processor.errors import SlotstreamError
 from processor.kafka.consumer import MemberFencedError, Polled
@@ -34,7 +34,7 @@ IDLE_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """records_max: of one poll. linger_s: how long a poll waits for so many. commit_interval_s: how long a transaction is open."""
+    """records_max: of one poll. linger_s: how long a poll waits for that many. commit_interval_s: how long a transaction stays open."""
 
     records_max: int
     linger_s: float
@@ -42,7 +42,7 @@ class Pace:
 
 
 class Loop:
-    """The loop of one instance. Everything here is one thread's."""
+    """The loop of one instance. Only one thread uses it."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Loop:
         self._busy = self._suspended = False
 
     def turn(self) -> None:
-        """Polls once, processes and publishes what came, and commits and checkpoints what is due."""
+        """Polls once, processes and publishes the records, and commits and checkpoints what is due."""
         self._beat()
         for partition in self._restorer.take():
             self._membership.reader.start({partition.number: partition.applied.offset})
@@ -82,7 +82,7 @@ class Loop:
             self._rebalance.join_again(fenced)
             return
         if self._committer.rewind_due:
-            # A callback aborted: what this call returned may lie past where the loop goes back to.
+            # A callback aborted: the records of this call may lie past the offset that the loop goes back to.
             self._rewind()
             return
         self._busy = bool(polled.messages)
@@ -99,7 +99,7 @@ class Loop:
         self._report()
 
     def stop(self, *, leave: bool) -> None:
-        """The last commit, the last checkpoints, and out of the group."""
+        """Makes the last commit and the last checkpoints, and leaves the group."""
         if not self._suspended:
             self._rebalance.give_up_all(leave=leave)
             self._membership.close()
@@ -107,10 +107,10 @@ class Loop:
         self._checkpoints.close()
 
     def abandon(self, *, leave: bool, abort: bool = True) -> None:
-        """After a failure: nothing more is committed, and nothing that is open is waited for.
+        """Ends after a failure: commits nothing more, and does not wait for open work.
 
-        Leaving the group lets others go on at once, and an operator change its offsets. abort: the open transaction, if no other process
-        can have the name yet (see Committer.abort_if_young).
+        Leaves the group, so that other instances can take over at once and an operator can change its offsets. abort: also abort the open
+        transaction, if no other process can hold the name yet (see Committer.abort_if_young).
         """
         self._rebalance.deaf = True
         self._restorer.cancel()
@@ -124,9 +124,9 @@ class Loop:
             _log.debug("left to the broker's timeouts", reason=str(error))
 
     def suspend(self) -> None:
-        """Undoes what is not committed and gives every partition up, without asking the broker's leave. No turn until resume().
+        """Rolls back uncommitted work and gives up all partitions, even if the broker refuses. Call resume() before the next turn.
 
-        The place in the group is kept for the session's time, then others take the partitions.
+        The membership is kept until the session times out; then other instances take the partitions.
         """
         self._suspended = True
         self._committer.suspend()
@@ -135,7 +135,7 @@ class Loop:
         self._report()
 
     def resume(self) -> None:
-        """Joins again with a new producer, if the name is still this process's. Raises as turn(); then it is suspended still."""
+        """Rejoins with a new producer, if this process still holds the name. Raises the same errors as turn(), and then stays suspended."""
         self._membership.prove_name("it was suspended")
         self._committer.resume()
         self._busy = False
@@ -144,20 +144,20 @@ class Loop:
 
     @property
     def ready(self) -> bool:
-        """Every assigned partition is restored and was once at the end seen at its assignment."""
+        """Whether every assigned partition is restored and has reached the end of the log as of its assignment."""
         return self.joined and all(p.live and p.caught_up for p in self.partitions.values())
 
     @property
     def joined(self) -> bool:
-        """The group has answered with an assignment, be it empty."""
+        """Whether the group has answered with an assignment, even an empty one."""
         return not self._suspended and self._membership.joined
 
     def checkpoints_lost(self) -> None:
-        """What was written is gone: a checkpoint of every partition is due."""
+        """All written checkpoints are gone: a checkpoint of every partition is due."""
         self._checkpoints.all_lost()
 
     def _wait(self) -> tuple[int, float]:
-        """How many records to ask for, and how long to wait for them."""
+        """The number of records to poll for, and how long to wait for them."""
         pace, age_s = self._pace, self._committer.age_s
         if self._busy:
             return pace.records_max, pace.linger_s
@@ -165,10 +165,11 @@ class Loop:
         return 1, min(wait_s, pace.linger_s) if self._restorer.busy else wait_s
 
     def _process(self, messages: list[Message]) -> None:
-        # One call may return more than the first record of an idle wait: all of it is applied now or never seen again.
+        # One call may return more than the first record after an idle wait: all records must be applied now, or they are never seen
+        # again.
         clocks = {number: clock_of(partition, partition.applied) for number, partition in self.partitions.items()}
         done = self._pipeline.process(messages, clocks)
-        # Before publishing: an abort in the middle of it puts back positions and states together.
+        # Before publishing, so that an abort during publishing rolls back positions and states together.
         for partition, position in positions_after(messages, self.partitions, done.clocks):
             partition.apply(position)
         self._recorder.applied(done.batch, done.applied, done.decoded.resets, done.rejected)

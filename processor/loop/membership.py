@@ -1,7 +1,7 @@
-"""This process's place in the group: the consumer from its first join to its leave, and the question whose the name is.
+"""This process's membership in the group: the consumer from join to leave, and the check of which process holds the name.
 
-Owns the group's consumer and replaces it when its place is lost. Must not touch partitions, positions or transactions: what follows
-from a lost place is decided by loop.rebalance, the consumer's listener.
+Owns the group's consumer and replaces it when the membership is lost. Must not touch partitions, positions or transactions:
+loop.rebalance, the consumer's listener, decides how to react to a lost membership.
 """
 
 import contextlib
@@ -17,23 +17,24 @@ from processor.loop.orphans import Orphans
 
 _log = structlog.get_logger(__name__)
 
-ASK_AGAIN_S = 0.2  # a coordinator that starts up answers soon
-CONFIRM_S = 1.0  # between two looks at a holder of another mark
-PATIENCE_S = 15.0  # for a group that is between two rebalances and does not show marks
+ASK_AGAIN_S = 0.2  # a coordinator that is starting answers soon
+CONFIRM_S = 1.0  # between two observations of a holder with another mark
+PATIENCE_S = 15.0  # for a rebalancing group, which shows no marks
 POLL_S = 0.1
-TELL_S = 10.0  # between two lines about a coordinator that does not answer
+TELL_S = 10.0  # between two log lines about a coordinator that does not answer
 
 
 class Name:
-    """Whose the group.instance.id is: this process's, another one's, or nobody's.
+    """Determines which process holds the group.instance.id: this one, another one, or none.
 
-    A member id answers that badly: the client changes it by itself, and the coordinator knows the new one before the client does. So each
-    process joins with a mark of its own. Only a holder with another mark, seen twice, is another process. While the group does not show
-    marks for long, the name is taken for ours: if it is not, joining again takes it over, and the other process finds our mark.
+    The member id does not identify a process: the client changes it by itself, and the coordinator knows the new one before the client
+    does. So each process joins with a unique mark. Only a holder that has shown a different mark twice counts as another process. If the
+    group shows no marks for PATIENCE_S, this process assumes that it holds the name: if it does not, rejoining takes the name over, and
+    the other process finds this one's mark.
 
-    ask(member_id): the holder; raises TimeoutError while the coordinator does not answer.
-    mark: this process's, or None where the user's client.rack stands in its place: then no holder shows whose it is, and one that is not
-    this client must stay for confirm_s, longer than the session of a member that is gone.
+    ask(member_id): returns the holder; raises TimeoutError while the coordinator does not answer.
+    mark: this process's mark, or None if the user has set client.rack: then no holder can be identified, and an unknown holder must
+    remain for confirm_s, which is longer than the session of a member that is gone.
     """
 
     def __init__(
@@ -51,9 +52,9 @@ class Name:
         self._confirm_s, self._now_s, self._sleep = confirm_s, now_s, sleep
 
     def prove(self, member_id: Callable[[], str | None], reason: str) -> None:
-        """Returns if the name is ours or free. Asks until the group answers, with a beat before each question.
+        """Returns if the name is free or held by this process. Asks until the group answers, and calls beat before each request.
 
-        member_id: the id that this process's client has now. Raises Fenced.
+        member_id: the current id of this process's client. Raises Fenced.
         """
         begun_s = told_s = self._now_s()
         other_since_s: float | None = None
@@ -62,7 +63,7 @@ class Name:
             try:
                 holder = self._ask(member_id())
             except TimeoutError as error:
-                other_since_s = None  # a new coordinator begins every session anew
+                other_since_s = None  # a new coordinator restarts every session
                 if self._now_s() - told_s > TELL_S:
                     told_s = self._now_s()
                     _log.warning("waiting for the group to say who holds this instance's name", name=self._name, error=str(error))
@@ -88,9 +89,9 @@ class Name:
 
 
 class Membership:
-    """The consumer that is this process's member of the group. All methods but committed() are the loop's thread's."""
+    """The consumer through which this process is a member of the group. Only the loop's thread calls the methods, except committed()."""
 
-    reader: GroupConsumer  # of this moment: join_again() replaces it
+    reader: GroupConsumer  # the current one: join_again() replaces it
 
     def __init__(
         self,
@@ -103,13 +104,13 @@ class Membership:
         self._start_reader, self._name, self._orphans, self._beat, self._now_s = start_reader, name, orphans, beat, now_s
 
     def join(self, listener: Listener) -> None:
-        """For the first time. The listener is that of every later reader too."""
+        """Joins for the first time. Later readers use the same listener."""
         self._listener = listener
         self.reader = self._joining()
 
     @property
     def joined(self) -> bool:
-        """The group has answered with an assignment, be it empty."""
+        """Whether the group has answered with an assignment, even an empty one."""
         return self.reader.joined
 
     def prove_name(self, reason: str) -> None:
@@ -117,32 +118,32 @@ class Membership:
         self._name.prove(lambda: self.reader.member_id, reason)
 
     def committed(self, partitions: Sequence[int], timeout_s: float) -> list[Committed | None]:
-        """As GroupConsumer.committed, by the reader of this moment. For any thread."""
+        """Calls GroupConsumer.committed of the current reader. Any thread may call it."""
         return self.reader.committed(partitions, timeout_s)
 
     def orphans(self) -> set[int]:
-        """Partitions that the group gives to nobody, and would not before a member comes or goes; empty but rarely."""
+        """Partitions that have no owner, and would get none until a member joins or leaves; usually empty."""
         return self._orphans.found() if self.joined else set()
 
     def moved(self) -> None:
-        """The group has dealt out its partitions."""
+        """The group has assigned its partitions."""
         self._orphans.moved()
 
     def lost(self) -> None:
-        """The group went on without this member, and its client joins again by itself."""
+        """The group continued without this member, and its client rejoins by itself."""
         self._orphans.joined()
 
     def leave(self, timeout_s: float) -> None:
-        """Gives every partition back, in the listener's revoked()."""
+        """Gives back all partitions, in the listener's revoked()."""
         self.reader.leave()
         until_s = self._now_s() + timeout_s
-        with contextlib.suppress(MemberFencedError):  # a member without a place in the group need not leave it
+        with contextlib.suppress(MemberFencedError):  # a displaced member need not leave the group
             while not self.reader.left and self._now_s() < until_s:
                 self._beat()
                 self.reader.consume(1, POLL_S)
 
     def join_again(self) -> None:
-        """As a new member, by a new client: the old one is at its end, or has left."""
+        """Rejoins as a new member, with a new client: the old one has failed or has left the group."""
         self.reader.close()
         self.reader = self._joining()
 

@@ -1,24 +1,22 @@
-"""What is published of a processed batch: predictions and dead letters, each in the partition of its record where the topics allow it."""
+"""The outputs of a processed batch: predictions and dead letters, each in its record's partition if the topics have that partition."""
 
 from collections.abc import Iterator, Sequence
 
+from processor.codec.columns import Message
 from processor.codec.dead_letters import dead_letter
-from processor.codec.decode import Message
 from processor.kafka.topics import Topics
 from processor.pipeline import Processed
-from processor.records import Out
+from processor.records import Out, Outs
 
 
 class Outputs:
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
 
-    def predictions(self, done: Processed) -> Iterator[Out]:
+    def predictions(self, done: Processed) -> Outs:
         topic, batch = self._topics.output, done.batch
         along = topic.partitions == self._topics.input.partitions
-        for i, value in enumerate(done.values):
-            if value is not None:
-                yield Out(topic.name, batch.partition[i] if along else None, batch.key[i], value, int(batch.record_ms[i]))
+        return Outs(topic.name, batch.partition if along else None, batch.key, done.values, batch.record_ms.tolist())
 
     def dead_letters(self, messages: Sequence[Message], done: Processed) -> Iterator[Out]:
         topic, source = self._topics.dead_letter, self._topics.input

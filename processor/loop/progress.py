@@ -1,6 +1,6 @@
-"""How far the loop has come: gauges of its partitions and sensors, and lines about replays and the backlog of a start.
+"""Progress of the loop: gauges of its partitions and sensors, and log lines about replays and the backlog after a start.
 
-Reads what others own, once a turn, and changes nothing.
+Reads the state of other modules once a turn, and changes nothing.
 """
 
 import time
@@ -24,15 +24,16 @@ OWNED = (State.RESTORING, State.JOINING, State.LIVE)
 class Progress:
     def __init__(self, metrics: Metrics, recorder: Recorder, now_s: Callable[[], float] = time.monotonic) -> None:
         self._metrics, self._recorder, self._now_s = metrics, recorder, now_s
+        self._begun_s = now_s()
         self._observe_due_s = 0.0
         self._started = False
-        self._backlog: tuple[float, int] = (0.0, 0)  # when it was last logged, and what it was then
-        self._replays: tuple[float, int] | None = None  # when replays were last logged, and how many offsets had been replayed then
+        self._backlog: tuple[float, int] = (0.0, 0)  # when it was last logged, and its value then
+        self._replays: tuple[float, int] | None = None  # when replays were last logged, and the number of offsets replayed by then
 
     def turned(
         self, stats: Stats, partitions: Collection[Partition], known_end: Callable[[int], int], *, joined: bool, ready: bool
     ) -> None:
-        """Once a turn; most of it once a second. known_end(partition) is the log's end as it was last seen."""
+        """Called once a turn; does most of its work once a second. known_end(partition): the last known end of the log."""
         now_s = self._now_s()
         if stats.tile_rows:
             self._metrics.observe("tile_fill_ratio", min(1.0, stats.tile_readings / stats.tile_rows))
@@ -64,7 +65,7 @@ class Progress:
                 metrics.set("lag_records", lag, partition=partition.number)
 
     def _report_replays(self, partitions: Collection[Partition], now_s: float) -> None:
-        """How far they have come, all together, every PROGRESS_EVERY_S while there are any."""
+        """Logs the total progress of all replays, every PROGRESS_EVERY_S while there are any."""
         replays = [(p.replay, p.applied.offset) for p in partitions if p.replay is not None]
         if not replays or self._replays is None:
             self._replays = (now_s, self._recorder.replayed_offsets) if replays else None
@@ -85,14 +86,14 @@ class Progress:
         self._replays = (now_s, self._recorder.replayed_offsets)
 
     def _report(self, partitions: Collection[Partition], now_s: float, *, ready: bool) -> None:
-        """How far the start has come: at first, every PROGRESS_EVERY_S, and once when it is over."""
+        """Logs the progress of the start: at first, then every PROGRESS_EVERY_S, and once when it is complete."""
         live = [p for p in partitions if p.live]
         backlog = sum(max(0, p.end_seen - p.committed.offset) for p in live)
         replayed = int(self._metrics.value("replayed_readings_total"))
         told_s, before = self._backlog
         if ready:
             self._started = True
-            _log.info("ready", partitions=len(live), replayed_readings=replayed)
+            _log.info("ready", partitions=len(live), replayed_readings=replayed, seconds=round(now_s - self._begun_s, 2))
         elif now_s - told_s >= PROGRESS_EVERY_S:
             rate = (before - backlog) / (now_s - told_s)
             minutes = round(backlog / rate / 60, 1) if before and rate > 0 else None
@@ -108,7 +109,7 @@ class Progress:
 
 
 def _checkpoint_age_s(partition: Partition, now_s: float) -> float:
-    """An idle partition's checkpoint does not age: it holds all there is."""
+    """The checkpoint of an idle partition does not age, because it is complete."""
     if partition.live and partition.checkpoint_position == partition.committed.offset:
         return 0.0
     return now_s - (partition.assigned_at_s if partition.checkpoint_at_s is None else partition.checkpoint_at_s)

@@ -1,7 +1,7 @@
-"""Partitions come and go: assigned, revoked, lost, given up at a stop, or begun again where the log lacks the next record.
+"""Handles partitions that are assigned, revoked, lost, given up at a stop, or restored again because the log lacks the next record.
 
-The consumer's listener: assigned(), revoked() and lost() are called from inside its consume(), between two batches. Must not decide what a
-partition's state is made from (restorer) or where a transaction ends (committer).
+The consumer's listener: its consume() calls assigned(), revoked() and lost(), between two batches. Must not decide how a partition's
+state is restored (restorer) or where a transaction ends (committer).
 """
 
 import time
@@ -20,12 +20,12 @@ from processor.recorder import Recorder
 
 _log = structlog.get_logger(__name__)
 
-# The final checkpoint on a revoke must leave time for the others to take the partition over.
+# The final checkpoint on a revoke must leave the other members time to take over the partition.
 REVOKE_CHECKPOINT_S = 5.0
 
 
 class Rebalance:
-    """check_assigned: raises where the group assigns partitions that were not there at the start. drain_s: for the last checkpoints."""
+    """check_assigned: raises if the group assigns partitions that did not exist at the start. drain_s: for the last checkpoints."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Rebalance:
         self._partitions, self._engine, self._committer, self._restorer = partitions, engine, committer, restorer
         self._checkpoints, self._membership, self._recorder = checkpoints, membership, recorder
         self._check_assigned, self._drain_s, self._now_s = check_assigned, drain_s, now_s
-        self.deaf = False  # after a failure: whatever the group says, nothing more is committed
+        self.deaf = False  # after a failure: nothing more is committed, whatever callbacks come
 
     # -- what the consumer tells --------------------------------------------------------------------------------------------
 
@@ -69,7 +69,7 @@ class Rebalance:
         _log.warning("partitions lost: the group went on without this instance", partitions=sorted(numbers))
         if self.deaf:
             return
-        # The client joins again when this returns: a process that was asleep would take the name back from its successor.
+        # The client rejoins when this returns: a process that was suspended would take the name back from its successor.
         self._membership.prove_name("its session was over")
         self._membership.lost()
         self._committer.go_back()
@@ -78,7 +78,7 @@ class Rebalance:
     # -- what the loop asks for ---------------------------------------------------------------------------------------------
 
     def join_again(self, fenced: MemberFencedError) -> None:
-        """The group refuses this member: because another process has the name, or because the client outlived its session."""
+        """Handles a refused member: either another process holds the name, or the client outlived its session."""
         self._membership.prove_name(str(fenced))
         _log.warning("the client lost its place in the group in an outage; joining again", reason=str(fenced))
         self._committer.go_back()
@@ -91,27 +91,27 @@ class Rebalance:
         self._become_new_member()
 
     def give_up_all(self, *, leave: bool) -> None:
-        """The last commit and the last checkpoints. leave: the others get the partitions at once."""
+        """Makes the last commit and the last checkpoints. leave: hand the partitions to other members at once."""
         if leave:
             self._membership.leave(self._drain_s + REVOKE_CHECKPOINT_S)
         self._give_up(list(self._partitions), self._drain_s)
 
     def restore_again(self, numbers: set[int]) -> None:
-        """The log does not hold the next record of these partitions: what follows, a restore decides as at a start."""
+        """The log does not hold the next record of these partitions: a new restore decides how to continue, as at a start."""
         self._committer.commit()
         if self._committer.rewind_due:
-            return  # they are started again where they stood, and found again
+            return  # they restart at their old position, and are detected again
         for number in numbers:
             partition = self._partitions[number]
             _log.warning("the log does not hold the next record", partition=number, position=partition.applied.offset)
             self._membership.reader.stop([number])
-            # What is still written is of the state that ends here: it must not be taken for a checkpoint of the next one.
+            # A snapshot that is still being written belongs to the old state: it must not be mistaken for a checkpoint of the new one.
             self._checkpoints.wait([number], REVOKE_CHECKPOINT_S)
             self.drop([number])
             self._restorer.begin(number, partition.checkpoint_due_s)
 
     def drop(self, numbers: Iterable[int]) -> None:
-        """Forgets everything of these partitions."""
+        """Drops everything about these partitions."""
         for number in list(numbers):
             partition = self._partitions.pop(number, None)
             if partition is not None:
@@ -122,7 +122,7 @@ class Rebalance:
                 self._recorder.dropped(number)
 
     def _give_up(self, numbers: list[int], timeout_s: float) -> None:
-        """Commits, checkpoints what is given up as far as time allows, and forgets it."""
+        """Commits, writes checkpoints of these partitions as far as time allows, and drops them."""
         until_s = self._now_s() + timeout_s
         if numbers:
             self._committer.commit()
@@ -136,7 +136,7 @@ class Rebalance:
         self.drop(numbers)
 
     def _finish_writing(self, numbers: Collection[int], until_s: float) -> None:
-        """Lets these partitions' checkpoints come to their end, as far as time allows, and as the broker takes them."""
+        """Completes these partitions' checkpoints, as long as time allows and the broker accepts them."""
         while not self._committer.rewind_due and (left_s := until_s - self._now_s()) > 0 and self._checkpoints.busy(numbers):
             if self._checkpoints.pending:
                 self._committer.commit()

@@ -1,7 +1,7 @@
-"""Brings the states of new partitions back: loads the checkpoint, replays what follows it, and says when records may be read.
+"""Restores the states of new partitions: loads the checkpoint, replays the records after it, and reports when a partition can go live.
 
-Owns the running restores. Each of them reads beside the loop; its results are taken here, one a turn, so that replays take turns with live
-batches and the engine has one owner. checkpoint.policy decides what is loaded and replayed.
+Owns the running restores. Each one reads on its own thread; this module takes its results, one a turn, so that replays alternate with
+live batches and the engine has one owner. checkpoint.policy decides what is loaded and replayed.
 """
 
 import time
@@ -13,7 +13,7 @@ import structlog
 from processor.checkpoint.policy import Decision
 from processor.checkpoint.restore import Done, Item
 from processor.checkpoint.writer import CheckpointWriter
-from processor.codec.decode import Message
+from processor.codec.columns import Message
 from processor.engine import Engine
 from processor.partitions import Partition, Partitions, Position, State
 from processor.pipeline import Pipeline, clock_of, positions_after
@@ -23,14 +23,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Restore(Protocol):
-    """One partition's: checkpoint.restore.Restore."""
+    """The restore of one partition; see checkpoint.restore.Restore."""
 
     def take(self) -> Item | None: ...
     def cancel(self) -> None: ...
 
 
 class Restorer:
-    """start: begins the restore of a partition. made_by: what computes here; a checkpoint that was made elsewhere is logged."""
+    """start: begins the restore of a partition. made_by: versions and instruction set; checkpoints with different ones are logged."""
 
     def __init__(
         self,
@@ -54,12 +54,12 @@ class Restorer:
         return bool(self._running)
 
     def begin(self, number: int, checkpoint_due_s: float) -> None:
-        """The partition is this instance's from now on."""
+        """Adds a partition that this instance owns from now on, and starts its restore."""
         self._partitions[number] = Partition(number, self._now_s(), checkpoint_due_s=checkpoint_due_s)
         self._running[number] = self._start(number)
 
     def take(self) -> Iterator[Partition]:
-        """Takes one thing of each restore. Yields the partitions whose records are to be read from now on."""
+        """Takes one result from each restore. Yields the partitions that are live from now on."""
         for partition in self._partitions.values():
             if partition.state is State.JOINING and partition.begun:
                 partition.go_live()
@@ -89,7 +89,7 @@ class Restorer:
 
     def _decided(self, partition: Partition, decision: Decision) -> None:
         if partition.number in self._decisions:
-            # Decided once more, since the log was cut in the replay: nothing of what was restored so far counts.
+            # Decided again, because the log was cut during the replay: discard everything restored so far.
             self._engine.drop(partition.number)
         self._decisions[partition.number] = decision
         if decision.policy is not None:
@@ -131,6 +131,6 @@ class Restorer:
             seconds=round(seconds, 3),
         )
         if decision.new:
-            partition.join()  # its beginning is committed before any record is read
+            partition.join()  # commits its beginning before any record is read
         else:
             partition.go_live()

@@ -66,7 +66,7 @@ def trial(model: "ServableModel") -> str:
     rng = np.random.default_rng(0)
     kinds = {"zeros": np.zeros((steps, 1, model.features)), "random numbers": rng.normal(size=(steps, SENSORS, model.features))}
     what = "windows" if model.mode == "windowed" else f"sequences of {steps}"
-    bad = {kind: _not_finite(model, np.asarray(x, np.float32)) for kind, x in kinds.items()}
+    bad = {kind: _not_finite(model, model.inputs.plausible(x)) for kind, x in kinds.items()}
     if not any(bad.values()):
         return f"{what} of zeros and of random numbers give finite outputs"
     found = [f"{count} of {kinds[kind].shape[1]} {what} of {kind} give NaN or infinity" for kind, count in bad.items() if count]
@@ -113,7 +113,7 @@ def _readings(model: "ServableModel", steps: int) -> Float32:
     for t in range(1, steps):
         x[t] = SLOWNESS * x[t - 1] + np.sqrt(1 - SLOWNESS**2) * noise[t]
     mean, deviation = _scale(model)
-    scaled: Float32 = np.asarray(mean + deviation * x, np.float32)
+    scaled: Float32 = model.inputs.plausible(mean + deviation * x)
     return scaled
 
 
@@ -140,7 +140,7 @@ def _carried(model: "ServableModel", x: Float32) -> Float32:
 
 def _alone(model: "ServableModel", window: int, x: Float32, places: NDArray[np.int64]) -> Float32:
     """float32 [places, SENSORS, O]: after the reading at each place, the prediction of the `window` readings up to it."""
-    step = windowed(without_batch(model.keras_model, stateful=False), window).step
+    step = windowed(without_batch(model.keras_model, stateful=False), model.inputs, window).step
     before = np.stack([x[at - window : at] for at in places])  # one older reading in front, which the step shifts out
     rows = before.transpose(0, 2, 1, 3).reshape(len(places) * SENSORS, -1)
     y, _ = step(tf.constant(x[places].reshape(len(rows), 1, -1)), [tf.constant(rows)])

@@ -38,11 +38,22 @@ def _architecture(node: Any, numbers: dict[str, int]) -> Any:
         names = [layer.get("name", layer["config"]["name"]) for layer in node["layers"]]
         numbers = {name: number for number, name in enumerate(names)}
     kept = {key: value for key, value in node.items() if key not in IGNORED and not key.endswith(IGNORED_ENDINGS)}
+    if (precision := _precision(node.get("dtype"))) is not None:
+        kept["dtype"] = precision
     return {key: _number(value, numbers) if key in REFERENCES else _architecture(value, numbers) for key, value in kept.items()}
 
 
+def _precision(dtype: Any) -> str | None:
+    """What a layer computes in, where that is not float32."""
+    policy = dtype.get("config") if isinstance(dtype, dict) else None
+    name = policy.get("name") if isinstance(policy, dict) else dtype
+    return name if isinstance(name, str) and name != "float32" else None
+
+
 def _number(value: Any, numbers: dict[str, int]) -> Any:
-    """References to layers, however nested, by number."""
+    """References to layers, however nested, by number. Those of a dict are in the order of its keys, as Keras flattens it."""
+    if isinstance(value, dict):
+        return [_number(value[key], numbers) for key in sorted(value)]
     if isinstance(value, (list, tuple)):
         return [_number(item, numbers) for item in value]
     return numbers.get(value, value) if isinstance(value, str) else value

@@ -11,6 +11,7 @@ from typing import Any
 from processor.model.backend import keras
 from processor.model.load import ServableModel
 from processor.model.names import in_file
+from processor.model.precision import parts_of
 from processor.model.step import state_widths, stepped_layers
 
 # Activations that end at 1: a unit close to it hardly answers to its input any more.
@@ -30,12 +31,12 @@ class Part:
 
 
 def parts(model: ServableModel) -> list[Part]:
-    """One for each state of a carried model, in row order, which together are its whole width."""
+    """One for each state of a carried model, in row order. Of float64 states, the greater of the two halves."""
     found, begin = list[Part](), 0
-    for layer in stepped_layers(model.keras_model):
+    for layer in stepped_layers(model.keras_model, model.inputs):
         for (state, bounded), width in zip(_states(layer), state_widths(layer), strict=True):
             found.append(Part(in_file(layer), _type(layer), state, begin, begin + width, bounded))
-            begin += width
+            begin += width * parts_of(layer)
     return found
 
 

@@ -17,6 +17,7 @@ from processor.model.backend import keras
 from processor.model.file import contents
 from processor.model.file.reading import build, read
 from processor.model.fingerprint import digest
+from processor.model.inputs import Input, Inputs, inputs_of
 from processor.model.mode import Choice
 from processor.model.names import in_file, make_usable
 from processor.model.rungs import memory_bytes
@@ -32,10 +33,10 @@ OUTPUTS = ("last", "all")
 class ServableModel:
     """A model and its step.
 
-    mode: "carried" or "windowed"; why: the mode, the reason and the way to the other, in one line. features: F. named_outputs: what a
-    prediction is made of, side by side in y; never per_step when windowed. window: the steps of the
-    window; carried: the number of steps the file fixes, if any. trained_window: that number where it was the length of every sequence
-    in training, so that a state carried past it is something the model has not seen; None when windowed, stateful or free.
+    mode: "carried" or "windowed"; why: the mode, the reason and the way to the other, in one line. inputs: what a reading is made of.
+    named_outputs: what a prediction is made of, side by side in y; never per_step when windowed. window: the steps of the window; carried:
+    the number of steps the file fixes, if any. trained_window: that number where it was the length of every sequence in training, so that
+    a state carried past it is something the model has not seen; None when windowed, stateful or free.
     row_numbers: the most numbers that one row has on its way, which bounds the rows of a tile.
     widths: of the states, in graph order. step: (x float32 [B, 1, F], states float32 [B, w]) -> (y float32 [B, O], new states).
     digest: sha256 of architecture (without names) and weights. A sensor's states are zeros at first.
@@ -44,7 +45,7 @@ class ServableModel:
     path: Path
     mode: str
     why: str
-    features: int
+    inputs: Inputs
     named_outputs: tuple[Output, ...]
     window: int | None
     trained_window: int | None
@@ -53,6 +54,11 @@ class ServableModel:
     step: Step
     digest: str
     keras_model: Any
+
+    @property
+    def features(self) -> int:
+        """F, the numbers of a reading."""
+        return self.inputs.features
 
     @property
     def outputs(self) -> int:
@@ -88,17 +94,18 @@ def load(path: Path, *, mode: str = "auto", window: int | None = None, output: s
     make_usable(model)
     _check_weights(model)
     stateful = contents.is_stateful(file.config)
-    chosen = Choice(model, stateful=stateful, mode=mode, window=window, output=output).choose()
+    inputs = inputs_of(model, window)
+    chosen = Choice(model, inputs, stateful=stateful, mode=mode, window=window, output=output).choose()
     stepped = chosen.stepped
     _check_size(stepped)
     return ServableModel(
         path=path,
         mode=chosen.mode,
         why=chosen.why,
-        features=int(model.inputs[0].shape[2]),
+        inputs=inputs,
         named_outputs=stepped.outputs,
         window=chosen.window,
-        trained_window=chosen.window if chosen.mode == "carried" and not stateful else None,
+        trained_window=chosen.window if chosen.mode == "carried" and not stateful and not inputs.returned else None,
         row_numbers=_row_numbers(stepped),
         widths=stepped.widths,
         step=stepped.step,
@@ -114,6 +121,7 @@ def describe(model: ServableModel) -> dict[str, Any]:
         "mode": model.mode,
         "why": model.why,
         "features": model.features,
+        "inputs": [_describe_input(given) for given in model.inputs.each] if model.inputs.note else None,
         "outputs": model.outputs,
         "named_outputs": [_describe_output(output) for output in model.named_outputs] if len(model.named_outputs) > 1 else None,
         "per_step": model.per_step,
@@ -135,6 +143,11 @@ def describe_file(path: Path, **options: Any) -> dict[str, Any]:
         return describe(load(path, **options))
     except ModelRefused as refused:
         return {"servable": False, "why": str(refused)}
+
+
+def _describe_input(given: Input) -> dict[str, Any]:
+    said = {"name": given.name, "kind": given.kind, "numbers": given.last - given.first, "steps": given.steps, "shape": list(given.shape)}
+    return {**said, "categories": given.categories}
 
 
 def _describe_output(output: Output) -> dict[str, Any]:
@@ -171,34 +184,8 @@ def _check_shapes(model: Any) -> None:
             expected="a Sequential or Functional model",
             do="give it an Input and save it again",
         )
-    if len(model.inputs) != 1:
-        shapes = ", ".join(f"{t.name} {t.shape}" for t in model.inputs)
-        raise ModelRefused(f"the model has {len(model.inputs)} inputs ({shapes})", expected="one input", do="save a model with one input")
-    _check_input(model.inputs[0])
     for output in model.outputs:
         _check_output(output)
-
-
-def _check_input(tensor: Any) -> None:
-    shape = tuple(tensor.shape)
-    if tensor.dtype != "float32":
-        raise ModelRefused(f"the input's numbers are {tensor.dtype}", expected="float32", do="rebuild the model with a float32 input")
-    if len(shape) == 2:
-        raise ModelRefused(
-            f"the input {shape} has no time axis", expected="an input of [batch, steps, features]", do="serve a model of sequences"
-        )
-    if len(shape) != 3:
-        raise ModelRefused(
-            f"the input {shape} has {len(shape)} axes",
-            expected="an input of [batch, steps, features]",
-            do="serve a model of such sequences",
-        )
-    if shape[2] is None:
-        raise ModelRefused(
-            f"the input {shape} does not say how many features it has",
-            expected="a known number of features",
-            do="give its Input a number of features",
-        )
 
 
 def _check_output(tensor: Any) -> None:
@@ -207,8 +194,6 @@ def _check_output(tensor: Any) -> None:
         raise ModelRefused(
             f"the output {shape} does not say how many numbers it has", expected="a known number of outputs", do="give it a known shape"
         )
-    if tensor.dtype != "float32":
-        raise ModelRefused(f"the output's numbers are {tensor.dtype}", expected="float32", do="rebuild the model with a float32 output")
 
 
 def _check_weights(model: Any) -> None:

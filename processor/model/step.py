@@ -10,36 +10,28 @@ whole model on them.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from inspect import signature
 from math import prod
 from typing import Any
 
 from processor.model.backend import keras, tf
-from processor.model.file.contents import TRAINING_ONLY
-from processor.model.names import in_file, output_names
+from processor.model.inputs import RECURRENT, Input, Inputs
+from processor.model.names import output_names
+from processor.model.pointwise import (
+    AFTER_THE_END,
+    CannotStepError,
+    is_pointwise_op,
+    named,
+    refuse_axes,
+    refuse_unless_pointwise,
+    whole_key,
+)
+from processor.model.precision import kept, parts_of, unpacked
+from processor.model.stable import call_kwargs, is_training_only, stable, through
 from processor.records import Output
 
 L = keras.layers
 Step = Callable[[Any, Sequence[Any]], tuple[Any, list[Any]]]
 
-# Each output step depends on the input of that step only, so long as any axis they name lies behind the time axis.
-POINTWISE = (
-    L.Dense, L.Activation, L.ReLU, L.LeakyReLU, L.PReLU, L.ELU, L.Softmax, L.Rescaling,
-    L.BatchNormalization, L.LayerNormalization, L.RMSNormalization, L.UnitNormalization, L.Normalization,
-    L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum, L.Concatenate,
-)  # fmt: skip
-POINTWISE_OPS = frozenset({
-    "Abs", "Absolute", "Add", "Clip", "Divide", "Elu", "Exp", "Expm1", "Gelu", "HardSigmoid", "LeakyRelu", "Log", "Log1p", "Maximum",
-    "Minimum", "Multiply", "Negative", "Power", "Relu", "Relu6", "Selu", "Sigmoid", "Sign", "Silu", "Softplus", "Softsign", "Sqrt",
-    "Square", "Subtract", "Tanh", "TrueDivide",
-})  # fmt: skip
-# Past the end of the sequence there is no time axis left to mix.
-AFTER_THE_END = (*POINTWISE, L.Flatten, L.Reshape, L.Permute, L.Dot, L.EinsumDense, L.GroupNormalization)
-RECURRENT = (L.LSTM, L.GRU, L.SimpleRNN, L.RNN)
-
-
-class CannotStepError(Exception):
-    """The model cannot be fed one step at a time. The text says which layer is in the way and why, without a full stop."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +56,14 @@ class _Signal:
     """What one tensor of the graph becomes when a single step is fed.
 
     timed: axis 1 is the time axis, here of length 1; otherwise the value belongs to the sequence as a whole so far.
+    static: it follows from static inputs alone, so that it is the same at each step.
     shape: without the batch axis; None where the graph leaves a dimension open.
     """
 
     index: int
     timed: bool
     shape: tuple[int | None, ...]
+    static: bool = False
 
     @property
     def rank(self) -> int:
@@ -91,33 +85,26 @@ class _Call:
     states: slice
 
 
-def carried(model: Any) -> Stepped:
+def carried(model: Any, inputs: Inputs) -> Stepped:
     """The step of a model whose recurrent states are kept between steps. Raises CannotStepError."""
     try:
-        return _Planner(model).plan()
+        return _Planner(model, inputs).plan()
     except CannotStepError:
         raise
     except Exception as error:  # a layer rejects a sequence of a single step, in its own words
         raise CannotStepError(f"Keras cannot run it on a single step: {str(error).strip().partition(chr(10))[0].rstrip('.')}") from error
 
 
-def stepped_layers(model: Any) -> list[Any]:
+def stepped_layers(model: Any, inputs: Inputs) -> list[Any]:
     """The recurrent layers of a model that carried() takes, in the order of its states; one that is used twice comes twice."""
-    planner = _Planner(model)
+    planner = _Planner(model, inputs)
     planner.plan()
     return planner.recurrent
 
 
-def through(model: Any, inputs: Any, operation: Callable[[Any], Callable[..., Any]]) -> Any:
-    """Runs a model's graph with other operations in place of its own."""
-    graph = keras.Model(model.inputs, model.outputs) if isinstance(model, keras.Sequential) else model
-    # Keras has no public way to do this; nothing else here reaches into its graphs.
-    return graph._run_through_graph(inputs, operation_fn=operation)
-
-
 def flat(values: Sequence[Any]) -> Any:
     """Outputs of one step or window, [B, ...] each, side by side: [B, O]."""
-    rows = [tf.reshape(value, (-1, prod(value.shape[1:]))) for value in values]
+    rows = [tf.cast(tf.reshape(value, (-1, prod(value.shape[1:]))), tf.float32) for value in values]
     return rows[0] if len(rows) == 1 else tf.concat(rows, axis=1)
 
 
@@ -160,37 +147,46 @@ def state_widths(layer: Any) -> tuple[int, ...]:
 class _Planner:
     """Walks a model's graph once with signals instead of tensors, and writes down the calls that one step consists of."""
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.steps = model.inputs[0].shape[1]  # None: free
+    def __init__(self, model: Any, inputs: Inputs) -> None:
+        self.model, self.inputs = model, inputs
+        self.steps = inputs.steps  # None: free
         self.calls: list[_Call] = []
         self.widths: list[int] = []
         self.recurrent: list[Any] = []
         self.signals = 0
         self.stateful_seen: set[int] = set()
+        self.states: set[int] = set()  # signals that are states of a recurrent layer, which the step keeps itself
 
     def plan(self) -> Stepped:
+        for given in self.inputs.each:
+            if given.kind == "flat":
+                raise CannotStepError(f"its input {given.name} takes a whole window in one row")
         for layer in leaf_layers(self.model):
-            if isinstance(layer, L.Masking):
-                raise CannotStepError(f"{_named(layer)} skips steps by their content, which is done on windows only")
-        features = int(self.model.inputs[0].shape[2])
-        first = self._signal(timed=True, shape=(1, features))
-        lasts: list[_Signal] = keras.tree.flatten(self._walk(self.model, first))
+            if isinstance(layer, L.Masking) or getattr(layer, "mask_zero", False):
+                raise CannotStepError(f"{named(layer)} skips steps by their content, which is done on windows only")
+        firsts = [self._first(given) for given in self.inputs.each]
+        self.states = {first.index for first, given in zip(firsts, self.inputs.each, strict=True) if given.kind == "state"}
+        lasts: list[_Signal] = self.inputs.without_states(keras.tree.flatten(self._walk(self.model, firsts)))
+        wanted = self.inputs.without_states(list(zip(output_names(self.model), self.model.outputs, strict=True)))
         outputs, notes = [], []
-        for name, last, tensor in zip(output_names(self.model), lasts, self.model.outputs, strict=True):
+        for (name, tensor), last in zip(wanted, lasts, strict=True):
             shape = last.shape[1:] if last.timed else last.shape
             if None in shape:
                 raise CannotStepError(f"the output's shape is not known: {tensor.shape}")
             whole = tuple(d for d in shape if d is not None)
             outputs.append((name, prod(whole), last.timed, None))
             notes.append("" if last.timed or len(whole) < 2 else whole_note(whole))
-        return Stepped(self._step(first, lasts), tuple(self.widths), *side_by_side(outputs, notes))
+        return Stepped(self._step(firsts, lasts), tuple(self.widths), *side_by_side(outputs, notes))
 
-    def _step(self, first: _Signal, lasts: Sequence[_Signal]) -> Step:
-        calls = tuple(self.calls)
+    def _first(self, given: Input) -> _Signal:
+        timed = given.kind == "sequence"
+        return self._signal(timed=timed, shape=(1, *given.shape) if timed else given.shape, static=given.kind == "static")
+
+    def _step(self, firsts: Sequence[_Signal], lasts: Sequence[_Signal]) -> Step:
+        calls, inputs = tuple(self.calls), self.inputs
 
         def step(x: Any, states: Sequence[Any]) -> tuple[Any, list[Any]]:
-            values, new = {first.index: x}, []
+            values, new = dict(zip((first.index for first in firsts), inputs.of(x), strict=True)), []
             for call in calls:
                 args, kwargs = keras.tree.map_structure(partial(_filled, values), (call.args, call.kwargs))
                 results, left = call.run(states[call.states], *args, **kwargs)
@@ -200,9 +196,9 @@ class _Planner:
 
         return step
 
-    def _signal(self, *, timed: bool, shape: tuple[int | None, ...]) -> _Signal:
+    def _signal(self, *, timed: bool, shape: tuple[int | None, ...], static: bool = False) -> _Signal:
         self.signals += 1
-        return _Signal(self.signals, timed, shape)
+        return _Signal(self.signals, timed, shape, static)
 
     def _walk(self, model: Any, inputs: Any) -> Any:
         return through(model, inputs, self._operation)
@@ -224,26 +220,30 @@ class _Planner:
         if not any(s.timed for s in inputs):
             return self._after_the_end(operation, inputs, args, kwargs)
         if not all(s.timed for s in inputs):
-            raise CannotStepError(f"{_named(operation)} joins a sequence with the end of a sequence")
+            raise CannotStepError(f"{named(operation)} joins a sequence with the end of a sequence")
         if isinstance(operation, L.Reshape):
             return self._timed_reshape(operation, inputs[0], args)
         if isinstance(operation, L.TimeDistributed):
             return self._plain(operation, args, kwargs, timed=True)
-        _refuse_unless_pointwise(operation, inputs, args, kwargs)
+        refuse_unless_pointwise(operation, inputs, args, kwargs)
         return self._plain(operation, args, kwargs, timed=True)
 
     def _after_the_end(self, operation: Any, inputs: list[_Signal], args: Any, kwargs: Any) -> Any:
-        if not isinstance(operation, (*AFTER_THE_END, L.TimeDistributed)) and not _is_pointwise_op(operation):
-            raise CannotStepError(f"{_named(operation)} after the end of the sequence is not known to keep steps apart")
-        _refuse_axes(operation, inputs, first=1)
-        return self._plain(operation, args, kwargs, timed=False)
+        static = all(s.static for s in inputs)
+        if isinstance(operation, L.RepeatVector) and static and operation.n == self.steps:
+            return self._call(lambda _, v: (v[:, None], []), args, {}, (self._signal(timed=True, shape=(1, *inputs[0].shape)),))
+        if not isinstance(operation, (*AFTER_THE_END, L.TimeDistributed)) and not is_pointwise_op(operation):
+            raise CannotStepError(f"{named(operation)} after the end of the sequence is not known to keep steps apart")
+        refuse_axes(operation, inputs, first=1)
+        return self._plain(operation, args, kwargs, timed=False, static=static)
 
-    def _plain(self, operation: Any, args: Any, kwargs: Any, *, timed: bool) -> Any:
+    def _plain(self, operation: Any, args: Any, kwargs: Any, *, timed: bool, static: bool = False) -> Any:
         """An operation that is called as it is."""
         kwargs = call_kwargs(operation, kwargs)
         spec = operation.compute_output_spec(*_specs(args), **_specs(kwargs))
-        outputs = tuple(self._signal(timed=timed, shape=tuple(o.shape[1:])) for o in keras.tree.flatten(spec))
-        return self._call(lambda _, *a, **k: (operation(*a, **k), []), args, kwargs, outputs)
+        outputs = tuple(self._signal(timed=timed, shape=tuple(o.shape[1:]), static=static) for o in keras.tree.flatten(spec))
+        called = stable(operation) if isinstance(operation, L.TimeDistributed) else operation
+        return self._call(lambda _, *a, **k: (called(*a, **k), []), args, kwargs, outputs)
 
     def _call(self, run: Callable[..., Any], args: Any, kwargs: Any, outputs: tuple[_Signal, ...], widths: tuple[int, ...] = ()) -> Any:
         states = slice(len(self.widths), len(self.widths) + len(widths))
@@ -255,21 +255,22 @@ class _Planner:
         self._refuse_recurrent(layer, x, args, kwargs)
         self.recurrent.append(layer)
         widths, size = state_widths(layer), _output_width(layer)
+        in_row = tuple(width * parts_of(layer) for width in widths)
         shape: tuple[int | None, ...] = (1, size) if layer.return_sequences else (size,)
         outputs = [self._signal(timed=layer.return_sequences, shape=shape)]
         if layer.return_state:
             outputs += [self._signal(timed=False, shape=(w,)) for w in widths]
-        return self._call(partial(_run_cell, layer), (x,), {}, tuple(outputs), widths)
+        return self._call(partial(_run_cell, layer), (x,), {}, tuple(outputs), in_row)
 
     def _refuse_recurrent(self, layer: Any, x: Any, args: Any, kwargs: Any) -> None:
         if not (isinstance(x, _Signal) and x.timed):
-            raise CannotStepError(f"{_named(layer)} reads a sequence that another layer made up")
-        if any(isinstance(v, _Signal) for v in keras.tree.flatten((args, kwargs))):
-            raise CannotStepError(f"{_named(layer)} takes its initial state from another layer")
+            raise CannotStepError(f"{named(layer)} reads a sequence that another layer made up")
+        if any(isinstance(v, _Signal) and v.index not in self.states for v in keras.tree.flatten((args, kwargs))):
+            raise CannotStepError(f"{named(layer)} takes its initial state from another layer")
         if layer.go_backwards:
-            raise CannotStepError(f"{_named(layer)} reads backwards")
+            raise CannotStepError(f"{named(layer)} reads backwards")
         if layer.stateful and id(layer) in self.stateful_seen:
-            raise CannotStepError(f"{_named(layer)} is stateful and used twice, so its states would mix")
+            raise CannotStepError(f"{named(layer)} is stateful and used twice, so its states would mix")
         self.stateful_seen.add(id(layer))
 
     def _timed_reshape(self, layer: Any, x: _Signal, args: Any) -> Any:
@@ -277,18 +278,18 @@ class _Planner:
         rest = tuple(layer.compute_output_shape((None, self.steps or 1, *x.shape[1:]))[2:])
         steps = layer.target_shape[0]
         if steps not in (-1, self.steps) or None in x.shape or None in rest or prod(rest) != prod(x.shape[1:]):  # type: ignore[arg-type]
-            raise CannotStepError(f"{_named(layer)} moves numbers between steps")
+            raise CannotStepError(f"{named(layer)} moves numbers between steps")
         output = self._signal(timed=True, shape=(1, *rest))
         return self._call(lambda _, v: (tf.reshape(v, (-1, 1, *rest)), []), args, {}, (output,))
 
     def _item(self, operation: Any, x: Any, key: Any) -> Any:
         """Indexing: of a timed signal all its steps, or its last one."""
-        key = _whole_key(key, x.rank)
+        key = whole_key(key, x.rank)
         if key[0] != slice(None) or any(k is None for k in key):
-            raise CannotStepError(f"{_named(operation)} indexes the batch axis, or adds an axis")
+            raise CannotStepError(f"{named(operation)} indexes the batch axis, or adds an axis")
         ends = x.timed and key[1] in (-1, (self.steps or 0) - 1) and not isinstance(key[1], slice)
         if x.timed and not ends and key[1] != slice(None):
-            raise CannotStepError(f"{_named(operation)} takes step {key[1]} of a sequence, which is not the last")
+            raise CannotStepError(f"{named(operation)} takes step {key[1]} of a sequence, which is not the last")
         key = (key[0], 0, *key[2:]) if ends else key
         shape = tuple(operation.compute_output_spec(x.spec, key).shape[1:])
         output = self._signal(timed=x.timed and not ends, shape=shape)
@@ -296,26 +297,21 @@ class _Planner:
 
 
 def _run_cell(layer: Any, states: Sequence[Any], x: Any) -> tuple[Any, list[Any]]:
-    """One step of a recurrent layer: x [B, 1, F] -> (its outputs as Keras shapes them, its new states, flat)."""
+    """One step of a recurrent layer: x [B, 1, F] -> (its outputs as Keras shapes them, its new states as they are kept, flat)."""
     stacked = isinstance(layer.cell, L.StackedRNNCells)
-    packed: list[Any] = list(states)
+    packed: list[Any] = [unpacked(state, layer.compute_dtype) for state in states]
     if stacked:
-        left = iter(states)
+        left = iter(packed)
         packed = [[next(left) for _ in keras.tree.flatten(size)] for size in layer.cell.state_size]
     y, new = layer.cell(x[:, 0], packed, **call_kwargs(layer.cell, {}))
     new = keras.tree.flatten(new)
     y = y[:, None] if layer.return_sequences else y
-    return ([y, *new] if layer.return_state else y), new
+    return ([y, *new] if layer.return_state else y), [kept(state) for state in new]
 
 
 def _output_width(layer: Any) -> int:
     width = getattr(layer.cell, "output_size", None)
     return int(state_widths(layer)[0] if width is None else width)
-
-
-def call_kwargs(layer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The call's own keywords; layers that behave differently in training are told that this is not."""
-    return {**kwargs, "training": False} if "training" in signature(layer.call).parameters else kwargs
 
 
 def _filled(values: dict[int, Any], argument: Any) -> Any:
@@ -324,50 +320,3 @@ def _filled(values: dict[int, Any], argument: Any) -> Any:
 
 def _specs(arguments: Any) -> Any:
     return keras.tree.map_structure(lambda v: v.spec if isinstance(v, _Signal) else v, arguments)
-
-
-def is_training_only(operation: Any) -> bool:
-    """Whether it gives what it is given, outside of training."""
-    return type(operation).__name__ in TRAINING_ONLY and isinstance(operation, L.Layer)
-
-
-def _is_pointwise_op(operation: Any) -> bool:
-    return type(operation).__module__.startswith("keras.src.ops.") and type(operation).__name__ in POINTWISE_OPS
-
-
-def _refuse_unless_pointwise(operation: Any, inputs: list[_Signal], args: Any, kwargs: Any) -> None:
-    if not isinstance(operation, POINTWISE) and not _is_pointwise_op(operation):
-        raise CannotStepError(f"{_named(operation)} mixes time steps, or is not known to keep them apart")
-    if len({s.rank for s in inputs}) > 1:
-        raise CannotStepError(f"{_named(operation)} joins sequences of different ranks")
-    if any(getattr(v, "shape", ()) for v in keras.tree.flatten((args, kwargs)) if not isinstance(v, _Signal)):
-        raise CannotStepError(f"{_named(operation)} joins a sequence with a constant of several numbers")
-    _refuse_axes(operation, inputs, first=2)
-    if isinstance(operation, L.PReLU) and operation.alpha.shape[0] != 1:
-        raise CannotStepError(f"{_named(operation)} has weights of its own for each time step")
-    if isinstance(operation, L.Rescaling) and max(_rank(operation.scale), _rank(operation.offset)) > 1:
-        raise CannotStepError(f"{_named(operation)} has a scale of its own for each time step")
-
-
-def _refuse_axes(operation: Any, inputs: list[_Signal], *, first: int) -> None:
-    """Refuses an operation that works along an axis before `first`."""
-    axes = getattr(operation, "axis", None)
-    for axis in keras.tree.flatten(() if axes is None else axes):
-        if int(axis) % inputs[0].rank < first:
-            raise CannotStepError(f"{_named(operation)} works along axis {axis}, not along the features only")
-
-
-def _rank(value: Any) -> int:
-    return len(getattr(tf.convert_to_tensor(value), "shape", ()))
-
-
-def _whole_key(key: Any, rank: int) -> tuple[Any, ...]:
-    """An index with one entry for each axis."""
-    key = tuple(key) if isinstance(key, (tuple, list)) else (key,)
-    at = next((i for i, k in enumerate(key) if k is Ellipsis), len(key))
-    missing = rank - sum(k is not Ellipsis for k in key)
-    return (*key[:at], *[slice(None)] * missing, *key[at + 1 :])
-
-
-def _named(operation: Any) -> str:
-    return f"{in_file(operation)} ({type(operation).__name__})"

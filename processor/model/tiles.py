@@ -4,6 +4,8 @@ Responsible for compiling rungs, and for the proof that every kept rung gives a 
 how readings are batched cannot be seen in the output. Not responsible for which rows go into a tile, nor for where their state lives.
 """
 
+import queue
+import threading
 from collections.abc import Iterator
 from functools import reduce
 from operator import and_
@@ -27,29 +29,72 @@ PROBE_ROWS = 8  # divides the rows of every rung
 class Tiles:
     """The compiled rungs of a model, ascending, each bit for bit equal to the reference rung."""
 
-    def __init__(self, model: ServableModel, *, rows_max: int = LADDER[-1].rows, log: Any = None) -> None:
-        """Compiles the rungs up to the first that holds `rows_max` rows, and the reference rung; drops those whose bits differ."""
-        log = structlog.get_logger(__name__) if log is None else log
-        with Heartbeat(lambda doing, seconds: log.info("still working", doing=doing, seconds=round(seconds))) as heartbeat:
-            compiled = {}
-            wanted = compiled_rungs(rows_max, model.row_numbers)
-            for number, shape in enumerate(wanted, 1):
-                heartbeat.doing = f"compiling rung {number} of {len(wanted)}, {shape.rows} rows"
-                compiled[shape] = _compile(model, shape)
-            heartbeat.doing = "comparing the rungs"
-            expected = _probe(model, REFERENCE, compiled[REFERENCE])
-            kept = {shape: run for shape, run in compiled.items() if _probe(model, shape, run) == expected}
+    def __init__(self, model: ServableModel, *, rows_max: int = LADDER[-1].rows, log: Any = None, beside: bool = False) -> None:
+        """Compiles the reference rung, then the others up to the first that holds `rows_max` rows; drops those whose bits differ.
+
+        beside: the others on a thread of their own, while the reference rung serves; adopt() takes them up.
+        """
+        self._model, self._log = model, structlog.get_logger(__name__) if log is None else log
+        self._wanted = [shape for shape in compiled_rungs(rows_max, model.row_numbers) if shape != REFERENCE]
+        with self._heartbeat() as heartbeat:
+            heartbeat.doing = f"compiling the rung of {REFERENCE.rows} rows"
+            reference = _compile(model, REFERENCE)
+            heartbeat.doing = "comparing its rows"
+            expected = _probe(model, REFERENCE, reference)
         if expected is None:
             raise ModelRefused(
                 "the model gives a row other bits than its neighbour for the same readings",
                 expected="outputs that do not depend on how readings are batched",
                 do="replace what works along the batch axis, if anything does; else try the model's layers one by one, and report which",
             )
-        self._model = model
-        self.shapes: tuple[RungShape, ...] = tuple(kept)
-        self._runs: tuple[Run, ...] = tuple(kept.values())
-        dropped = [shape.rows for shape in compiled if shape not in kept]
-        log.info("tiles compiled", rows_kept=[shape.rows for shape in kept], rows_dropped=dropped)
+        self.shapes: tuple[RungShape, ...] = (REFERENCE,)
+        self._runs: tuple[Run, ...] = (reference,)
+        self._compared: queue.SimpleQueue[tuple[RungShape, Run]] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._compile_beside, args=(expected,), name="rungs")
+        if beside:
+            self._thread.start()
+        else:
+            self._compile_others(expected)
+            self.adopt()
+
+    def adopt(self) -> None:
+        """Takes up the rungs that were compiled and compared since. On the thread that runs them, and between two batches."""
+        while not self._compared.empty():
+            kept = dict(zip(self.shapes, self._runs, strict=True))
+            kept.update([self._compared.get()])
+            self.shapes = tuple(sorted(kept, key=lambda shape: shape.rows))
+            self._runs = tuple(kept[shape] for shape in self.shapes)
+
+    def close(self) -> None:
+        """No rung is compiled any more, once the one that is being compiled is done."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _compile_beside(self, expected: bytes) -> None:
+        try:
+            self._compile_others(expected)
+        except ModelRefused as refused:  # the model is served all the same, by the rungs that there are
+            self._log.warning("a rung could not be compiled, going on without it and those after it", reason=refused.found)
+
+    def _compile_others(self, expected: bytes) -> None:
+        kept, dropped = [REFERENCE.rows], []
+        with self._heartbeat() as heartbeat:
+            for number, shape in enumerate(self._wanted, 1):
+                if self._closing.is_set():
+                    return
+                heartbeat.doing = f"compiling rung {number} of {len(self._wanted)}, {shape.rows} rows"
+                run = _compile(self._model, shape)
+                if _probe(self._model, shape, run) == expected:
+                    kept.append(shape.rows)
+                    self._compared.put((shape, run))
+                else:
+                    dropped.append(shape.rows)
+        self._log.info("tiles compiled", rows_kept=sorted(kept), rows_dropped=dropped)
+
+    def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(lambda doing, seconds: self._log.info("still working", doing=doing, seconds=round(seconds)))
 
     def buffers(self, rung: int) -> tuple[Float32, NDArray[np.int32], Float32]:
         """Zeroed x, counts and state of a rung's shape, which `run` reads without copying; to be filled again and again."""
@@ -180,7 +225,7 @@ def _probes(model: ServableModel) -> Iterator[tuple[Float32, Float32]]:
     several = PROBE_WINDOWS if model.mode == "windowed" else PROBE_STEPS
     for steps, reading, state in ((1, 1, 1), (several, 1, 1), (1, 1, 0), (1, 1, 0), (1, 100, 0.1), (1, 0.01, 0.01)):
         readings = reading * rng.normal(size=(steps, PROBE_ROWS, model.features))
-        yield readings.astype(np.float32), (state * rng.uniform(-1, 1, size=(PROBE_ROWS, model.width))).astype(np.float32)
+        yield model.inputs.plausible(readings), (state * rng.uniform(-1, 1, size=(PROBE_ROWS, model.width))).astype(np.float32)
 
 
 def _outcome(run: Run, shape: RungShape, readings: Float32, state: Float32) -> Float32:

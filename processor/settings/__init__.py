@@ -1,20 +1,20 @@
-"""The settings of the service: what can be set, where it is read from, and what is refused.
+"""The settings of the service: their schema, their sources, and validation.
 
-    values.py    what a value may be: durations, names, numbers, lists
+    values.py    the kinds of values: durations, names, numbers, lists
     record_values.py  the same for settings that describe records
-    kafka.py     the properties of librdkafka, which of them are refused, and which are secret
-    librdkafka.py  their names, by client
-    schema.py    every setting with its default and meaning
+    kafka.py     the librdkafka properties that are refused, and those that are secret
+    librdkafka.py  the names of the librdkafka properties, by client
+    schema.py    every setting with its default and its description
     keys.py      the settings as a list, for --help and docs/configuration.md
     sources.py   the YAML file, the environment, the command line
-    load.py      all of it together, every mistake told at once
+    load.py      combines the sources, and reports every mistake at once
 
-Not responsible for what lies outside the settings: whether the model can be served or the topics exist is asked by
-`slotstream check` and at the start.
+Not responsible for anything outside the settings: `slotstream check` and the start check whether the model can be served and the topics
+exist.
 
-pydantic-settings holds the schema and its own sources are not used: its environment source turns a kafka value such as
-1e5 into a number and drops unknown variables, its command line splits bootstrap.servers at the commas, and each ends at
-the first mistake without saying which source made it.
+pydantic-settings provides the schema, but its own sources are not used. Its environment source converts a kafka value such as 1e5 into a
+number and ignores unknown variables, its command-line source splits bootstrap.servers at commas, and each stops at the first mistake
+without naming the source.
 """
 
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, KAFKA_REFUSED, TRANSACTION_TIMEOUT_S, addresses, is_secret, kafka_key
@@ -22,7 +22,7 @@ from processor.settings.keys import Key, keys, sections
 from processor.settings.merge import CONFIG_DEFAULT, config_file, load_settings
 from processor.settings.schema import Section, Settings, dead_letter_of
 from processor.settings.sources import ENV_CONFIG, ENV_PREFIX
-from processor.settings.values import Allowed, Scale, field_path, format_duration, parse_duration, path_parts
+from processor.settings.values import Allowed, Features, Scale, field_path, format_duration, parse_duration, path_parts
 
 __all__ = [
     "BOOTSTRAP_DEFAULT",
@@ -32,6 +32,7 @@ __all__ = [
     "KAFKA_REFUSED",
     "TRANSACTION_TIMEOUT_S",
     "Allowed",
+    "Features",
     "Key",
     "Scale",
     "Section",

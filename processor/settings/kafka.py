@@ -1,4 +1,4 @@
-"""What may stand under `kafka`: the properties of librdkafka, which of them are refused, and which of them are secret."""
+"""The section `kafka`: librdkafka properties, which of them are refused, and which are secret."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ BOOTSTRAP = "bootstrap.servers"
 BOOTSTRAP_DEFAULT = "localhost:9092"
 TRANSACTION_TIMEOUT_S = 10.0
 
-# What the service itself decides in every client, and what to do instead.
+# Properties that the service sets in every client, and what to do instead.
 KAFKA_REFUSED: Mapping[str, str] = {
     "group.id": "set the key group",
     "group.instance.id": "set the key instance (it is <group>.<instance>)",
@@ -36,7 +36,7 @@ _SECRET_KEY = re.compile(r"passw|passphrase|secret|token(?!\.endpoint\.url)|cred
 
 
 def kafka_key(key: str) -> str:
-    """The one spelling of a librdkafka property: dots, lower case."""
+    """The canonical spelling of a librdkafka property: dots, lower case."""
     dotted = key.strip().lower().replace("_", ".")
     return "log_level" if dotted == "log.level" else dotted
 
@@ -46,7 +46,7 @@ def is_secret(key: str) -> bool:
 
 
 def kafka_value(key: str, value: Any) -> str | SecretStr:
-    """Text for librdkafka; what is secret by its name or its place is wrapped, so that nothing prints it."""
+    """The value as text for librdkafka; values that are secret by name or by source are wrapped, so that nothing prints them."""
     if (instead := KAFKA_REFUSED.get(kafka_key(key))) is not None:
         raise PydanticCustomError("refused", "cannot be set under kafka: {instead}", {"instead": instead})
     if (near := librdkafka.nearest(kafka_key(key))) is not None:
@@ -108,14 +108,14 @@ def _no_address(fault: str) -> PydanticCustomError:
 
 
 class FileSecret(SecretStr):
-    """A secret and the file that it came from."""
+    """A secret and the file that it was read from."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(_secret_in(path))
         self.path = path
 
     def now(self) -> str:
-        """The file's content at this moment; that of the start where the file is gone, empty or being written."""
+        """The file's current content; the content at startup if the file is missing, empty or being written."""
         try:
             return _secret_in(self.path) or self.get_secret_value()
         except (OSError, ValueError):

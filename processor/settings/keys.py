@@ -1,4 +1,4 @@
-"""What can be set, as it is listed for the sources, --help and docs/configuration.md."""
+"""The list of all settings, for the sources, --help and docs/configuration.md."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Key:
 
 
 def sections() -> dict[str, type[Section]]:
-    """The keys that hold other keys."""
+    """The keys that contain other keys."""
     return {
         name: field.annotation
         for name, field in Settings.model_fields.items()

@@ -1,6 +1,6 @@
-"""The properties of librdkafka 2.16 that can be set as text, by which client takes them: for the nearest name, and for no warnings.
+"""The properties of librdkafka 2.16 that can be set as text, by client: used to suggest the nearest name, and to avoid warnings.
 
-A property that is not here and near to none of these is handed to the client, which knows its own.
+A property that is not listed here, and is not similar to any of these, is passed to the client for validation.
 """
 
 import difflib
@@ -56,7 +56,7 @@ EVERY = frozenset({
 
 
 def nearest(name: str) -> str | None:
-    """The property that was meant, if this is none and near to one."""
+    """The property that was probably meant, if this is not a property but similar to one."""
     known = CONSUMER | PRODUCER | EVERY
     near = difflib.get_close_matches(name, sorted(known), 1, NEAR)
     return near[0] if name not in known and near else None

@@ -1,4 +1,4 @@
-"""Lays the sources over each other and checks what comes of it: all that is wrong at once, each with its source."""
+"""Merges the sources and validates the result: reports all mistakes at once, each with its source."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ CONFIG_DEFAULT = Path("config/slotstream.yaml")
 
 
 def config_file(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """--config, else SLOTSTREAM_CONFIG, else config/slotstream.yaml in the working directory if it is there."""
+    """--config, or SLOTSTREAM_CONFIG, or config/slotstream.yaml in the working directory if it exists."""
     if explicit is not None:
         return explicit
     if named := environ.get(ENV_CONFIG):
@@ -26,7 +26,7 @@ def config_file(explicit: Path | None, environ: Mapping[str, str]) -> Path | Non
 
 
 def load_settings(config: Path | None, overrides: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """YAML file < environment < command line. Every problem of all three in one ConfigurationError."""
+    """Loads YAML file < environment < command line. Raises one ConfigurationError with the problems of all three."""
     sources = Sources()
     given = (sources.yaml_file(config) if config else {}) | sources.environment(environ) | sources.options(overrides)
     settings, problems = None, sources.problems

@@ -1,4 +1,4 @@
-"""Every setting: its name, its default, what it may be, and what it is for. What they must agree on among themselves."""
+"""Every setting: its name, its default, its allowed values and its description; and the constraints between settings."""
 
 import socket
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from processor.logs import SECRETS
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
 from processor.settings.record_values import clashes, path
 from processor.settings.values import (
+    Features,
     Scale,
     choice,
     duration,
@@ -36,49 +37,53 @@ class Section(BaseModel):
 
 
 class Input(Section):
-    topic: Annotated[str, kafka_name()] = Field(default="readings", description="the topic whose records carry the readings")
+    topic: Annotated[str, kafka_name()] = Field(default="readings", description="the topic that contains the readings")
     format: Annotated[Literal["json", "float32"], choice("json", "float32")] = Field(
-        default="json", description="how a record's value is written; float32: little-endian, one step, or as many as the header steps says"
+        default="json",
+        description="the format of a record's value; float32: little-endian, one step, or as many steps as the header steps gives",
     )
-    features: Annotated[tuple[str, ...] | None, or_null(feature_names())] = Field(
+    features: Annotated[Features | None, or_null(feature_names())] = Field(
         default=None,
-        description="the fields of a JSON record that are the features, in the model's order; null: the field values holds a list",
+        description="the fields of a JSON record that are the features, in the model's order; for a model with several inputs also by "
+        "input name; null: the field values contains a list",
     )
     scale: Annotated[Scale | None, or_null(scaling())] = Field(
         default=None,
-        description="how features were scaled in training, (x - mean) / std or (x - min) / (max - min); null: fed as they are",
+        description="how features were scaled in training, (x - mean) / std or (x - min) / (max - min); null: not scaled",
     )
     timestamp: Annotated[str | None, or_null(path())] = Field(
         default="timestamp",
-        description="the field of a JSON record that holds the reading's time; null: the record's own time counts, whatever its value says",
+        description="the field of a JSON record that contains the reading's time; null: the record's Kafka timestamp, whatever its "
+        "value contains",
     )
     timestamp_unit: Annotated[Literal["auto", "s", "ms", "us", "ns"], choice("auto", "s", "ms", "us", "ns")] = Field(
-        default="auto", description="the unit of times that are numbers, Unix time; auto: ms. ISO 8601 text is read in any case"
+        default="auto", description="the unit of numeric Unix times; auto: ms. ISO 8601 text is always accepted"
     )
     start: Annotated[Literal["earliest", "latest"], choice("earliest", "latest")] = Field(
         default="earliest",
-        description="where a group without offsets begins, decided once; latest leaves out what the topic already holds",
+        description="where a group without offsets begins, decided once; latest skips the records that the topic already contains",
     )
     ahead_max: Annotated[float, duration()] = Field(
-        default=3600.0, description="a timestamp further ahead of its record's own than this makes the record a dead letter"
+        default=3600.0, description="a record whose time is further ahead of its Kafka timestamp than this becomes a dead letter"
     )
     record_steps_max: Annotated[int, integer(1, 1_000_000)] = Field(
-        default=1024, description="steps that one record may hold; more makes it a dead letter; raise it for long batches in one record"
+        default=1024,
+        description="the maximum number of steps in one record, which becomes a dead letter if it has more; raise it for long batches",
     )
 
 
 class Output(Section):
-    topic: Annotated[str, kafka_name()] = Field(default="predictions", description="the topic that predictions are written to")
+    topic: Annotated[str, kafka_name()] = Field(default="predictions", description="the topic for the predictions")
     scale: Annotated[Scale | dict[str, Scale] | None, or_null(output_scaling())] = Field(
         default=None,
-        description="how the targets were scaled in training: predictions are written in their own units; of a model with several outputs "
-        "by their names; null: as they are",
+        description="how the targets were scaled in training, to publish predictions in the targets' units; for a model with several "
+        "outputs, by output name; null: not scaled",
     )
     residual: Annotated[bool | tuple[str | int, ...] | dict[str, bool | tuple[str | int, ...]], residual_of_output()] = Field(
         default=False,
-        description="add to each prediction how far the sensor's previous one was from this reading, in the model's scale; for models that "
-        "forecast the next reading, or those of its features that are listed; of a model with several outputs for the one that is named; "
-        "not for autoencoders, which forecast none",
+        description="add to each prediction the difference between this reading and the sensor's previous prediction, in the model's "
+        "scale; for models that forecast the next reading, or the listed features of it; for a model with several "
+        "outputs, name the output that does; not for autoencoders, which do not forecast",
     )
 
 
@@ -87,16 +92,17 @@ class DeadLetter(Section):
         default=None, description="the topic for records that cannot be used; null: <input.topic>.dead-letter"
     )
     max_ratio: Annotated[float, ratio()] = Field(
-        default=0.5, description="share of bad records among the last 10,000 that ends the service; 1 never ends it"
+        default=0.5,
+        description="the share of bad records among the last 10,000 above which the service ends; 1: it never ends for this reason",
     )
 
 
 class Batch(Section):
     readings_max: Annotated[int, integer(1, 1_000_000)] = Field(
-        default=4096, description="records taken from Kafka in one turn; more gives throughput, fewer a steadier latency"
+        default=4096, description="the maximum number of records per turn; higher values increase throughput, lower ones steady the latency"
     )
     linger: Annotated[float, duration("0ms", "1s")] = Field(
-        default=0.005, description="how long a turn waits for more records once it has some; 0ms for the least latency"
+        default=0.005, description="how long a turn waits for more records once it has some; 0ms for the lowest latency"
     )
 
 
@@ -104,81 +110,86 @@ class Model(Section):
     path: Annotated[Path, text("the path of a Keras model file")] = Field(default=Path("model.keras"), description="the model file")
     mode: Annotated[Literal["auto", "carried", "windowed"], choice("auto", "carried", "windowed")] = Field(
         default="auto",
-        description="carried: the recurrent state goes on from reading to reading; windowed: the last readings are kept and stepped anew; "
-        "auto: what the file was trained for (`slotstream model show` says which and why)",
+        description="carried: the recurrent state is carried from reading to reading; windowed: the model runs on the sensor's last "
+        "readings each time; auto: the mode that the file was trained for (`slotstream model show` prints the mode and "
+        "the reason)",
     )
     window: Annotated[int | None, or_null(integer(1, 1_000_000))] = Field(
-        default=None, description="steps of the window of a windowed model; null: the file's own"
+        default=None, description="the number of steps in the window of a windowed model; null: from the file"
     )
     output: Annotated[Literal["last", "all"], choice("last", "all")] = Field(
-        default="last", description="which steps of a windowed model's output are the prediction"
+        default="last", description="which steps of a windowed model's output form the prediction"
     )
     warmup_steps: Annotated[int, integer(0, 1_000_000_000)] = Field(
-        default=0, description="predictions of a sensor's first steps are marked warming_up"
+        default=0, description="the number of first steps of a sensor whose predictions are flagged warming_up"
     )
 
 
 class Parking(Section):
     path: Annotated[Path | None, or_null(text("a folder"))] = Field(
         default=None,
-        description="a folder for the states of sensors without a slot, on a fast disk; what lies there is lost with the process, and need "
-        "not outlive it; null: in memory",
+        description="a folder on a fast disk for the states of sensors without a slot; its content need not outlive the process; "
+        "null: in memory",
     )
 
 
 class Checkpoint(Section):
     store: Annotated[Literal["auto", "topic", "directory"], choice("auto", "topic", "directory")] = Field(
-        default="auto", description="where the state of the sensors is kept; auto: the topic, and the directory with at_least_once"
+        default="auto", description="where checkpoints are stored; auto: in the topic, or with at_least_once in the directory"
     )
     path: Annotated[Path, text("a folder")] = Field(
-        default=Path("checkpoints"), description="the folder of the store directory; on a disk that outlives the process"
+        default=Path("checkpoints"), description="the folder for the store directory, on a disk that outlives the process"
     )
     topic: Annotated[str | None, or_null(kafka_name())] = Field(
-        default=None, description="the topic of the store topic, compacted, of as many partitions as the input; null: <group>.checkpoints"
+        default=None,
+        description="the topic for the store topic: compacted, with as many partitions as the input; null: <group>.checkpoints",
     )
     interval: Annotated[float, duration("100ms")] = Field(
-        default=30.0, description="time between checkpoints; a shorter one makes a restart replay less"
+        default=30.0, description="the time between checkpoints; with a shorter time, a restart replays less"
     )
     keep: Annotated[int, integer(2, 1000)] = Field(
         default=2,
-        description="whole checkpoint files kept for each partition, read back and found intact, and with each the files of changes that "
-        "build on it; of the store directory alone",
+        description="the number of verified whole checkpoint files to keep for each partition, with the increments that build on "
+        "them; only for the store directory",
     )
 
 
 class Reset(Section):
     after_gap: Annotated[float | None, or_null(duration())] = Field(
-        default=None, description="a sensor starts anew with a record that is this much later than its latest one, by their timestamps"
+        default=None,
+        description="a record that is more than this later than its sensor's latest record, by their timestamps, resets the sensor",
     )
     after_steps: Annotated[int | None, or_null(integer(1, 1_000_000_000))] = Field(
-        default=None, description="a sensor starts anew with the record after this many steps; a record of several is never cut"
+        default=None, description="the next record after this many steps resets its sensor; a record of several steps is never split"
     )
     each_record: Annotated[bool, flag()] = Field(
-        default=False, description="every record is a whole sequence of its own: the sensor starts anew at each"
+        default=False, description="every record is a separate sequence: each record resets its sensor"
     )
 
 
 class State(Section):
     expire_after: Annotated[float | None, or_null(duration())] = Field(
         default=None,
-        description="a sensor whose latest record lies more than this before its partition's time is forgotten; one sensor alone moves "
+        description="a sensor expires when its latest record is more than this before its partition's time; a single sensor moves "
         "that time by no more than this; null: never",
     )
 
 
 class Http(Section):
     host: Annotated[str, text("a host name or address")] = Field(
-        default="127.0.0.1", description="where metrics, health and the status page are served; 0.0.0.0 in a container"
+        default="127.0.0.1", description="the address that serves metrics, health and the status page; 0.0.0.0 in a container"
     )
-    port: Annotated[int, integer(0, 65535)] = Field(default=8080, description="its port; 0: a free one, printed at start")
+    port: Annotated[int, integer(0, 65535)] = Field(
+        default=8080, description="the port of this address; 0: a free one, which is logged at startup"
+    )
 
 
 class Log(Section):
     level: Annotated[Literal["debug", "info", "warning", "error"], choice("debug", "info", "warning", "error")] = Field(
-        default="info", description="the least important messages that are written"
+        default="info", description="the lowest level of messages that are logged"
     )
     format: Annotated[Literal["auto", "console", "json"], choice("auto", "console", "json")] = Field(
-        default="auto", description="auto: console on a terminal, else one JSON object a line"
+        default="auto", description="auto: console on a terminal, otherwise one JSON object per line"
     )
 
 
@@ -189,7 +200,7 @@ class Settings(BaseSettings):
 
     kafka: dict[str, str | SecretStr] = Field(
         default={"bootstrap.servers": BOOTSTRAP_DEFAULT},
-        description="any property of librdkafka, for every client; dots and underscores are one; a value may be {file: PATH}",
+        description="librdkafka properties, for every client; dots and underscores are equivalent; a value may be {file: PATH}",
         validate_default=True,
     )
     input: Input = Field(default=Input(), description="the readings")
@@ -199,57 +210,63 @@ class Settings(BaseSettings):
         default=None, description="the consumer group, which owns offsets and checkpoints; null: slotstream.<output.topic>"
     )
     instance: Annotated[str | None, or_null(kafka_name())] = Field(
-        default=None, description="this process among those of the group, the same after a restart; null: the host name"
+        default=None, description="the name of this process in the group, which must stay the same after a restart; null: the host name"
     )
     leave_on_stop: Annotated[bool, flag()] = Field(
         default=True,
-        description="hand the partitions over when stopped; false where the same instance comes back at once (a StatefulSet)",
+        description="hand over the partitions when stopped; set false if the same instance comes back at once (a StatefulSet)",
     )
     delivery: Annotated[Literal["exactly_once", "at_least_once"], choice("exactly_once", "at_least_once")] = Field(
         default="exactly_once",
-        description="exactly_once: predictions and offsets in one transaction; at_least_once: no transactions, after a crash "
-        "some predictions come twice",
+        description="exactly_once: predictions and offsets in one transaction; at_least_once: no transactions, so a crash can publish "
+        "some predictions twice",
     )
     commit_interval: Annotated[float, duration("10ms", "5s")] = Field(
-        default=0.1, description="time between commits, which is most of the latency; longer means fewer and larger transactions"
+        default=0.1,
+        description="the time between commits, which accounts for most of the latency; a longer time means fewer, larger transactions",
     )
     drain_timeout: Annotated[float, duration("0ms", "1h")] = Field(
-        default=10.0, description="time for the last commit and checkpoint when stopped or when partitions are taken away"
+        default=10.0, description="the time for the last commit and checkpoint at a stop or when partitions are revoked"
     )
-    batch: Batch = Field(default=Batch(), description="how much is worked on at once")
+    batch: Batch = Field(default=Batch(), description="the size of a batch")
     model: Model = Field(default=Model(), description="the Keras model")
     slots: Annotated[int | Literal["auto"], slots_number()] = Field(
-        default="auto", description="rows of state kept ready for a step; auto: 256 MB of rows, at most 65,536 (printed at start)"
+        default="auto",
+        description="the number of rows in the state matrix, which are ready for a step; auto: 256 MB of rows, at most 65,536 (logged "
+        "at startup)",
     )
     parking: Parking = Field(default=Parking(), description="sensors without a slot")
     checkpoint: Checkpoint = Field(default=Checkpoint(), description="the state kept outside the process")
-    reset: Reset = Field(default=Reset(), description="when a sensor starts anew")
-    state: State = Field(default=State(), description="how long a sensor is remembered")
+    reset: Reset = Field(default=Reset(), description="when a sensor is reset")
+    state: State = Field(default=State(), description="when a sensor expires")
     late: Annotated[Literal["accept", "dead_letter"], choice("accept", "dead_letter")] = Field(
-        default="accept", description="what becomes of a record with a timestamp before the sensor's latest one"
+        default="accept", description="how to handle a record that is older than its sensor's latest record"
     )
     on_missing_state: Annotated[Literal["rebuild", "cold", "fail"], choice("rebuild", "cold", "fail")] = Field(
         default="rebuild",
-        description="offsets but no usable checkpoint: rebuild replays the topic, cold starts every sensor anew, fail ends the service",
+        description="for offsets without a usable checkpoint: rebuild replays the topic, cold restarts every sensor from zero state, "
+        "fail ends the service",
     )
     on_gap: Annotated[Literal["rebuild", "cold", "fail"], choice("rebuild", "cold", "fail")] = Field(
         default="rebuild",
-        description="all was processed, but the topic no longer reaches back to where a replay must begin: rebuild replays what is left, "
-        "cold starts every sensor anew, and both mark a sensor's predictions warming_up until its reset; fail ends the service",
+        description="everything was processed, but the topic no longer reaches back to where a replay must begin: rebuild replays the "
+        "readings that are left, cold restarts every sensor from zero state, and both flag a sensor's predictions "
+        "warming_up until its reset; fail ends the service",
     )
     on_lost_input: Annotated[Literal["fail", "continue"], choice("fail", "continue")] = Field(
         default="fail",
-        description="readings were deleted from the topic before they were processed: continue goes on with the first that is left, every "
-        "sensor anew and marked warming_up until its reset",
+        description="readings were deleted from the topic before they were processed: continue resumes at the first reading that is "
+        "left, with every sensor restarted from zero state and flagged warming_up until its reset; fail ends the service",
     )
     on_model_change: Annotated[Literal["fail", "cold", "rebuild"], choice("fail", "cold", "rebuild")] = Field(
         default="fail",
-        description="the state belongs to another model or to other settings that decide: cold starts every sensor anew, rebuild replays "
-        "the topic through the new model",
+        description="the state belongs to a different model or to different settings that affect predictions: cold restarts every "
+        "sensor from zero state, rebuild replays the topic through the new model, fail ends the service",
     )
     on_partitions_added: Annotated[Literal["fail", "cold"], choice("fail", "cold")] = Field(
         default="fail",
-        description="the input topic has more partitions than before, or is another topic of the same name: cold starts every sensor anew",
+        description="the input topic has more partitions than before, or is a different topic with the same name: cold restarts every "
+        "sensor from zero state, fail ends the service",
     )
     http: Http = Field(default=Http(), description="metrics, health and the status page")
     log: Log = Field(default=Log(), description="messages on standard error")
@@ -258,7 +275,7 @@ class Settings(BaseSettings):
     def settings_customise_sources(  # type: ignore[override]
         cls, *_settings_cls: Any, init_settings: PydanticBaseSettingsSource, **_others: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)  # what load_settings merged: nothing comes from the process's surroundings unseen
+        return (init_settings,)  # only what load_settings merged: nothing is read from the environment implicitly
 
     @field_validator("kafka", mode="wrap")
     @classmethod
@@ -335,7 +352,7 @@ class Settings(BaseSettings):
 
     @property
     def checkpoint_topic(self) -> str | None:
-        """None where checkpoints are files."""
+        """None if checkpoints are files."""
         return (self.checkpoint.topic or f"{self.group_id}.checkpoints") if self.checkpoint_store == "topic" else None
 
     @property
@@ -343,32 +360,32 @@ class Settings(BaseSettings):
         return self.dead_letter.topic or dead_letter_of(self.input.topic)
 
     def kafka_config(self) -> dict[str, str]:
-        """The properties for librdkafka, secrets in clear: for a client's constructor, never for a log.
+        """The properties for librdkafka, with secrets in clear text: for a client's constructor, never for a log.
 
-        A secret that has a file is read from it again: whoever renews it does so under a service that runs.
+        A secret that comes from a file is read again, because it can be renewed while the service is running.
         """
         return {key: _in_clear(value) for key, value in self.kafka.items()}
 
     def kafka_at_start(self) -> tuple[tuple[str, str], ...]:
-        """The properties, secrets in clear, as they were read: two of the same settings are equal whatever was renewed since.
+        """The properties as read at startup, with secrets in clear text: equal for equal settings, whatever was renewed since.
 
-        A secret from a file goes with the file's path: two files may hold the same words now and others later.
+        A secret from a file is paired with the file's path, because two files may have the same content now and different content later.
         """
         properties = [(key, value.get_secret_value() if isinstance(value, SecretStr) else value) for key, value in self.kafka.items()]
         return (*properties, *((key, str(path)) for key, path in self.secret_files().items()))
 
     def secrets(self) -> list[str]:
-        """Every value that nothing may print."""
+        """All values that must never be printed."""
         return [value.get_secret_value() for value in self.kafka.values() if isinstance(value, SecretStr)]
 
     def secret_files(self) -> dict[str, Path]:
-        """The properties whose value came from a file, and that file."""
+        """The properties whose value was read from a file, and that file."""
         return {key: value.path for key, value in self.kafka.items() if isinstance(value, FileSecret)}
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that decide what a prediction is: JSON-able, in a fixed order, part of the fingerprint.
+        """The settings that affect predictions: JSON-serialisable, in a fixed order, part of the fingerprint.
 
-        Those of _OF_RECORDS only where they are not at their default: a fingerprint from before they came stays what it was.
+        Those in _OF_RECORDS are included only if they differ from their defaults, so that older fingerprints stay valid.
         """
         return {**self._plain_deciding(), **_changed(self.input, "input", _OF_RECORDS)}
 

@@ -1,7 +1,7 @@
-"""Where a value comes from: the YAML file, the environment and the command line, each flattened to dotted keys.
+"""The sources of values: the YAML file, the environment and the command line, each flattened to dotted keys.
 
-Responsible for every problem of a source: what is no YAML, a key that is unknown or stands twice. Not responsible for the
-values, which the schema checks once the sources lie over each other.
+Responsible for every problem of a source: invalid YAML, unknown keys, duplicate keys. Not responsible for the values, which the schema
+validates once the sources are merged.
 """
 
 import difflib
@@ -21,7 +21,7 @@ ENV_PREFIX = "SLOTSTREAM_"
 ENV_CONFIG = "SLOTSTREAM_CONFIG"
 NOT_HERE = "expected {file: PATH} as its value, or the secret in the environment or in the YAML file"
 
-# A Kubernetes Service named slotstream puts these into every pod beside it: they are addresses, not settings.
+# Kubernetes adds these variables to every pod in the namespace of a Service named slotstream: they are addresses, not settings.
 _SERVICE_LINK = re.compile(r"SLOTSTREAM_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 FILE_TEXT = re.compile(r"\{\s*file:\s*(?P<path>[^{}]+?)\s*\}")
 
@@ -33,7 +33,7 @@ class Given:
 
 
 class Sources:
-    """Flattens each source to dotted keys, and collects every problem on the way."""
+    """Flattens each source to dotted keys, and collects all problems."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -92,7 +92,7 @@ class Sources:
         given: dict[str, Given] = {}
         for key, where, value in found:
             section, _, rest = key.partition(".")
-            if section == "kafka" and "=" in rest:  # sasl.password=... where a key belongs: it is not repeated
+            if section == "kafka" and "=" in rest:  # sasl.password=... in place of a key: the message must not repeat it
                 self.problems.append(f"{where.partition('=')[0]}: found an equals sign in a key, expected the key and its value apart")
                 continue
             if section == "kafka" and rest:
@@ -121,7 +121,7 @@ class Sources:
 
 
 class _UnreadableError(Exception):
-    """Says why a file cannot be used, without quoting it."""
+    """The reason why a file cannot be used, without quoting the file."""
 
 
 def _read_yaml(path: Path) -> Mapping[Any, Any]:
@@ -139,7 +139,7 @@ def _read_yaml(path: Path) -> Mapping[Any, Any]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML lets the last of two equal keys win; half a section lost without a word is refused here."""
+    """Refuses duplicate keys, of which YAML silently keeps only the last, so that half a section could be lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -152,7 +152,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _yaml_problem(error: Exception) -> str:
-    """The parser's own message quotes the file, secrets too: only its place is told, and which key stands twice."""
+    """Reports only the position and the duplicate key, because the parser's own message quotes the file, including secrets."""
     mark = getattr(error, "problem_mark", None)
     place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     problem = str(getattr(error, "problem", ""))
@@ -164,7 +164,7 @@ def _yaml_problem(error: Exception) -> str:
 
 
 def _from_text(key: str, text: str) -> Any:
-    """What the environment and the command line can say beyond text: null, and a secret's file."""
+    """Values other than text in the environment and on the command line: null, and the file of a secret."""
     if key.startswith("kafka."):
         match = FILE_TEXT.fullmatch(text)
         return {"file": match["path"]} if match else text

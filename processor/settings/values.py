@@ -1,7 +1,7 @@
-"""What a value may be: each kind reads a value from text or YAML, and says in words what it takes.
+"""The kinds of values: each parses a value from text or YAML, and describes in words what it accepts.
 
-Responsible for the values alone: no key, no source, no default. Durations are float seconds here; in a source they are text
-with a unit, because a bare number is read wrongly by half of its readers.
+Responsible only for values: no keys, sources or defaults. Durations are float seconds here; in a source they are text with a unit,
+because a bare number would be ambiguous.
 """
 
 import math
@@ -21,15 +21,15 @@ _DURATION_MAX_S = 36_500 * _SECONDS["d"]
 
 
 class _FaultError(ValueError):
-    """Says which part of a value is not allowed, and why."""
+    """The part of a value that is not allowed, and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Reads one value. `words` stand in the error, in --help and in docs/configuration.md alike."""
+    """Parses one value. `words` appear in the error, in --help and in docs/configuration.md."""
 
     words: str
-    parse: Callable[[Any], Any]  # raises ValueError or TypeError for what is not allowed
+    parse: Callable[[Any], Any]  # raises ValueError or TypeError for values that are not allowed
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self.read, handler(source))
@@ -99,7 +99,7 @@ def flag() -> Allowed:
 
 
 def _listed(value: Any) -> Any:
-    """A list or mapping as YAML has it; an option or a variable writes it as YAML in one line, a list of names also with commas alone."""
+    """A list or mapping from YAML; an option or a variable contains it as one line of YAML, or a list of names separated by commas."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             value = yaml.safe_load(value)
@@ -111,9 +111,9 @@ def _listed(value: Any) -> Any:
 
 
 def path_parts(name: str) -> tuple[str, ...]:
-    """The keys that a field's name leads through: dots descend, but for those in quotes ('"PR03.TT229".value').
+    """The keys of the nested objects that a field's name selects: dots descend, except in quotes ('"PR03.TT229".value').
 
-    ValueError for a name that is none.
+    Raises ValueError for an invalid name.
     """
     if not _FIELD.fullmatch(name):
         raise ValueError
@@ -121,7 +121,7 @@ def path_parts(name: str) -> tuple[str, ...]:
 
 
 def field_path(name: str) -> tuple[str, ...]:
-    """The same of a feature's name. ValueError for `timestamp` too, which holds the time."""
+    """path_parts() for a feature's name. Also raises ValueError for `timestamp`, which contains the time."""
     path = path_parts(name)
     if path[0] == "timestamp":
         raise ValueError
@@ -132,24 +132,46 @@ _PART = re.compile(r'"[^"]*"|[^".]+')
 _FIELD = re.compile(r'(?:"[^"\\\x00-\x1f]+"|[^".\\\x00-\x1f]+)(?:\.(?:"[^"\\\x00-\x1f]+"|[^".\\\x00-\x1f]+))*')
 
 
+class Features(tuple[str, ...]):
+    """The names of all features in the model's order. by_input: how many are of each input, where the setting says so; else empty."""
+
+    by_input: dict[str, int]
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.is_instance_schema(cls)
+
+
 def feature_names() -> Allowed:
-    def parse(value: Any) -> tuple[str, ...]:
-        names = _listed(value)
-        names = [names] if isinstance(names, str) else names
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+    def parse(value: Any) -> Features:
+        if isinstance(value, Features):
+            return value
+        found = _listed(value)
+        if isinstance(found, Mapping) and not all(isinstance(of, list) for of in found.values()):
             raise ValueError
-        paths = [field_path(name) for name in names]
-        if any(a == b[: len(a)] for i, a in enumerate(paths) for j, b in enumerate(paths) if i != j):
-            raise ValueError  # twice the same, or a field that holds another one
-        if {name for name, path in zip(names, paths, strict=True) if len(path) > 1} & {path[0] for path in paths}:
-            raise ValueError  # a key that may be a number by one name and holds a field by another
-        return tuple(names)
+        groups = {str(name): _named_features(of) for name, of in found.items()} if isinstance(found, Mapping) and found else {}
+        features = Features(_named_features([name for group in groups.values() for name in group] if groups else found))
+        features.by_input = {name: len(group) for name, group in groups.items()}
+        return features
 
     words = (
         "a list of different field names ([temperature, motor.current]: the key as it is written, else dots descend; "
-        "in quotes they do not: ['\"PR03.TT229\".value']), none of them timestamp"
+        "in quotes they do not: ['\"PR03.TT229\".value']), none of them timestamp; or such lists by input ({INPUT: [names], ...})"
     )
     return Allowed(words, parse)
+
+
+def _named_features(value: Any) -> tuple[str, ...]:
+    names = _listed(value)
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError
+    paths = [field_path(name) for name in names]
+    if any(a == b[: len(a)] for i, a in enumerate(paths) for j, b in enumerate(paths) if i != j):
+        raise ValueError  # twice the same, or a field that holds another one
+    if {name for name, path in zip(names, paths, strict=True) if len(path) > 1} & {path[0] for path in paths}:
+        raise ValueError  # a key that may be a number by one name and holds a field by another
+    return tuple(names)
 
 
 def residual_features() -> Allowed:
@@ -182,7 +204,7 @@ def residual_of_output() -> Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """value = (measured - offset) / divisor; both one number for all columns, or both one for each."""
+    """value = (measured - offset) / divisor; both are one number for all columns, or one for each column."""
 
     offset: tuple[float, ...]
     divisor: tuple[float, ...]
@@ -225,7 +247,7 @@ def output_scaling() -> Allowed:
 
 def _numbers(value: Any) -> tuple[float, ...]:
     items = value if isinstance(value, list) else [value]
-    # 1e-5 is text in YAML.
+    # YAML parses 1e-5 as text.
     numbers = tuple(float(item) for item in items if isinstance(item, int | float | str) and not isinstance(item, bool))
     if not items or len(numbers) < len(items) or not all(map(math.isfinite, numbers)):
         raise ValueError
@@ -251,7 +273,7 @@ def text(words: str) -> Allowed:
 
 
 def parse_duration(value: object) -> float:
-    """'100ms', '30s', '15m', '1h', '2d' as seconds. ValueError for anything else, a bare number too."""
+    """Converts '100ms', '30s', '15m', '1h', '2d' to seconds. Raises ValueError for anything else, including a bare number."""
     match = _DURATION.fullmatch(value) if isinstance(value, str) and len(value) <= 32 else None
     if match is None:
         raise ValueError(f"found {value!r}, expected a duration such as 100ms, 30s, 15m, 1h or 2d")
@@ -259,7 +281,7 @@ def parse_duration(value: object) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest text that reads back as `seconds`: 0.1 is '100ms', 3600.0 is '1h'."""
+    """The shortest text that parses back to `seconds`: 0.1 is '100ms', 3600.0 is '1h'."""
     for unit in ("d", "h", "m", "s"):
         if seconds >= _SECONDS[unit] and seconds % _SECONDS[unit] == 0:
             return f"{seconds / _SECONDS[unit]:.0f}{unit}"

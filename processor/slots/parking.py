@@ -1,10 +1,10 @@
-"""Rows of sensors that have no slot: kept as many as there are, and given back bit for bit.
+"""Stores the rows of sensors that have no slot, in any number, and returns them bit for bit.
 
-In memory, or with their states in a file: the other columns, 33 bytes a row, stay in memory, since each checkpoint looks through
-them all. The file is scratch and has no name: the system frees its space however the process ends, and nothing is left to be
-cleared, or to be taken for somebody else's.
+Rows are in memory, or in memory with their states in a file: the other columns, 33 bytes a row, stay in memory, because each checkpoint
+scans them. The file is a scratch file without a name: the system frees its space however the process ends, so there is nothing to clean
+up or to confuse with the file of another process.
 
-Knows places, not sensors: the table keeps which sensor is parked where.
+Knows places, not sensors: the table records which sensor is parked where.
 """
 
 import os
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.slots.rows import Indices, Rows
 
-# Growing by pieces never copies what is parked already, and an idle service holds no empty gigabytes.
+# Growing in pieces never copies rows that are already parked, and an idle service allocates no unused gigabytes.
 PIECE_ROWS = 16_384
 PROBE_BYTES = 4096
 
@@ -28,10 +28,10 @@ States = NDArray[np.float32]
 
 
 class StateFile:
-    """States of one width by their place. Raises SlotstreamError where the disk fails; what was written before stays as it is."""
+    """States of one width, by place. Raises SlotstreamError if the disk fails; states written before that are unaffected."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigurationError where no file can be written in the folder, which must be there: it may be a mounted disk."""
+        """Raises ConfigurationError if no file can be written to the folder. The folder must exist, because it may be a mounted disk."""
         self._folder = folder
         try:
             with tempfile.TemporaryFile(dir=folder) as file:
@@ -47,13 +47,13 @@ class StateFile:
             ) from error
 
     def write(self, places: Indices, states: States) -> None:
-        """float32 [n, W] to n distinct places."""
+        """Writes float32 [n, W] to n distinct places."""
         order = np.argsort(places)
         for first, last in _runs(places[order]):
             self._write(int(places[order[first]]), np.ascontiguousarray(states[order[first:last]]))
 
     def read(self, places: Indices, width: int) -> States:
-        """float32 [n, W], in the order asked."""
+        """Reads float32 [n, W], in the order of the places."""
         order = np.argsort(places)
         found = np.empty((len(places), width), np.float32)
         for first, last in _runs(places[order]):
@@ -94,13 +94,13 @@ class StateFile:
 
 class Parking:
     def __init__(self, width: int, file: StateFile | None = None) -> None:
-        """file: where the states are; None: in memory."""
+        """file: stores the states; None: states are in memory."""
         self._width, self._file = width, file
         self._pieces: list[Rows] = []
         self._free: list[int] = []
 
     def __len__(self) -> int:
-        """Rows parked now."""
+        """The number of parked rows."""
         return len(self._pieces) * PIECE_ROWS - len(self._free)
 
     def add(self, rows: Rows) -> Indices:
@@ -112,7 +112,7 @@ class Parking:
         cut = len(self._free) - len(rows)
         places = np.array(self._free[cut:], np.int64)
         if self._file is not None:
-            self._file.write(places, rows.state)  # before anything is noted: it may fail
+            self._file.write(places, rows.state)  # first, because it may fail
             rows = replace(rows, state=np.zeros((len(rows), 0), np.float32))
         del self._free[cut:]
         for piece, inside, which in self._by_piece(places):
@@ -127,14 +127,14 @@ class Parking:
         return out if self._file is None else replace(out, state=self._file.read(places, self._width))
 
     def times(self, places: Indices) -> tuple[Indices, Indices]:
-        """event_ms and applied of the rows at these places, without their states."""
+        """event_ms and applied of the rows at these places, without reading their states."""
         event_ms, applied = np.zeros(len(places), np.int64), np.zeros(len(places), np.int64)
         for piece, inside, which in self._by_piece(places):
             event_ms[which], applied[which] = piece.event_ms[inside], piece.applied[inside]
         return event_ms, applied
 
     def free(self, places: Indices) -> None:
-        """Gives the places up. A piece that is empty keeps its memory: what was needed once is needed again."""
+        """Frees the places. An empty piece keeps its memory, because it will probably be needed again."""
         self._free.extend(places.tolist())
 
     def mark_saved(self, places: Indices, transaction: int) -> None:
@@ -155,7 +155,7 @@ def _bytes_of(states: States) -> memoryview:
 
 
 def _runs(places: Indices) -> Iterator[tuple[int, int]]:
-    """Where consecutive places begin and end among ascending ones: each run is one call of the system."""
+    """Where runs of consecutive places begin and end in ascending places: each run is one system call."""
     if len(places):
         cuts = (np.flatnonzero(np.diff(places) != 1) + 1).tolist()
         yield from zip([0, *cuts], [*cuts, len(places)], strict=True)

@@ -1,10 +1,10 @@
-"""A ragged batch as tiles: how many calls of which rung advance many sequences of different lengths.
+"""Plans a ragged batch as tiles: which rungs to call, and how often, to advance sequences of different lengths.
 
-Sorted by length, longest first, the sequences that still have a reading at step t are a prefix. So the steps from one width
-of that prefix to the next fit one tile, and a batch costs about one call a rung whatever its shape: one hot sensor is one
-row of many steps, thousands of sensors with a reading each are one step of many rows.
+If sequences are sorted by length, longest first, those that still have a reading at step t form a prefix. So all steps at which the
+prefix has the same width fit into one tile, and a batch of any shape costs about one call per rung: one hot sensor takes one row of many
+steps, and thousands of sensors with one reading each take one step of many rows.
 
-Numbers only: no readings, no states, no model.
+Works on numbers only: no readings, no states, no model.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ class Shape(Protocol):
 
 
 class Tile(NamedTuple):
-    """One call: rung, the sequences first..last (in the order of `counts`), their steps from..to."""
+    """One call: the rung, the sequences first..last (in the order of `counts`), and their steps from..to."""
 
     rung: int
     first: int
@@ -44,9 +44,9 @@ def _block(counts: NDArray[np.int64], first: int, shapes: Sequence[Shape]) -> It
     while step < steps:
         rung = next(i for i, shape in enumerate(shapes) if shape.rows >= active)
         smaller = shapes[rung - 1].rows if rung else 0
-        # As far as more sequences go on than the next smaller rung could hold.
+        # As long as more sequences continue than the next smaller rung can hold.
         to = min(int(counts[smaller]), step + shapes[rung].steps_max)
         yield Tile(rung, first, first + active, step, to)
         step = to
-        # counts descend: how many are greater than `step`
+        # counts descend: the number of those greater than `step`
         active = int(np.searchsorted(-counts, -step, side="left"))

@@ -1,4 +1,4 @@
-"""State rows as columns: the one form in which sensors' states move between slots, parking, undo and checkpoints."""
+"""State rows as columns: the only format in which states move between slots, parking, undo log and checkpoints."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ class Rows:
 
     state       float32 [n, W]: all recurrent states, packed
     applied     int64 [n]: offset of the last record in the state
-    steps       int64 [n]: readings since the last reset; 0: the sensor was forgotten, in a partition whose earlier readings were lost
+    steps       int64 [n]: readings since the last reset; 0: the sensor was deleted, in a partition whose earlier readings were lost
     event_ms    int64 [n]: greatest event time since the last reset, Unix milliseconds
-    incomplete  bool [n]: readings before these were lost, so the state does not reach back to the last reset
-    saved_in    int64 [n]: the transaction whose undo holds this sensor's first value; means nothing outside the process
+    incomplete  bool [n]: earlier readings were lost, so the state does not reach back to the last reset
+    saved_in    int64 [n]: the transaction whose undo log holds this sensor's first value; meaningless outside the process
     """
 
     state: NDArray[np.float32]
@@ -55,13 +55,13 @@ class Rows:
         self.saved_in[at] = rows.saved_in
 
     def clear(self, at: Indices) -> None:
-        """Makes the rows at these places those of sensors without one: zeros."""
+        """Sets the rows at these places to zeros, as for sensors without a row."""
         for name in Rows.__slots__:
             getattr(self, name)[at] = 0
 
     @staticmethod
     def join(parts: list["Rows"], width: int) -> "Rows":
-        """The parts, one after another."""
+        """Concatenates the parts."""
         if not parts:
             return Rows.zeros(0, width)
         return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in Rows.__slots__))

@@ -1,10 +1,10 @@
-"""Which sensor is where: in a slot, parked, or nowhere. The source of truth for every row between two commits.
+"""Where each sensor is: in a slot, parked, or nowhere. The source of truth for every row between two commits.
 
-A sensor's location is one number: a slot (0 <= location < slots), or a parking place (slots + place). Rows never move while
-their sensor is resident; a slot that changes hands gets a new generation, so that a reference kept too long is an error and
-never another sensor's state. When slots run out the least recently used sensors are parked.
+A sensor's location is one number: a slot (0 <= location < slots), or a parking place (slots + place). Rows never move while their sensor
+is resident; a slot that is reassigned gets a new generation, so that a stale reference raises an error and never reads another sensor's
+state. When the slots run out, the least recently used sensors are parked.
 
-Knows nothing of models, batches or transactions.
+Knows nothing about models, batches or transactions.
 """
 
 from collections.abc import Iterable
@@ -19,17 +19,17 @@ from processor.slots.rows import Indices, Rows
 ABSENT = -1
 Sensor = tuple[int, bytes]  # partition, key
 NOBODY: Sensor = (-1, b"")
-# Who was used least recently takes a look at every slot: so this share of them is freed at once, for later turns too.
+# Finding the least recently used sensors scans all slots, so 1/PARKED_TOGETHER of them is freed at once, to spare later turns the scan.
 PARKED_TOGETHER = 64
 
 
 class StaleSlotError(RuntimeError):
-    """A slot was written through a reference from before it changed hands: a bug, never bad input."""
+    """A slot was written through a stale reference, from before it was reassigned: a bug, never bad input."""
 
 
 class Table:
     def __init__(self, slots: int, width: int, parking: Parking | None = None) -> None:
-        """parking: of the same width; None: one in memory."""
+        """parking: must have the same width; None: parks in memory."""
         self.slots = slots
         self.rows = Rows.zeros(slots, width)
         self.parking = Parking(width) if parking is None else parking
@@ -51,7 +51,7 @@ class Table:
         return len(self._index.get(partition, ()))
 
     def locate(self, partitions: list[int], keys: list[bytes]) -> Indices:
-        """Locations of these sensors, int64 [n]; ABSENT for those without a row. Fast where sensors of a partition stand together."""
+        """Locations of these sensors, int64 [n]; ABSENT for those without a row. Fast if sensors of a partition are adjacent."""
         found = np.empty(len(keys), np.int64)
         first = 0
         for partition, run in groupby(partitions):
@@ -62,14 +62,14 @@ class Table:
         return found
 
     def generations(self, locations: Indices) -> NDArray[np.int64]:
-        """What write() must be shown to write there, int64 [n]; 0 for a location that is not a slot."""
+        """The generations that write() requires for these locations, int64 [n]; 0 for a location that is not a slot."""
         out = np.zeros(len(locations), np.int64)
         here = (locations >= 0) & (locations < self.slots)
         out[here] = self.generation[locations[here]]
         return out
 
     def read(self, locations: Indices) -> Rows:
-        """A copy of the rows there, wherever they are; zeros where ABSENT."""
+        """A copy of the rows at these locations, in slots or parked; zeros where ABSENT."""
         in_slot = (locations >= 0) & (locations < self.slots)
         if in_slot.all():
             return self.rows.take(locations)
@@ -81,15 +81,15 @@ class Table:
         return out
 
     def mark_saved(self, locations: Indices, transaction: int) -> None:
-        """Notes that the transaction's undo holds the first value of the sensors there."""
+        """Records that the transaction's undo log holds the first value of the sensors at these locations."""
         in_slot = locations < self.slots
         self.rows.saved_in[locations[in_slot]] = transaction
         self.parking.mark_saved(locations[~in_slot] - self.slots, transaction)
 
     def write(self, sensors: list[Sensor], locations: Indices, generations: NDArray[np.int64], rows: Rows) -> None:
-        """Writes distinct sensors' rows to slots, at most as many as there are; seats those that have none.
+        """Writes the rows of distinct sensors, at most as many as there are slots; gives a slot to those that have none.
 
-        Raises StaleSlotError if a slot changed hands since its generation was read.
+        Raises StaleSlotError if a slot was reassigned since its generation was read.
         """
         in_slot = (locations >= 0) & (locations < self.slots)
         if (self.generation[locations[in_slot]] != generations[in_slot]).any():
@@ -102,7 +102,7 @@ class Table:
         self.rows.put(locations, rows)
 
     def forget(self, sensors: Iterable[Sensor]) -> None:
-        """Removes the sensors' rows; those that have none are passed over."""
+        """Removes the sensors' rows; ignores sensors that have none."""
         places: list[int] = []
         for partition, key in sensors:
             location = self._index.get(partition, {}).pop(key, ABSENT)
@@ -115,13 +115,13 @@ class Table:
         self.parking.free(np.array(places, np.int64))
 
     def drop(self, partition: int) -> None:
-        """Forgets every sensor of a partition."""
+        """Removes every sensor of a partition."""
         self.forget([(partition, key) for key in self._index.get(partition, ())])
         self._index.pop(partition, None)
         self._forgotten.pop(partition, None)
 
     def forget_older(self, partition: int, event_ms: int, position: int) -> int:
-        """Forgets the sensors whose event time and applied offset lie below these; returns how many."""
+        """Removes the sensors whose event time and applied offset are both below these values; returns the number."""
         index = self._index.get(partition, {})
         locations = np.fromiter(index.values(), np.int64, len(index))
         events, applied = self._times(locations)
@@ -132,12 +132,12 @@ class Table:
         return int(old.sum())
 
     def older(self, partition: int, event_ms: int) -> int:
-        """How many of a partition's sensors were last heard before this time."""
+        """The number of a partition's sensors whose latest event is before this time."""
         index = self._index.get(partition, {})
         return int((self._times(np.fromiter(index.values(), np.int64, len(index)))[0] < event_ms).sum())
 
     def split(self, partition: int, keys_max: int) -> dict[bytes, list[int]]:
-        """Sensors of this partition that others have too, and in which they all are. Looks at its oldest and newest sensors alone."""
+        """Sensors of this partition that other partitions also have, with all of these. Checks only its oldest and newest sensors."""
         index = self._index.get(partition, {})
         keys = [*islice(index, keys_max // 2), *islice(reversed(index), keys_max // 2)]
         others = [(number, known) for number, known in self._index.items() if number != partition]
@@ -145,7 +145,7 @@ class Table:
         return {key: sorted([partition, *numbers]) for key, numbers in found.items() if numbers}
 
     def copy(self, partition: int, since: int | None = None) -> tuple[list[bytes], Rows]:
-        """A partition's sensors, and a copy of their rows in the same order: all, or those that applied a record at `since` or later."""
+        """A partition's sensors and a copy of their rows, in the same order: all, or those that applied a record at `since` or later."""
         index = self._index.get(partition, {})
         locations = np.fromiter(index.values(), np.int64, len(index))
         if since is None:
@@ -154,12 +154,12 @@ class Table:
         return [key for key, wanted in zip(index, changed.tolist(), strict=True) if wanted], self.read(locations[changed])
 
     def take_forgotten(self, partition: int) -> list[bytes]:
-        """The sensors forgotten since the last call that have not come back."""
+        """The sensors that were removed since the last call and have not come back."""
         index = self._index.get(partition, {})
         return [key for key in self._forgotten.pop(partition, ()) if key not in index]
 
     def _times(self, locations: Indices) -> tuple[Indices, Indices]:
-        """event_ms and applied of the rows there, int64 [n] each, without a copy of the rows."""
+        """event_ms and applied of the rows at these locations, int64 [n] each, without copying the rows."""
         in_slot = locations < self.slots
         slots = locations[in_slot]
         events, applied = np.zeros(len(locations), np.int64), np.zeros(len(locations), np.int64)
@@ -168,7 +168,7 @@ class Table:
         return events, applied
 
     def load(self, partition: int, keys: list[bytes], rows: Rows) -> None:
-        """Gives distinct sensors, none of them known, these rows: in free slots as far as they go, then parked."""
+        """Adds distinct, new sensors with these rows: in free slots as long as there are any, then parked."""
         seated = min(len(keys), len(self._free))
         cut = len(self._free) - seated
         slots = self._free[cut:]
@@ -180,7 +180,7 @@ class Table:
         self._index.setdefault(partition, {}).update(zip(keys, slots + places.tolist(), strict=True))
 
     def restore(self, sensors: list[Sensor], rows: Rows) -> None:
-        """Puts distinct sensors' rows back as they are given, wherever the sensors now live, if anywhere."""
+        """Restores the given rows of distinct sensors, wherever these sensors are now, if anywhere."""
         locations = self.locate([p for p, _ in sensors], [k for _, k in sensors])
         in_slot = np.flatnonzero((locations >= 0) & (locations < self.slots))
         self.rows.put(locations[in_slot], rows.take(in_slot))
@@ -192,7 +192,7 @@ class Table:
             self._index.setdefault(partition, {})[key] = place
 
     def _seat(self, sensors: list[Sensor], locations: Indices, which: Indices) -> None:
-        """Gives the sensors at `which` a slot each, and enters it in `locations`."""
+        """Gives each sensor at `which` a slot, and writes it to `locations`."""
         parked = locations[which][locations[which] >= self.slots] - self.slots
         self._make_room(len(which))
         cut = len(self._free) - len(which)
@@ -207,11 +207,11 @@ class Table:
         self.parking.free(parked)
 
     def _make_room(self, slots: int) -> None:
-        """Parks the least recently used sensors until this many slots are free, or a few more. This turn's are never among them."""
+        """Parks the least recently used sensors until at least this many slots are free. Never parks sensors of this turn."""
         short = slots - len(self._free)
         if short <= 0:
             return
-        # The free slots' turn is set past every other, so that only occupied ones are chosen.
+        # The turn of free slots is set to the latest, so that only occupied slots are chosen.
         self._used[self._free] = self._turn
         idle = int(np.count_nonzero(self._used < self._turn))
         if short > idle:

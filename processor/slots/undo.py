@@ -1,6 +1,6 @@
-"""The way back to the last commit: the first value of everything that changed since.
+"""The undo log: for every row that has changed since the last commit, its value at that commit.
 
-Kept by sensor, not by slot: by the time a transaction aborts its sensors may be parked, reset or gone.
+Keyed by sensor, not by slot, because by the time a transaction aborts its sensors may be parked, reset or removed.
 """
 
 import numpy as np
@@ -22,30 +22,31 @@ class Undo:
         return not self._saved and not self._created
 
     def save(self, sensors: list[Sensor], locations: Indices, rows: Rows, exists: NDArray[np.bool_]) -> None:
-        """Keeps the rows of the sensors that exist and that this transaction has not touched before. `rows` is not changed afterwards."""
+        """Saves the rows of sensors that exist and that this transaction has not changed yet. The caller must not modify `rows` later."""
         first = np.flatnonzero(exists & (rows.saved_in != self.transaction))
         if not len(first):
             return
-        every = len(first) == len(sensors)  # most often, where sensors are many: no copy of a copy
+        every = len(first) == len(sensors)  # the common case with many sensors: avoids copying a copy
         self._saved.append((sensors, rows) if every else ([sensors[i] for i in first.tolist()], rows.take(first)))
         self._table.mark_saved(locations[first], self.transaction)
 
     def created(self, sensors: list[Sensor]) -> None:
-        """Notes sensors that had no row. One that was forgotten earlier in the transaction may be among them."""
+        """Records sensors that had no row. They may include sensors that were removed earlier in the transaction."""
         self._created.extend(sensors)
 
     def commit(self) -> None:
         self._clear()
 
     def abort(self) -> None:
-        # Created first: a sensor that was forgotten and came back in one transaction is in both, and what was saved is older.
+        # Created sensors first: a sensor that was removed and came back within one transaction is in both lists, and its saved row is
+        # older.
         self._table.forget(self._created)
         for sensors, rows in self._saved:
             self._table.restore(sensors, rows)
         self._clear()
 
     def drop(self, partition: int) -> None:
-        """Forgets what belongs to a partition, so that no abort brings it back."""
+        """Drops the entries of a partition, so that no abort restores them."""
         self._created = [sensor for sensor in self._created if sensor[0] != partition]
         kept: list[tuple[list[Sensor], Rows]] = []
         for sensors, rows in self._saved:

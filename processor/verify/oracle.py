@@ -300,12 +300,22 @@ class Reference:
             raise _BadError("bad_encoding")
         scale = self._settings.input.scale
         if scale is not None:
-            steps = [[(n - _column(scale.offset, i)) / _column(scale.divisor, i) for i, n in enumerate(step)] for step in steps]
+            steps = [[self._scaled(scale, i, n) for i, n in enumerate(step)] for step in steps]
         with np.errstate(over="ignore"):
             readings = np.array(steps, np.float64).astype(np.float32)
         if not np.isfinite(readings).all():
             raise _BadError("not_finite")
+        for given in self._model.inputs.each:
+            known = range(given.categories or 0)
+            if given.categories is not None and any(n not in known for n in readings[:, given.first : given.last].ravel().tolist()):
+                raise _BadError("unknown_category")
         return readings, event_ms
+
+    def _scaled(self, scale: Scale, i: int, number: float) -> float:
+        """A feature's number as the model takes it; a category is taken as it is."""
+        if any(given.categories is not None and given.first <= i < given.last for given in self._model.inputs.each):
+            return number
+        return (number - _column(scale.offset, i)) / _column(scale.divisor, i)
 
     def _steps_asked(self, record: InputRecord) -> int:
         """How many steps the last header `steps` says that a float32 record has."""
@@ -438,10 +448,37 @@ def keras_last(model: "ServableModel", x: NDArray[np.float32]) -> NDArray[np.flo
     for layer in keras_model.layers:
         if getattr(layer, "stateful", False):
             layer.reset_state() if hasattr(layer, "reset_state") else layer.reset_states()
-    given = keras_model(x[None], training=False)
-    given = [given[key] for key in sorted(given)] if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else [given]
-    ys = [np.asarray(y, np.float32)[0] for y in given]
+    if model.inputs.returned:
+        return _handed_back(model, x)
+    inputs = zip(model.inputs.each, keras_model.inputs, strict=True)
+    taken = [_taken(x, given.first, given.last, tuple(tensor.shape)) for given, tensor in inputs]
+    ys = [y[0] for y in _outputs(keras_model(taken[0] if len(taken) == 1 else taken, training=False))]
     return np.concatenate([y[-1] if y.ndim == 2 and len(y) == len(x) else y.reshape(-1) for y in ys])
+
+
+def _outputs(given: Any) -> list[NDArray[np.float32]]:
+    """What a Keras model gives, in the order of its outputs: of a dict, that of its keys."""
+    given = [given[key] for key in sorted(given)] if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else [given]
+    return [np.asarray(y, np.float32) for y in given]
+
+
+def _handed_back(model: "ServableModel", x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """As a program runs a model that takes its states: one step a call, each with the states of the one before."""
+    keras_model, ys = model.keras_model, list[NDArray[np.float32]]()
+    states = [np.zeros((1, *tensor.shape[1:]), np.float32) for tensor in keras_model.inputs[1:]]
+    for step in x:
+        ys = _outputs(keras_model([step[None, None], *states], training=False))
+        states = ys[len(ys) - len(states) :]
+    return np.concatenate([y.reshape(-1) for y in ys[: len(ys) - len(states)]])
+
+
+def _taken(x: NDArray[np.float32], first: int, last: int, shape: tuple[int | None, ...]) -> NDArray[np.float32]:
+    """What one input of this shape takes of a sequence [T, F]: a batch of one."""
+    own = x[:, first:last]
+    if len(shape) > 2 or shape[1] is None:
+        return own[-(shape[1] or len(own)) :].reshape(1, -1, *(size or 1 for size in shape[2:]))
+    steps = (shape[1] or 1) // own.shape[1]
+    return own[-steps:].reshape(1, -1)
 
 
 def _float32(numbers: Any) -> Any:

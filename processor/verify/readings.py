@@ -5,7 +5,7 @@ are sent, nor for what becomes of them: what is bad, and in which way, the oracl
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +42,24 @@ class Sent:
 
 
 class Readings:
-    """Records without end, by `seed`, in the form that the settings name. start_ms: the first one's time."""
+    """Records without end, by `seed`, in the form that the settings name.
 
-    def __init__(self, seed: int, settings: Settings, *, features: int, partitions: int, start_ms: int) -> None:
+    start_ms: the first one's time. categories: of each feature, how many it has, None for a measurement; empty: all are measurements.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        settings: Settings,
+        *,
+        features: int,
+        partitions: int,
+        start_ms: int,
+        categories: Sequence[int | None] = (),
+    ) -> None:
         self._rng = np.random.default_rng(seed)
         self._settings, self._features, self._partitions = settings, features, partitions
+        self._categories = [(feature, count) for feature, count in enumerate(categories) if count is not None]
         self._sensors = SENSORS_A_PARTITION * partitions
         self._now_ms = start_ms
         self._count = 0
@@ -164,7 +177,10 @@ class Readings:
         return self._now_ms - int(self._rng.integers(0, 400))
 
     def _value(self, steps: int, event_ms: int | float | str | None) -> bytes:
-        return self._written(self._rng.normal(size=(steps, self._features)).round(3).tolist(), event_ms)
+        numbers = self._rng.normal(size=(steps, self._features)).round(3)
+        for feature, count in self._categories:
+            numbers[:, feature] = self._rng.integers(count + (self._rng.random() < 0.01), size=steps)  # rarely one that there is not
+        return self._written(numbers.tolist(), event_ms)
 
     def _written(self, steps: list[list[Any]], event_ms: int | float | str | None) -> bytes:
         """A record's value in the settings' format. Where that knows neither several steps nor times it has one, and none."""

@@ -224,6 +224,7 @@ class Run:
                 features=model.features,
                 partitions=self._stage.partitions,
                 start_ms=int(time.time() * 1000),
+                categories=model.inputs.categories,
             )
             producer = self._stage.producer(store)
             self._feeder = Feeder(producer, settings.input.topic, records, self._options.rate, lambda: judge.open)

@@ -218,7 +218,7 @@ def test_a_service_tells_of_its_life_and_works_on_when_nobody_reads_its_log(kafk
         finally:
             process.kill()
     steps = [line.removeprefix("STATUS=starting: ") for line in supervisor.lines if line.startswith("STATUS=starting: ")]
-    assert steps == ["asking the broker for its topics", "loading the model", "compiling the model"]
+    assert steps == ["asking the broker for its topics", "importing TensorFlow", "loading the model", "compiling the model"]
     order = [next(i for i, line in enumerate(supervisor.lines) if line == word) for word in ("READY=1", "WATCHDOG=1", "STOPPING=1")]
     assert order == sorted(order)
     assert_exact(service, topics)

@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, assume, given, settings, strategies
 
+from processor.model.convolutions import replaced
 from processor.model.load import ServableModel, load
 from processor.model.rungs import REFERENCE, Run, RungShape
 from processor.model.tiles import reference_rung
-from processor.model.windows import _convolved
 
 L = keras.layers
 F = 3
@@ -368,7 +368,7 @@ def test_a_convolution_as_products_is_keras_own(data: strategies.DataObject, kin
     layer = kind(activation="tanh", **sizes)
     x = np.random.default_rng(steps).normal(size=(3, steps, channels)).astype(np.float32)
     expected = layer(x)  # builds it
-    np.testing.assert_allclose(_convolved(layer, tf.constant(x)), expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(replaced(layer)(tf.constant(x)), expected, atol=1e-5, rtol=0)
 
 
 def test_an_output_that_is_not_along_the_window_is_given_whole(tmp_path: Path) -> None:

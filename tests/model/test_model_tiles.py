@@ -11,8 +11,9 @@ from tiers import few
 
 from processor.errors import ModelRefused
 from processor.model import rungs
+from processor.model import tiles as tiles_module
 from processor.model.load import ServableModel, load
-from processor.model.rungs import LADDER, REFERENCE
+from processor.model.rungs import LADDER, REFERENCE, RungShape
 from processor.model.tiles import Tiles, reference_rung
 
 L = keras.layers
@@ -27,6 +28,8 @@ class Log:
 
     def info(self, event: str, **values: Any) -> None:
         self.events.append({"event": event, **values})
+
+    warning = info
 
     def compiled(self) -> dict[str, Any]:
         """What was kept; on a busy machine lines about its progress come before it."""
@@ -111,6 +114,54 @@ def test_only_rungs_that_can_be_filled_and_the_reference_are_compiled(tmp_path: 
     assert sorted(logged["rows_kept"] + logged["rows_dropped"]) == [8, 64, REFERENCE.rows]
     assert [shape.rows for shape in tiles.shapes] == logged["rows_kept"]
     assert all(shape in LADDER for shape in tiles.shapes)
+
+
+def test_rungs_compiled_beside_are_taken_up_when_asked_and_are_the_same(tmp_path: Path) -> None:
+    model = served(tmp_path, L.LSTM(4))
+    expected = Tiles(model, rows_max=64, log=Log()).shapes
+    tiles = Tiles(model, rows_max=64, log=Log(), beside=True)
+    assert tiles.shapes == (REFERENCE,)
+    tiles._thread.join(300)
+    assert tiles.shapes == (REFERENCE,), "nothing changes until the loop asks"
+    tiles.adopt()
+    assert tiles.shapes == expected
+    sequence = np.random.default_rng(5).normal(size=(3, F)).astype(np.float32)
+    for rung in range(len(expected)):
+        assert ragged(tiles, model, rung, [sequence]) == one_at_a_time(model, [sequence])
+    tiles.close()
+
+
+def test_what_is_compiled_beside_ends_with_the_rung_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, compile_one, begun = Log(), tiles_module._compile, []
+
+    def compiled(model: ServableModel, shape: RungShape) -> Any:
+        begun.append(shape)
+        if len(begun) == 2:
+            tiles._closing.set()
+        return compile_one(model, shape)
+
+    tiles = Tiles.__new__(Tiles)
+    monkeypatch.setattr(tiles_module, "_compile", compiled)
+    tiles.__init__(served(tmp_path, L.LSTM(4)), log=log, beside=True)  # type: ignore[misc]
+    tiles._thread.join(300)
+    tiles.close()
+    assert len(begun) == 2
+
+
+def test_a_rung_that_cannot_be_compiled_beside_leaves_those_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, compile_one = Log(), tiles_module._compile
+
+    def compiled(model: ServableModel, shape: RungShape) -> Any:
+        if shape != REFERENCE:
+            raise ModelRefused("no memory", expected="memory", do="add some")
+        return compile_one(model, shape)
+
+    monkeypatch.setattr(tiles_module, "_compile", compiled)
+    tiles = Tiles(served(tmp_path, L.LSTM(4)), rows_max=8, log=log, beside=True)
+    tiles.close()
+    tiles.adopt()
+    assert tiles.shapes == (REFERENCE,)
+    assert [event["reason"] for event in log.events if "reason" in event] == ["no memory"]
 
 
 def test_a_model_of_large_rows_gets_no_rungs_that_would_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

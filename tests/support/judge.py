@@ -70,6 +70,7 @@ def echo_model(features: int) -> Any:
     """A model that says back what it is given."""
     return SimpleNamespace(
         features=features,
+        inputs=SimpleNamespace(each=(), categories=()),
         outputs=features,
         named_outputs=(Output("y", 0, features, per_step=True),),
         width=1,

@@ -22,7 +22,7 @@ class Producer:
     def begin_transaction(self) -> None:
         self._broker.begin(self._name)
 
-    def produce(self, topic, *, value, key, partition, timestamp, headers, on_delivery=None) -> None:
+    def produce(self, topic, value, key, partition, _callback, on_delivery, timestamp, headers=None) -> None:
         self._check()
         if self._broker.fault("publish") == "abort":
             raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))

@@ -1,7 +1,7 @@
-"""Why the broker does not let this client work: one true reason for a name, a port, a certificate, a login or an advertised address.
+"""Diagnoses why the broker refuses this client: a name, a port, a certificate, a login or an advertised address.
 
-Looks at the addresses of bootstrap.servers and at those that the broker advertises; sends no secret. Must not know a consumer, a
-producer or a topic.
+Probes the addresses in bootstrap.servers and those that the broker advertises; sends no secrets. Must not know consumers, producers or
+topics.
 """
 
 from processor.kafka.refusals.addresses import advertised

@@ -1,4 +1,4 @@
-"""Addresses: those of bootstrap.servers where no broker is found, and those to which a broker sends its clients."""
+"""Diagnoses addresses: those in bootstrap.servers without a broker, and those that a broker advertises."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -10,11 +10,11 @@ from processor.kafka.refusals.listener import NoListener, unreachable
 
 SEE_NO_BROKER = "no-broker-answers"
 SEE_ADVERTISED = "the-broker-advertises-an-address-that-does-not-work"
-_OF_BROKER = re.compile(r"(?:^|//)(?P<host>[^/\s]+):(?P<port>\d+)/\d+: ")  # as librdkafka names a broker; a bootstrap server has no number
+_OF_BROKER = re.compile(r"(?:^|//)(?P<host>[^/\s]+):(?P<port>\d+)/\d+: ")  # librdkafka's name of a broker; bootstrap servers have no number
 
 
 def no_broker(found: Sequence[NoListener]) -> SlotstreamError:
-    """The error for servers of which none is a broker's listener. found: what is there instead, one an address."""
+    """The error if no server is a broker's listener. found: what is there instead, one for each address."""
     words = "; ".join(dict.fromkeys(one.words for one in found))
     if all(one.kind == "other" for one in found):
         return ConfigurationError(
@@ -30,15 +30,15 @@ def no_broker(found: Sequence[NoListener]) -> SlotstreamError:
 
 
 def sent_to(heard: Iterable[KafkaError]) -> list[tuple[str, int]]:
-    """The addresses of brokers, known by their number and so from a broker, that errors of the client are about."""
+    """The addresses of brokers in the client's errors: they have a broker number, so a broker has advertised them."""
     found = [_OF_BROKER.search(error.str()) for error in heard]
     return [(match["host"].strip("[]"), int(match["port"])) for match in found if match is not None]
 
 
 def advertised(servers: str, sent_to: Sequence[tuple[str, int]], asked: Sequence[tuple[str, int]]) -> tuple[SlotstreamError | None, bool]:
-    """What is wrong with the addresses that the broker sends its clients to, and whether none of them can be reached.
+    """What is wrong with the advertised addresses, and whether none of them can be reached.
 
-    servers: bootstrap.servers as it was written; asked: its addresses, of which one has just answered and none is tried again.
+    servers: bootstrap.servers as configured; asked: its addresses, which are not probed again because one has just answered.
     """
     strange = [address for address in dict.fromkeys(sent_to) if address not in asked]
     problems = [(address, problem) for address in strange if (problem := unreachable(*address)) is not None]

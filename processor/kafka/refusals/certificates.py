@@ -1,4 +1,4 @@
-"""Certificates: the client's own, the broker's, and why either is refused."""
+"""Diagnoses certificates: the client's, the broker's, and why either is refused."""
 
 import contextlib
 import datetime
@@ -15,12 +15,12 @@ from processor.errors import ConfigurationError, SlotstreamError
 from processor.kafka.refusals.listener import connected, trusting_all
 
 SEE = "the-broker-does-not-let-the-client-in"
-# OpenSSL's, as ssl.SSLCertVerificationError.verify_code has them.
+# OpenSSL's codes, as in ssl.SSLCertVerificationError.verify_code.
 NOT_YET_VALID, EXPIRED, HOST_MISMATCH, IP_MISMATCH = 9, 10, 62, 64
 
 
 def certificates(config: Mapping[str, str]) -> list[tuple[str, x509.Certificate]]:
-    """The client's own certificate and the property that it comes from. Nothing where none is set or none can be read."""
+    """The client's certificate and the property that it comes from. Empty if none is set or it cannot be read."""
     sources: list[tuple[str, Any]] = [
         ("ssl.certificate.location", lambda where: x509.load_pem_x509_certificate(Path(where).read_bytes())),
         ("ssl.certificate.pem", lambda pem: x509.load_pem_x509_certificate(pem.encode())),
@@ -29,7 +29,7 @@ def certificates(config: Mapping[str, str]) -> list[tuple[str, x509.Certificate]
     found = []
     for key, read in sources:
         if key in config:
-            with contextlib.suppress(OSError, ValueError):  # the client itself says what is wrong with a file
+            with contextlib.suppress(OSError, ValueError):  # the client itself reports what is wrong with the file
                 found += [(key, certificate)] if (certificate := read(config[key])) is not None else []
     return found
 
@@ -47,7 +47,7 @@ def is_expired(certificate: x509.Certificate) -> bool:
 
 
 def of_the_client(config: Mapping[str, str], address: str, heard: Sequence[KafkaError]) -> SlotstreamError | None:
-    """Of the client: missing, expired, or not trusted. The broker ends the connection with an alert, after the handshake."""
+    """The client's certificate is missing, expired, or not trusted. The broker ends the connection with an alert after the handshake."""
     alerts = [error.str() for error in heard if " alert " in error.str()]
     own = certificates(config)
     for key, certificate in own:
@@ -79,7 +79,7 @@ def of_the_client(config: Mapping[str, str], address: str, heard: Sequence[Kafka
 
 
 def of_the_broker(config: Mapping[str, str], host: str, port: int) -> SlotstreamError | None:
-    """Of the broker: expired, for another host, or of an authority that is not trusted."""
+    """The broker's certificate is expired, for another host, or from an untrusted authority."""
     if config.get("enable.ssl.certificate.verification", "true") == "false":
         return None
     address, check_host = f"{host}:{port}", config.get("ssl.endpoint.identification.algorithm", "https") != "none"
@@ -132,7 +132,7 @@ def _hosts(certificate: x509.Certificate) -> list[str]:
 
 
 def _trusting(config: Mapping[str, str], *, check_host: bool) -> ssl.SSLContext:
-    """As librdkafka trusts."""
+    """A context with the same trusted authorities as librdkafka."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = check_host
     where, pem = config.get("ssl.ca.location"), config.get("ssl.ca.pem")
@@ -146,7 +146,7 @@ def _trusting(config: Mapping[str, str], *, check_host: bool) -> ssl.SSLContext:
 
 
 def _verification(host: str, port: int, context: ssl.SSLContext) -> int | None:
-    """OpenSSL's code for what is wrong with the certificate; None if nothing is."""
+    """OpenSSL's code for the problem with the certificate; None if it is valid."""
     try:
         with connected(host, port, context):
             return None

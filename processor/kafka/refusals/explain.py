@@ -1,4 +1,4 @@
-"""The one message about a broker that does not let this client work, from what is found at its addresses and what the client heard."""
+"""Combines the probes of the addresses and the client's errors into one message about a broker that refuses this client."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -13,10 +13,10 @@ LOOKED_AT_MAX = 3
 
 
 def refusal(config: Mapping[str, str], heard: Sequence[KafkaError], *, ignoring: Collection[str] = ()) -> SlotstreamError | None:
-    """Why a client with these properties cannot work; None where a broker is there and nothing is found against it.
+    """Why a client with these properties cannot work; None if there is a broker and no problem was found.
 
-    heard: the client's errors so far. The first broker decides; without one the addresses are what is wrong. ignoring: kinds of
-    NoListener that may pass; nothing is wrong while one of the addresses is of such a kind.
+    heard: the client's errors so far. The first broker found decides; if there is none, the addresses are the problem. ignoring: kinds of
+    NoListener that may be temporary; if one of the addresses has such a kind, there is no problem to report.
     """
     servers = addresses_in(config["bootstrap.servers"])[:LOOKED_AT_MAX]
     missing = list[NoListener]()

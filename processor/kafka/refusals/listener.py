@@ -1,6 +1,6 @@
-"""What answers at an address: a broker's listener and what it asks of its clients, something else, or nothing.
+"""Probes an address: a broker's listener and its requirements, something else, or nothing.
 
-Connects and asks, within LOOK_S a step. Sends one request that every broker answers before a login, and no secret.
+Connects and queries, within LOOK_S for each step. Sends one request that every broker answers before a login, and no secrets.
 """
 
 import contextlib
@@ -20,20 +20,20 @@ HTTP_REQUEST = b"HEAD / HTTP/1.0\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A broker's. mechanisms: of its login; empty without a login, and where a client certificate is asked for first."""
+    """A broker's listener. mechanisms: for its login; empty without a login, or if it requires a client certificate first."""
 
     tls: bool
-    sasl: bool | None  # None: the listener did not say
+    sasl: bool | None  # None: unknown
     mechanisms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class NoListener:
-    """No broker is found. words: a sentence about the address.
+    """No broker was found. words: a sentence about the address.
 
-    unresolved  the name has no address
-    absent      no connection, or one that is closed or silent: a broker may come
-    other       another protocol answers: a broker will not come
+    unresolved  the name does not resolve
+    absent      no connection, or one that is closed or silent: a broker may come up
+    other       another protocol answers: no broker will come up
     """
 
     kind: Literal["unresolved", "absent", "other"]
@@ -41,7 +41,7 @@ class NoListener:
 
 
 class _OtherProtocolError(Exception):
-    """The first bytes are no Kafka answer."""
+    """The first bytes are not a Kafka response."""
 
 
 def look(host: str, port: int) -> Listener | NoListener:
@@ -57,7 +57,7 @@ def look(host: str, port: int) -> Listener | NoListener:
                 except _OtherProtocolError as error:
                     said = said or error.args[0]
                 except (OSError, ValueError, struct.error):
-                    # A listener that wants a certificate speaks TLS and ends here, and so does a web server that waits for a line.
+                    # A TLS listener that requires a certificate ends here, and so does a web server that waits for a line.
                     if context is not None:
                         return _http(host, port, context) or Listener(True, None)
         except (OSError, ValueError):
@@ -66,7 +66,7 @@ def look(host: str, port: int) -> Listener | NoListener:
 
 
 def unreachable(host: str, port: int) -> NoListener | None:
-    """Why there is no connection to be had; None if there is one."""
+    """Why a connection cannot be made; None if it can."""
     try:
         with connected(host, port, None):
             return None
@@ -82,7 +82,7 @@ def unreachable(host: str, port: int) -> NoListener | None:
 
 @contextlib.contextmanager
 def connected(host: str, port: int, context: ssl.SSLContext | None) -> Iterator[socket.socket]:
-    """A connection, with TLS where there is a context. Raises OSError, and ValueError for a name that cannot be one."""
+    """A connection, with TLS if there is a context. Raises OSError, and ValueError for an invalid host name."""
     with socket.create_connection((host, port), LOOK_S) as plain:
         if context is None:
             yield plain
@@ -94,12 +94,12 @@ def connected(host: str, port: int, context: ssl.SSLContext | None) -> Iterator[
 def trusting_all() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # the listener is only looked at, and nothing secret is sent
+    context.verify_mode = ssl.CERT_NONE  # this only probes the listener, and sends no secrets
     return context
 
 
 def _http(host: str, port: int, context: ssl.SSLContext | None) -> NoListener | None:
-    """A web server, which may have waited for the end of a line before."""
+    """Detects a web server, which may have been waiting for the end of a line. None if it is not one."""
     with contextlib.suppress(OSError, ValueError), connected(host, port, context) as connection:
         connection.sendall(HTTP_REQUEST)
         if connection.recv(5).startswith(b"HTTP/"):
@@ -117,7 +117,7 @@ def _other(address: str, said: bytes) -> NoListener:
 
 
 def _ask_for_login(connection: socket.socket) -> tuple[bool, tuple[str, ...]]:
-    """Whether the listener wants a login, and by which mechanisms: it lists them when it is asked for one that it does not have."""
+    """Whether the listener requires a login, and its mechanisms: it lists them in response to an unknown mechanism."""
     asked = NO_MECHANISM.encode()
     request = struct.pack(">hhih", SASL_HANDSHAKE, 1, 0, -1) + struct.pack(">h", len(asked)) + asked
     connection.sendall(struct.pack(">i", len(request)) + request)

@@ -1,4 +1,4 @@
-"""Logins: a password or a token that the broker does not take, a protocol or a mechanism that its listener does not speak."""
+"""Diagnoses logins: a refused password or token, or a protocol or mechanism that the listener does not support."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,6 +1,6 @@
-"""Why a broker refuses the clients of a service that runs: asked when a client hears of it, until the broker lets them in again.
+"""Diagnoses why a broker refuses the clients of a running service, from a client's first error until the broker admits them again.
 
-Gives renewed secrets to the clients on the way. The clients go on trying meanwhile, so nothing is restarted here and nothing is lost.
+Also passes renewed secrets to the clients. The clients keep retrying, so nothing is restarted here and nothing is lost.
 """
 
 import math
@@ -25,10 +25,10 @@ _REFUSALS = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a client that was made just now has met.
+    """The result of connecting with a new client.
 
-    let_in   a broker has answered it
-    reason   what is wrong all the same, or why none has; None where no broker was found, as in any outage
+    let_in   a broker has answered the client
+    reason   a problem nevertheless, or why no broker has answered; None if no broker was found, as in an ordinary outage
     in_part  the reason concerns some of the brokers only
     """
 
@@ -38,10 +38,10 @@ class Answer:
 
 
 class RefusalWatch:
-    """One for all clients of a process with the same properties. The clients call it as their error callback.
+    """Shared by all clients of a process with the same properties. The clients call it as their error callback.
 
-    ask: makes a client and lets it ask a broker; called in a thread, where it may wait for seconds.
-    credentials: user and password as they are now, None where the login has none.
+    ask: creates a client and queries a broker; runs in a thread, where it may wait for seconds.
+    credentials: the current user and password, None if the login has none.
     """
 
     def __init__(
@@ -60,15 +60,15 @@ class RefusalWatch:
 
     @property
     def reason(self) -> SlotstreamError | None:
-        """Why no broker lets the clients in at this moment; None if one does, or if nothing was heard."""
+        """Why no broker currently admits the clients; None if one does, or if no client has reported an error."""
         return self._reason
 
     def watch(self, client: Any) -> None:
-        """Gives it renewed credentials for as long as it lives."""
+        """Passes renewed credentials to this client as long as it exists."""
         self._clients.add(client)
 
     def __call__(self, error: KafkaError) -> None:
-        """Called by a client inside whatever call is running: nothing is raised, and nothing is waited for."""
+        """Called by a client inside any of its calls: must not raise or wait."""
         if error.code() not in _REFUSALS and " alert " not in error.str():
             return
         with self._lock:
@@ -77,7 +77,7 @@ class RefusalWatch:
                 threading.Thread(target=self._ask_until_let_in, name="refusal", daemon=True).start()
 
     def _ask_until_let_in(self) -> None:
-        refused = False  # since this asking began: an outage alone is not followed
+        refused = False  # since this diagnosis began: a mere outage is not followed up
         try:
             while True:
                 self._renew()
@@ -102,7 +102,7 @@ class RefusalWatch:
             _log.error("no access to the broker, retrying", found=reason.found, expected=reason.expected, to_do=reason.do)
 
     def _renew(self) -> None:
-        """A login that is refused may be one whose password was changed in its file since."""
+        """Rereads the credentials: a login may be refused because the password has changed in its file."""
         now = self._credentials()
         if now is None or now == self._given:
             return
@@ -111,5 +111,5 @@ class RefusalWatch:
             try:
                 client.set_sasl_credentials(*now)
             except (KafkaException, RuntimeError):
-                continue  # a client that was closed
+                continue  # the client is closed
         _log.info("renewed credentials were read from their files", user=now[0])

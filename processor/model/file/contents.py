@@ -26,7 +26,7 @@ LAYERS = TRAINING_ONLY | frozenset({
     "AdaptiveMaxPooling2D", "Add", "AdditiveAttention", "Attention", "Average", "AveragePooling1D", "AveragePooling2D",
     "AveragePooling3D", "BatchNormalization", "Bidirectional", "Concatenate", "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose",
     "Conv3D", "ConvLSTM1D", "ConvLSTM2D", "Cropping1D", "Cropping2D", "Dense", "DepthwiseConv1D", "DepthwiseConv2D", "Dot",
-    "ELU", "EinsumDense", "Flatten", "GRU", "GRUCell", "GlobalAveragePooling1D",
+    "ELU", "EinsumDense", "Embedding", "Flatten", "GRU", "GRUCell", "GlobalAveragePooling1D",
     "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GroupNormalization", "GroupQueryAttention",
     "InputLayer", "LSTM", "LSTMCell", "LayerNormalization", "LeakyReLU", "Masking", "MaxPooling1D", "MaxPooling2D", "MaxPooling3D",
     "Maximum", "Minimum", "MultiHeadAttention", "Multiply", "Normalization", "PReLU", "Permute", "RMSNormalization", "RNN", "ReLU",
@@ -47,6 +47,7 @@ PARTS["keras.random"] = keras.random
 VALUES = frozenset({"__keras_tensor__", "__tensor__", "__numpy__", "__slice__", "__ellipsis__"})
 OUTSIDE = ("TFSMLayer", "JaxLayer", "FlaxLayer", "TorchModuleWrapper")
 ACTIVATIONS = ("activation", "recurrent_activation")
+PRECISIONS = ("float32", "float64", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 NO_TRAINING = (None, False, 0)
 UNROLLED_STEPS_MAX = 1000
 STEP_KEYS = ("batch_shape", "n", "target_shape", "size", "padding", "output_size")
@@ -133,8 +134,6 @@ def _check_known(owner: str, name: str, item: dict[str, Any]) -> None:
         raise ModelRefused(
             f"{_of(owner)} uses a function of your own ({item.get('config')})", expected="Keras's own functions", do="replace it"
         )
-    if name in ("Embedding", "ReversibleEmbedding"):
-        raise ModelRefused(f"{_of(owner)} looks up tokens ({name})", expected="readings of float32 numbers", do="serve a model of numbers")
     module, registered = item.get("module"), item.get("registered_name")
     if registered in (None, name) and _is_known(name, module):
         return
@@ -177,11 +176,11 @@ def _check_dtype(owner: str, item: dict[str, Any]) -> None:
     if isinstance(dtype, dict):
         inner = dtype.get("config")
         dtype = inner.get("name", dtype.get("class_name")) if isinstance(inner, dict) else dtype.get("class_name")
-    if dtype not in (None, "float32") and item["class_name"] not in ("InputLayer", *VALUES):
-        half = isinstance(dtype, str) and "16" in dtype
-        how = "; its weights fit a model that was built after keras.config.set_dtype_policy('float32')" if half else ""
+    if dtype not in (None, *PRECISIONS) and item["class_name"] not in ("InputLayer", *VALUES):
         raise ModelRefused(
-            f"{_of(owner)} computes in {dtype}", expected="float32 throughout", do=f"rebuild the model with float32 and save it{how}"
+            f"{_of(owner)} computes in {dtype}",
+            expected=f"one of {', '.join(PRECISIONS)}",
+            do="save the model as it was before it was quantized",
         )
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from judge import RECORD_MS, Judge, Record, echo_model, verdict
+from judge import RECORD_MS, Judge, Record, echo, echo_model, verdict
 
 from processor.app.fit import codec_of, shapes_of
 from processor.errors import ConfigurationError
 from processor.records import Applied, Output
 from processor.settings import Settings, load_settings
-from processor.verify.oracle import as_published
+from processor.verify.oracle import InputRecord, Reference, as_published
 
 F = 3
 NAMES = "[temperature, motor.current, motor.vibration]"
@@ -299,6 +300,46 @@ def test_a_windows_steps_are_a_list_of_lists_each_scaled():
     y, scale = [1, 2, 3, 4, 5, 6], "--output.scale={mean: [0, 100, 0], std: 1}"
     assert published(y, settings(scale), named_outputs=(Output("y", 0, 6, rows=2),))["prediction"] == [[1.0, 102.0, 3.0], [4.0, 105.0, 6.0]]
     assert published([1, 2], settings(), named_outputs=(Output("y", 0, 2, rows=2),))["prediction"] == [[1.0], [2.0]]
+
+
+def with_categories(count):
+    served = echo_model(F)
+    served.inputs = SimpleNamespace(
+        categories=(None, count, None),
+        each=(
+            SimpleNamespace(first=0, last=1, categories=None),
+            SimpleNamespace(first=1, last=2, categories=count),
+            SimpleNamespace(first=2, last=3, categories=None),
+        ),
+    )
+    return served
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict"),
+    [(0, 0.0), (3, 3.0), (2.0, 2.0), (4, "unknown_category"), (-1, "unknown_category"), (1.5, "unknown_category"), (1e39, "not_finite")],
+)
+def test_a_category_is_a_whole_number_that_the_model_knows_and_is_not_scaled(given, verdict):
+    served, wanted = with_categories(4), settings("--input.scale={mean: 1, std: 2}")
+    value = json.dumps({"values": [3, given, 5]}).encode()
+    decoded = codec_of(wanted, served, "3f2a9c01").decode([Record(value)])
+    found = decoded.rejected[0][1].error if decoded.rejected else decoded.batch.x[0].tolist()
+    assert found == (verdict if isinstance(verdict, str) else [1.0, verdict, 2.0])
+    answer = Reference(served, wanted, "3f2a9c01", run=echo).feed(InputRecord(3, 7, b"pump-7", value, RECORD_MS))
+    assert answer == found if isinstance(found, str) else answer["prediction"] == found
+
+
+def test_features_by_input_are_those_of_the_model_in_its_order():
+    served = echo_model(F)
+    inputs = [SimpleNamespace(name="readings", first=0, last=2), SimpleNamespace(name="machine", first=2, last=3)]
+    served.inputs = SimpleNamespace(categories=(None,) * F, each=inputs)
+    fits = settings("--input.features={readings: [a, b.c], machine: [age]}")
+    assert fits.input.features == ("a", "b.c", "age")
+    assert fits.deciding() == settings("--input.features=[a, b.c, age]").deciding()
+    shapes_of(served, fits)
+    for wrong in ("{machine: [a], readings: [b, c]}", "{readings: [a], machine: [b, c]}", "{left: [a, b], right: [c]}"):
+        with pytest.raises(ConfigurationError, match=r"readings: \[2 names\], machine: \[1 name\]"):
+            shapes_of(served, settings(f"--input.features={wrong}"))
 
 
 SEVERAL = (Output("life %b", 0, 1), Output('a "class"', 1, 3))

@@ -497,3 +497,23 @@ def test_a_record_of_several_steps_fills_a_window_though_its_first_ones_are_no_n
     applied = engine.apply(batch_of([(0, b"a", 0, [(1.0, 2.0)] * 4, False, False)]))
     assert applied.finite.tolist() == [True]
     assert applied.y[-1].tolist() == [1.0, 1.0]
+
+
+def test_rungs_that_come_between_two_batches_are_used_and_change_no_bit():
+    class Growing(Recurrence):
+        shapes = Recurrence.shapes[2:]
+
+        def __init__(self):
+            self.used = set()
+
+        def run(self, rung, x, counts, steps, state):
+            self.used.add(x.shape[1])
+            return super().run(rung, x, counts, steps, state)
+
+    growing, shapes = Growing(), Shapes(F, F, F)
+    engine, other = Engine(growing, shapes, slots=8), Engine(Recurrence(), shapes, slots=8)
+    for offset in range(4):
+        batch = batch_of([(0, b"a", offset, [[0.1, offset]] * 3, False, False)])
+        assert engine.apply(batch).y.tobytes() == other.apply(batch).y.tobytes()
+        growing.shapes = Recurrence.shapes
+    assert growing.used == {8, 2}

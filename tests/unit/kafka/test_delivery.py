@@ -1,6 +1,8 @@
 """What every delivery keeps to, be it by transactions, at least once, or the one of the simulation."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from delivery import FakeDelivery
@@ -11,7 +13,7 @@ from processor.kafka.at_least_once import AtLeastOnce
 from processor.kafka.consumer import MemberFencedError
 from processor.kafka.delivery import AbortedError, Delivery, ProducerFencedError
 from processor.kafka.transaction import Transaction
-from processor.records import Out
+from processor.records import Out, Outs
 
 NAME, OUT, OTHER = "group.a", Out("predictions", 0, b"pump", b"1", 5), Out("predictions", 0, b"pump", b"2", 6)
 OFFSETS = [(0, 7, "metadata")]
@@ -76,6 +78,35 @@ def test_what_was_published_and_its_offsets_are_final_after_the_commit(rig: Rig)
     assert rig.broker.committed == {}
     rig.commit()
     assert (rig.values, rig.broker.committed) == ([b"1", b"2"], {0: (7, "metadata")})
+
+
+@pytest.mark.parametrize("partitions", [[0, 1, 0], None])
+def test_many_records_by_columns_are_published_but_those_that_are_none(rig: Rig, partitions: list[int] | None) -> None:
+    outs = Outs("predictions", partitions, [b"a", b"b", b"c"], [b"1", None, b"3"], [5, 6, -1])
+    rig.delivery.publish(outs)
+    rig.commit()
+    partition = partitions and partitions[0]
+    expected = [Out("predictions", partition, b"a", b"1", 5), Out("predictions", partition, b"c", b"3", -1)]
+    assert list(outs) == expected
+    assert [replace(out, record_ms=max(out.record_ms, 0)) for out in rig.broker.outputs] == [expected[0], replace(expected[1], record_ms=0)]
+
+
+COLUMNS = Outs("predictions", [0, 0], [b"pump", b"pump"], [b"1", b"2"], [5, 6])
+
+
+@pytest.mark.parametrize("outs", [[OUT, OTHER], COLUMNS], ids=["one by one", "columns"])
+def test_a_record_that_the_clients_queue_has_no_place_for_is_handed_over_again(outs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, full, produce = Rig("at least once"), [True, True, False, True, False], Producer.produce
+
+    def hesitate(self: Producer, *row: Any) -> None:
+        if full.pop(0):
+            raise BufferError
+        produce(self, *row)
+
+    monkeypatch.setattr(Producer, "produce", hesitate)
+    rig.delivery.publish(outs)
+    rig.commit()
+    assert rig.values == [b"1", b"2"]
 
 
 def test_its_age_is_that_of_the_first_record_since_the_last_commit(rig: Rig) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from processor.errors import ConfigurationError
 from processor.records import Output
-from processor.settings import Scale, Settings
+from processor.settings import Features, Scale, Settings
 
 if TYPE_CHECKING:
     from processor.model.load import ServableModel
@@ -21,7 +21,33 @@ def check_features(model: "ServableModel", settings: Settings) -> None:
     features, given = settings.input.features, settings.input.scale
     if features is not None and len(features) != model.features:
         raise _unequal("input.features", len(features), model.features, "features")
+    _check_inputs(model, features)
     _check_scale("input.scale", given, model.features, "features")
+
+
+def _check_inputs(model: "ServableModel", features: Features | None) -> None:
+    """Features that are named by input are those of the model's inputs, in its order."""
+    inputs = {given.name: given.last - given.first for given in model.inputs.each if given.last > given.first}
+    if features is None or not features.by_input or list(features.by_input.items()) == list(inputs.items()):
+        return
+    found = ", ".join(f"{name}: {count}" for name, count in features.by_input.items())
+    order = ", ".join(f"{name}: [{count} {'name' if count == 1 else 'names'}]" for name, count in inputs.items())
+    raise ConfigurationError(
+        f"input.features names features of the inputs {found}",
+        expected=f"those of the model, in its order: {order}",
+        do=f"correct input.features: {{{order}}}",
+        see=SEE,
+    )
+
+
+def input_scale_of(model: "ServableModel", settings: Settings) -> Scale | None:
+    """input.scale, as far as it is of measurements: a category is no quantity."""
+    scale, categories = settings.input.scale, model.inputs.categories
+    if scale is None or not any(categories):
+        return scale
+    offsets, divisors = (numbers * model.features if len(numbers) == 1 else numbers for numbers in (scale.offset, scale.divisor))
+    offset = tuple(0.0 if count else number for number, count in zip(offsets, categories, strict=True))
+    return Scale(offset, tuple(1.0 if count else number for number, count in zip(divisors, categories, strict=True)))
 
 
 def scales_of(model: "ServableModel", settings: Settings) -> list[Scale | None]:
