@@ -81,8 +81,8 @@ image: ## the container image slotstream:local (IMAGE=name), and its bill of mat
 	  -t $(or $(IMAGE),slotstream:local) .
 	$(BUILD) --target sbom --output dist .
 
-bench: .venv/.run ## throughput of the service, compared with the same loop without a model
-	$(BIN)/python -m bench
+bench: .venv/.run ## the service beside an echo and a raw pipe; CASES="2,000 sensors" chooses one, JSON=file keeps the runs, PLOT=docs/images draws
+	$(BIN)/python -m bench $(if $(CASES),--case "$(CASES)") $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(LEAST),--least $(LEAST)) $(if $(JSON),--json $(JSON)) $(if $(PLOT),--plot $(PLOT))
 
 bench-recovery: .venv/.run ## the cost of a crash, a restart, a rebalance and a checkpoint
 	$(BIN)/python -m bench.recovery

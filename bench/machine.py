@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.__main__ import SCENARIOS, run_once
+from bench.__main__ import CASES, run_once
 from bench.load import FEATURES, fill, new_topic, save_model
 from bench.recovery import restore
 from processor.settings import load_settings
@@ -35,8 +35,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, EmbeddedKafka(Path(name) / "kafka") as kafka:
         folder = Path(name)
         model, topic = save_model(folder), new_topic(kafka.bootstrap)
-        fill(kafka.bootstrap, topic, SCENARIOS[SENSORS](np.random.default_rng(1), arguments.records).tolist())
-        steady = run_once(kafka.bootstrap, folder, model, topic, arguments.records, echo=False)
+        fill(kafka.bootstrap, topic, CASES[SENSORS](np.random.default_rng(1), arguments.records).tolist())
+        steady = run_once(kafka.bootstrap, folder, model, topic, arguments.records, "service")
         restored = restore(kafka.bootstrap, folder, model, arguments.restored)
         planned = measure(load_settings(None, [f"--model.path={model}"], {}), Wanted(2_000, 10_000.0))
     found = {"measured_on": _here(), **_seconds(steady, planned), "restored_rows_per_s": restored}

@@ -13,15 +13,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bench.rates import Rate
 from processor import logs
 from processor.app import build
 from processor.app.service import Service
 from processor.metrics import STAGES, Metrics
+from processor.model import tiles
 from processor.records import Applied, Batch
 from processor.settings import load_settings
-
-# The start of a run is left out: the first fetches, the first calls of each rung.
-WARM_SHARE = 0.15
 
 
 class Echo:
@@ -58,24 +57,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.echo:
         make = build.Engine
         build.Engine = lambda stepper, shapes, *rest, **options: Echo(make(stepper, shapes, *rest, **options), shapes.outputs)
+    # The whole ladder first: what is compiled beside the loop would be measured with it.
+    make_tiles = tiles.Tiles
+    tiles.Tiles = lambda model, **chosen: make_tiles(model, **{**chosen, "beside": False})
     service = Service(load_settings(None, rest, {}), metrics)
-    seen: list[tuple[float, float]] = []
-    spent: list[dict[str, float]] = []
+    rate = Rate(arguments.records)
 
     def watch() -> None:
-        while not seen or seen[-1][1] < arguments.records:
-            seen.append((time.perf_counter(), metrics.value("readings_total")))
-            spent.append(_spent(metrics))
+        while not rate.over:
+            rate.note(int(metrics.value("readings_total")), _spent(metrics))
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
     service.run()
-    begin, end = (next(i for i, s in enumerate(seen) if s[1] >= share * arguments.records) for share in (WARM_SHARE, 1.0))
     stages = {stage: round(metrics.total("stage_seconds", stage=stage), 3) for stage in ("decode", "apply", "encode", "publish", "commit")}
-    seconds, readings = (last - first for first, last in zip(seen[begin], seen[end], strict=True))
-    steady = {name: spent[end][name] - spent[begin][name] for name in spent[end]}
-    print(json.dumps({"readings_per_s": round(readings / seconds), "stages_s": stages, "readings": readings, "steady": steady}))
+    print(json.dumps({**rate.figures(), "stages_s": stages, "readings": rate.done, "steady": rate.spent}))
 
 
 def _spent(metrics: Metrics) -> dict[str, float]:
