@@ -65,6 +65,13 @@ CATALOGUE: tuple[Spec, ...] = (
     Spec("predictions_total", "counter", "records", "prediction records in committed transactions"),
     Spec("dead_letters_total", "counter", "records", "records that could not be used, by reason", {"error": ERRORS}),
     Spec(
+        "missing_values_total",
+        "counter",
+        "values",
+        "missing values that were replaced (input.missing), by feature, without those in dead letters",
+        _free("feature"),
+    ),
+    Spec(
         "resets_total",
         "counter",
         "resets",

@@ -20,6 +20,7 @@ from processor.rules import Clock, Jumps, keep_time
 
 LEFT_OUT = {
     "non_finite_state": "the record turns the sensor's state or prediction NaN or infinite; it was left out",
+    "missing": "a value is missing, and the sensor has no earlier one since its last reset, or only one older than input.hold_max",
     "late": "the record's timestamp lies before the sensor's latest one (late: dead_letter); it was left out",
 }
 
@@ -96,7 +97,9 @@ class Pipeline:
 def _with_left_out(decoded: Decoded, applied: Applied) -> list[tuple[int, Rejected]]:
     """The records that the codec or the engine rejected, by message."""
     rejected = list(decoded.rejected)
-    for error, left_out in (("non_finite_state", ~applied.finite), ("late", applied.late)):
+    for error, left_out in (("non_finite_state", ~applied.finite), ("late", applied.late), ("missing", applied.missing)):
+        if left_out is None:
+            continue
         for i in np.flatnonzero(left_out).tolist():
             reason = Rejected(decoded.batch.partition[i], int(decoded.batch.offset[i]), error, LEFT_OUT[error])
             rejected.append((decoded.source[i], reason))

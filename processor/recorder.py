@@ -6,7 +6,7 @@ published. Decides nothing.
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,13 +26,19 @@ class _Open:
     errors: Counter[str] = field(default_factory=Counter)
     resets: Counter[str] = field(default_factory=Counter)
     record_ms: list[NDArray[np.int64]] = field(default_factory=list)
+    missing: list[NDArray[np.int64]] = field(default_factory=list)
 
 
 class Recorder:
-    """A participant of the transaction. replayed_offsets: how many were replayed since the start."""
+    """A participant of the transaction. replayed_offsets: how many were replayed since the start.
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    may_miss: names of the features, where a value may be missing and something else stands for it.
+    """
+
+    def __init__(self, metrics: Metrics, may_miss: Sequence[str | int] = ()) -> None:
+        self._metrics, self._may_miss = metrics, may_miss
+        for name in may_miss:
+            metrics.add("missing_values_total", 0, feature=name)
         self._open = _Open()
         self.replayed_offsets = 0
 
@@ -52,6 +58,9 @@ class Recorder:
         counts.resets.update(resets)
         if applied.reset_by.any():
             counts.resets.update({rule: int((applied.reset_by == 1 + i).sum()) for i, rule in enumerate(RULES)})
+        if batch.missing is not None:
+            used = np.repeat(applied.published(batch), batch.steps)
+            counts.missing.append(batch.missing[used].sum(0))
         counts.record_ms.append(batch.record_ms[batch.steps > 0])
         self._metrics.observe("batch_readings", len(batch.x))
 
@@ -64,6 +73,8 @@ class Recorder:
             metrics.add("dead_letters_total", count, error=error)
         for reason, count in counts.resets.items():
             metrics.add("resets_total", count, reason=reason)
+        for name, count in zip(self._may_miss, np.sum(counts.missing, 0).tolist() if counts.missing else (), strict=False):
+            metrics.add("missing_values_total", count, feature=name)
         if counts.record_ms:
             metrics.observe("end_to_end_seconds", time.time() - np.concatenate(counts.record_ms) / 1000)
         self._open = _Open()

@@ -23,6 +23,7 @@ ERRORS = (
     "bad_timestamp",
     "too_large",
     "late",
+    "missing",
 )
 
 # The rules of the settings that reset a sensor, besides the record's own header.
@@ -104,6 +105,7 @@ class Batch:
     since_gap_ms              in a partition whose earlier readings were lost, how far its time has come since, int64 [n]; NO_GAP in others;
                               empty where no partition is such
     jumps                     where partition time jumped further than sensors are remembered, or a sensor's time did alone
+    missing                   bool [steps.sum(), F]: which numbers of x were not measured; None: all were
     """
 
     partition: list[int]
@@ -118,6 +120,7 @@ class Batch:
     time_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     since_gap_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     jumps: list[Jump] = field(default_factory=list)
+    missing: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.key)
@@ -136,6 +139,7 @@ class Applied:
     finite    bool [n]: False if the record turned the state or the output NaN or infinite, and was rejected
     late      bool [n]: the record is older than the sensor's latest one, and was rejected
     reset_by  int8 [n]: 0, or 1 + the index in RULES of the rule that reset the sensor before this record
+    missing   bool [n]: a value is missing, the sensor has none to hold, and the record was rejected; None: in no record
     """
 
     y: NDArray[np.float32]
@@ -147,10 +151,12 @@ class Applied:
     finite: NDArray[np.bool_]
     late: NDArray[np.bool_]
     reset_by: NDArray[np.int8]
+    missing: NDArray[np.bool_] | None = None
 
     def published(self, batch: Batch) -> NDArray[np.bool_]:
         """bool [n]: the records that have an output."""
-        return self.finite & ~self.late & (batch.steps > 0)
+        published: NDArray[np.bool_] = self.finite & ~self.late & (batch.steps > 0)
+        return published if self.missing is None else published & ~self.missing
 
 
 @dataclass(frozen=True, slots=True)

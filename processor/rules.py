@@ -111,12 +111,20 @@ class Rules:
         return clock.time_ms - self.expire_ms
 
     def judge(
-        self, batch: Batch, record: Indices, first: Indices, exists: NDArray[np.bool_], rows: Rows
+        self,
+        batch: Batch,
+        record: Indices,
+        first: Indices,
+        exists: NDArray[np.bool_],
+        rows: Rows,
+        admit: Callable[[int, bool], bool] | None = None,
     ) -> tuple[NDArray[np.bool_], NDArray[np.int8]]:
         """Which of these records are late, bool [n], and which begin a sequence by a rule, int8 [n] (like Applied.reset_by).
 
         record: indices in the batch, sensor by sensor, in offset order within each. first: where each sensor begins in it.
         exists, rows: whether each sensor has a row before its first record, and that row.
+        admit: called for each record that is not late, with its place in `record` and whether its sensor begins a sequence with it; False
+        rejects the record, as if it had not been sent.
         """
         late, reset_by = np.zeros(len(record), np.bool_), np.zeros(len(record), np.int8)
         # One after another, because each verdict depends on the previous one.
@@ -142,7 +150,11 @@ class Rules:
                         reset_by[i] = AFTER_GAP
                     elif self.steps is not None and so_far >= self.steps:
                         reset_by[i] = AFTER_STEPS
-                if before[i] or reset_by[i] or not goes_on:
+                anew = before[i] or reset_by[i] > 0 or not goes_on
+                if admit is not None and not admit(i, bool(anew)):
+                    reset_by[i] = 0
+                    continue
+                if anew:
                     so_far, latest = 0, event_ms[i]
                 so_far, latest, goes_on = so_far + steps[i], max(latest, event_ms[i]), not after[i]
         return late, reset_by

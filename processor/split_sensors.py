@@ -49,16 +49,16 @@ class SplitSensors:
                 to_do="give every producer the same partitioner: murmur2_random for clients of librdkafka, Java's default for Java",
             )
 
-    def look_into(self, newest: Callable[[int, float], Iterable[Message]]) -> None:
+    def look_into(self, newest: Callable[[int, float], Iterable[Message]], sensor: Callable[[Message], bytes | None]) -> None:
         """Starts a thread that checks the newest records of the input. Skips partitions for which the broker does not answer.
 
-        newest: so many records of each partition, in so many seconds; called on a thread.
+        newest: so many records of each partition, in so many seconds; called on a thread. sensor: which one a record is of.
         """
-        threading.Thread(target=self._look, args=(newest,), name="split-sensors", daemon=True).start()
+        threading.Thread(target=self._look, args=(newest, sensor), name="split-sensors", daemon=True).start()
 
-    def _look(self, newest: Callable[[int, float], Iterable[Message]]) -> None:
+    def _look(self, newest: Callable[[int, float], Iterable[Message]], sensor: Callable[[Message], bytes | None]) -> None:
         try:
-            self.found(in_several_partitions(newest(RECORDS, TIMEOUT_S)))
+            self.found(in_several_partitions(newest(RECORDS, TIMEOUT_S), sensor))
         except (KafkaException, SlotstreamError) as error:
             _log.debug("the newest records of the input were not looked at", reason=str(error))
 

@@ -28,6 +28,7 @@ from processor.app.fit import (
     shapes_of,
     slots_of,
 )
+from processor.app.forms import may_miss, names_of
 from processor.app.health import Health, Served
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.policy import Present
@@ -35,6 +36,7 @@ from processor.checkpoint.restore import Restore
 from processor.checkpoint.topic import TopicStore, TopicWriter
 from processor.checkpoint.writer import CheckpointWriter, Writer
 from processor.codec.dead_letters import BadShare
+from processor.codec.key_source import sensor_of
 from processor.engine import Engine, Shapes
 from processor.instance_lock import InstanceLock
 from processor.kafka import findings, group
@@ -147,8 +149,9 @@ class Build:
             watch.ask()
             return Restore(policies_of(settings), store, present, partition, gate, open_log)
 
-        codec = codec_of(settings, model, fingerprint)
-        loop = self._compose(topics, engine, codec, self._delivery(topics, beat, watch.suspect), writer, restore, membership, beat)
+        recorder = Recorder(self._metrics, names_of(settings, shapes.features) if may_miss(settings) else ())
+        codec, deliver = codec_of(settings, model, fingerprint), self._delivery(topics, beat, watch.suspect)
+        loop = self._compose(topics, engine, codec, recorder, deliver, writer, restore, membership, beat)
         _log.info("started, joining the group", seconds=self._health.start_seconds())
         self._health.watch(loop)
         self._loop = loop
@@ -182,6 +185,7 @@ class Build:
         topics: Topics,
         engine: Engine,
         codec: Codec,
+        recorder: Recorder,
         delivery: Delivery,
         writer: CheckpointWriter,
         restore: Callable[[int], Restore],
@@ -191,8 +195,11 @@ class Build:
         from processor.model.machine import made_by
 
         settings, here, there = self._settings, made_by(), topics.input.partitions
-        partitions, recorder, split = Partitions(), Recorder(self._metrics), SplitSensors(self._metrics)
-        split.look_into(lambda records, timeout_s: newest(settings, topics.input.name, there, records, timeout_s=timeout_s))
+        partitions, split = Partitions(), SplitSensors(self._metrics)
+        split.look_into(
+            lambda records, timeout_s: newest(settings, topics.input.name, there, records, timeout_s=timeout_s),
+            sensor_of(settings.input.key),
+        )
         pipeline = Pipeline(codec, engine, rules_of(settings).expire_ms, timed=recorder.timed, jumps=Jumps())
         bad_share = BadShare(settings.dead_letter.max_ratio, topics.dead_letter.name)
 

@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from processor.app.named_columns import check_features, input_scale_of, residual_of, scales_of
+from processor.app.forms import decoder_of, held_features, may_miss, names_of
+from processor.app.named_columns import check_features, residual_of, scales_of
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.policy import Policies
 from processor.checkpoint.topic import row_bytes_max
 from processor.codec.columns import KEY_BYTES_MAX
-from processor.codec.decode import Decoder
 from processor.codec.encode import Encoder, output_bytes_max
-from processor.codec.float32_records import Float32Format
-from processor.codec.json_records import JsonFormat
-from processor.codec.whole import WholeDecoder
-from processor.codec.whole_json import WholeJson
+from processor.codec.whole_encode import WholeEncoder, held_bytes_max
 from processor.engine import Shapes
 from processor.errors import ConfigurationError
 from processor.kafka import findings
@@ -59,6 +56,7 @@ def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
     check_features(model, settings)
     scales_of(model, settings)
     residual_first, residual = residual_of(model, settings)
+    hold_max_s = settings.input.hold_max
     return Shapes(
         features=model.features,
         outputs=model.outputs,
@@ -67,6 +65,8 @@ def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
         residual=residual,
         residual_first=residual_first,
         warmup_steps=settings.model.warmup_steps,
+        hold=held_features(settings, model.features),
+        hold_max_ms=None if hold_max_s is None else round(hold_max_s * 1000),
     )
 
 
@@ -94,6 +94,8 @@ def open_parking(settings: Settings) -> StateFile | None:
 def record_bytes_of(settings: Settings, model: "ServableModel", shapes: Shapes) -> findings.RecordBytes:
     """The largest records that the service may write: one too large for its topic is ruled out before the first."""
     largest = output_bytes_max(model.named_outputs, settings.input.record_steps_max)
+    if may_miss(settings):
+        largest += held_bytes_max(names_of(settings, shapes.features))
     return findings.RecordBytes(largest, row_bytes_max(shapes.row_width, KEY_BYTES_MAX))
 
 
@@ -149,27 +151,10 @@ def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Co
         residual=bool(settings.output.residual),
         trained_window=model.trained_window,
     )
-    return Codec(_decoder(settings, model).decode, encoder.encode)
-
-
-def _decoder(settings: Settings, model: "ServableModel") -> Decoder:
-    """The fast one for plain records, the one that reads them whole for all others."""
-    source, features = settings.input, model.features
-    sizes = {"features": features, "record_steps_max": source.record_steps_max}
-    scaled: dict[str, Any] = {
-        "scale": input_scale_of(model, settings),
-        "ahead_max_s": source.ahead_max,
-        "each_record": settings.reset.each_record,
-        "categories": model.inputs.categories,
-    }
-    if source.format == "float32":
-        return Decoder(Float32Format(**sizes), **scaled)
-    plain = JsonFormat(**sizes, names=source.features)
-    if source.timestamp == "timestamp" and source.timestamp_unit in ("auto", "ms"):
-        return Decoder(plain, **scaled)
-    whole = WholeJson(features=features, names=source.features, timestamp=source.timestamp)
-    unit = None if source.timestamp_unit == "auto" else source.timestamp_unit
-    return WholeDecoder(plain, whole, features=features, steps_max=source.record_steps_max, unit=unit, **scaled)
+    decode = decoder_of(settings, model.features, model.inputs.categories).decode
+    if not may_miss(settings):
+        return Codec(decode, encoder.encode)
+    return Codec(decode, WholeEncoder(encoder.encode, names_of(settings, model.features)).encode)
 
 
 def rules_of(settings: Settings) -> Rules:

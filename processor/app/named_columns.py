@@ -40,16 +40,6 @@ def _check_inputs(model: "ServableModel", features: Features | None) -> None:
     )
 
 
-def input_scale_of(model: "ServableModel", settings: Settings) -> Scale | None:
-    """input.scale, as far as it is of measurements: a category is no quantity."""
-    scale, categories = settings.input.scale, model.inputs.categories
-    if scale is None or not any(categories):
-        return scale
-    offsets, divisors = (numbers * model.features if len(numbers) == 1 else numbers for numbers in (scale.offset, scale.divisor))
-    offset = tuple(0.0 if count else number for number, count in zip(offsets, categories, strict=True))
-    return Scale(offset, tuple(1.0 if count else number for number, count in zip(divisors, categories, strict=True)))
-
-
 def scales_of(model: "ServableModel", settings: Settings) -> list[Scale | None]:
     """The scale of each output, in their order. Raises ConfigurationError."""
     given, outputs = settings.output.scale, model.named_outputs

@@ -31,6 +31,16 @@ def put(record: dict[str, Any], name: str, value: Any) -> None:
     record[last] = value
 
 
+def key_header(key: str | None, sensor: bytes) -> list[tuple[str, bytes]]:
+    """The header in which the settings want the sensor (input.key), if they do."""
+    return [(key.removeprefix("header:"), sensor)] if key is not None and key.startswith("header:") else []
+
+
+def key_field(key: str | None) -> str | None:
+    """The field in which they want it."""
+    return key.removeprefix("value:") if key is not None and key.startswith("value:") else None
+
+
 def features_of(names: Sequence[str] | None, steps: Sequence[Sequence[Any]]) -> Mapping[str, Any]:
     """The features as members of a record: fields of the first step where they have names, else `values`."""
     if names is None:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from processor.codec import event_time
 from processor.codec.columns import KEY_BYTES_MAX, Columns, Message
 from processor.codec.decode import UNIT, Decoded, Decoder, Format
+from processor.codec.key_source import KeySource
+from processor.codec.missing import Holes
 from processor.codec.reject import RejectError
 from processor.records import Rejected
 from processor.settings import Scale
@@ -22,7 +24,7 @@ class WholeFormat(Protocol):
     """How a value is read: load() first, then the others in this order. Each raises RejectError."""
 
     def load(self, value: bytes, /) -> Any: ...
-    def steps(self, found: Any, /) -> list[list[float]]: ...
+    def steps(self, found: Any, asked: int, /) -> list[list[float]]: ...
     def timestamp(self, found: Any, /) -> int | float | str | None: ...
 
 
@@ -33,6 +35,8 @@ class WholeDecoder(Decoder):
     features   F of the model
     steps_max  readings that one record may hold
     unit       of timestamps that are numbers, one of event_time.UNITS; None: milliseconds
+    holes      what stands for missing numbers; None: none may be missing
+    key        which sensor a record is of
     others     as of Decoder
     """
 
@@ -44,13 +48,16 @@ class WholeDecoder(Decoder):
         features: int,
         steps_max: int,
         unit: str | None = None,
+        holes: Holes | None = None,
+        key: KeySource,
         scale: Scale | None = None,
         ahead_max_s: float,
         each_record: bool,
         categories: Sequence[int | None] = (),
     ) -> None:
         super().__init__(plain, scale=scale, ahead_max_s=ahead_max_s, each_record=each_record, categories=categories)
-        self._whole, self._features, self._steps_max = whole, features, steps_max
+        self._whole, self._features, self._steps_max, self._holes = whole, features, steps_max, holes
+        self._key = key
         self._unit = unit or UNIT.decode()
         self._units = {UNIT, self._unit.encode()}
 
@@ -61,20 +68,23 @@ class WholeDecoder(Decoder):
                 self._decode_whole(i, message, columns, numbers)
             except RejectError as error:
                 rejected.append((i, Rejected(message.partition(), message.offset(), error.error, error.detail)))
-        return self._finish(columns, numbers, rejected)
+        decoded = self._finish(columns, numbers, rejected)
+        decoded.batch.missing = numbers.missing_of(decoded.source, decoded.batch.steps)
+        return decoded
 
     def _decode_whole(self, i: int, message: Message, columns: Columns, numbers: "_Numbers") -> None:
-        key, value, (kind, record_ms) = message.key(), message.value(), message.timestamp()
-        if key is None:
-            raise RejectError("no_key", "the record has no key; expected the sensor's name")
+        value, (kind, record_ms) = message.value(), message.timestamp()
+        found = self._whole.load(value) if self._key.in_value and value is not None else None
+        key = self._key.key(message, found)
         if len(key) > KEY_BYTES_MAX:
             raise RejectError("too_large", f"the key has {len(key)} bytes; expected at most {KEY_BYTES_MAX}")
         before, after, _, _ = self._no_header
         event_ms, steps = record_ms, list[list[float]]()
         if value is not None:
-            before, after, _, unit = self._marks(message.headers() or [])
-            found = self._whole.load(value)
-            steps = self._whole.steps(found)
+            before, after, asked, unit = self._marks(message.headers() or [])
+            if not self._key.in_value:
+                found = self._whole.load(value)
+            steps = self._whole.steps(found, asked)
             event_ms = event_time.event_ms(
                 self._whole.timestamp(found),
                 record_ms if kind else None,
@@ -83,7 +93,8 @@ class WholeDecoder(Decoder):
                 unit=unit or self._unit,
             )
             self._check_size(steps)
-            numbers.take(steps)
+            filled, missing = self._holes.filled(steps) if self._holes else ([n for step in steps for n in step], None)
+            numbers.take(i, filled, missing)
         columns.source.append(i)
         columns.partition.append(message.partition())
         columns.key.append(key)
@@ -123,10 +134,19 @@ class _Numbers:
     def __init__(self, features: int) -> None:
         self._features = features
         self._taken: list[float] = []
+        self._missing: dict[int, list[bool]] = {}  # by message
 
-    def take(self, steps: Sequence[Sequence[float]]) -> None:
-        for step in steps:
-            self._taken.extend(step)
+    def take(self, message: int, numbers: Sequence[float], missing: list[bool] | None) -> None:
+        self._taken.extend(numbers)
+        if missing is not None:
+            self._missing[message] = missing
+
+    def missing_of(self, messages: Sequence[int], steps: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Which numbers of these messages were missing, bool [readings, F]; None: none. steps: of each."""
+        if not self._missing:
+            return None
+        missing = [self._missing.get(i) or [False] * (n * self._features) for i, n in zip(messages, steps.tolist(), strict=True)]
+        return np.array([hole for record in missing for hole in record], np.bool_).reshape(-1, self._features)
 
     def array(self) -> NDArray[np.float64]:
         return np.array(self._taken, np.float64).reshape(-1, self._features)

@@ -9,17 +9,20 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
-from processor.codec.record_form import features_of, in_unit, merged, put
+from processor.codec.record_form import features_of, in_unit, key_field, merged, put
 from processor.csv_io.csv_file import CsvFile, Row, counts_rows
 from processor.csv_io.timestamps import decide
 from processor.errors import ConfigurationError
 from processor.settings import field_path
+
+if TYPE_CHECKING:
+    from processor.settings.schema import Input
 
 COLUMNS_SHOWN = 12
 _COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", re.ASCII)
@@ -45,6 +48,12 @@ class Wanted:
     timestamp_format: str | None = None
     decimal: str = "auto"
     missing: tuple[str, ...] = ()
+
+
+def with_missing(wanted: Wanted, values: Sequence[float | str]) -> Wanted:
+    """The same, with what the settings name as standing for no number (input.missing_values)."""
+    texts = [value if isinstance(value, str) else str(int(value)) if value.is_integer() else repr(value) for value in values]
+    return replace(wanted, missing=(*wanted.missing, *texts))
 
 
 @dataclass(slots=True)
@@ -93,6 +102,7 @@ class Readings:
             words.append(f"timestamps are {how}")
         self.described = f"{file.path}: {'; '.join(words)}"
         self._chosen_by_name = wanted.columns is not None
+        self._holes: Sequence[bool] = [False] * len(self._picked)
 
     def _features(self, columns: str | None, features: Sequence[str] | None) -> list[int]:
         if columns is not None:
@@ -124,6 +134,10 @@ class Readings:
         cells = {name: [row[i] for row in self.file.sample if i < len(row)] for i, name in zip(self._picked, self.names, strict=True)}
         counted = [name for name, texts in cells.items() if counts_rows(texts)]
         return f"; {_listed(counted)} counts the rows, and is hardly a feature" if counted else ""
+
+    def may_miss(self, holes: Sequence[bool]) -> None:
+        """For which features a cell without a number is no fault, since something else stands for it (input.missing)."""
+        self._holes = holes
 
     def expect_numbers(self) -> None:
         """Raises ConfigurationError if a column that nobody asked for by name holds no number at all in the first rows."""
@@ -169,12 +183,22 @@ class Readings:
         sensor = self._sensor if self._key is None else row.cells[self._key].strip() if self._key < len(row.cells) else None
         return Reading(row.line, sensor or None, None, [], found)
 
-    def _problem(self, cells: list[str], values: list[float | None]) -> str:
-        at = next(j for j, value in enumerate(values) if value is None or not math.isfinite(value))
+    def _problem(self, cells: list[str], values: list[float | None]) -> str | None:
+        """What is wrong with the first cell that is no number, and none that may be missing."""
+        wrong = (j for j, value in enumerate(values) if (value is None and not self._is_hole(cells, j)) or (value and math.isinf(value)))
+        if (at := next(wrong, None)) is None:
+            return None
         text = cells[self._picked[at]].strip()
         if text and (self._read(text) in self._missing or text in self._missing_texts):
             return f"{self.names[at]} is {text[:40]!r}, which stands for no number (--missing)"
         return f"{self.names[at]} is {text[:40]!r}: expected a number{_why_none(text)}" if text else f"{self.names[at]} is empty"
+
+    def _is_hole(self, cells: list[str], at: int) -> bool:
+        """Whether this cell may be without a number, and is: a number that is written in a way of its own is a fault all the same."""
+        if not self._holes[at]:
+            return False
+        text = cells[self._picked[at]].strip()
+        return text in self._missing_texts or self._read(text) in self._missing or not any(character.isdigit() for character in text)
 
     def _time_text(self, cells: list[str]) -> str:
         parts = [cells[i].strip() for i in self._time]
@@ -191,21 +215,40 @@ def value_of(
     *,
     timestamp: str | None = "timestamp",
     unit: str = "auto",
+    sensor: str | None = None,
 ) -> bytes:
     """The value of a record with this reading: JSON with a list or with named fields (dots descend), or float32.
 
     A cell without a number is null, in float32 NaN. timestamp, unit: where the time goes (input.timestamp), None: nowhere, since it is the
-    record's own; a float32 record never holds it.
+    record's own; a float32 record never holds it. sensor: the field for the sensor's name, None: none.
     """
     if format == "float32":
         with np.errstate(over="ignore"):
             return np.array([math.nan if v is None else v for v in reading.values], np.float64).astype("<f4").tobytes()
     record: dict[str, Any] = {}
+    if sensor is not None and reading.sensor is not None:
+        put(record, sensor, reading.sensor)
     if reading.timestamp is not None and timestamp is not None:
         time = reading.timestamp
         put(record, timestamp, in_unit(time, unit) if isinstance(time, int) else time)
     numbers = [_INFINITE.get(v, v) if v is not None else None for v in reading.values]
     return orjson.dumps(merged(record, features_of(features, [numbers])))
+
+
+def value_as(source: "Input") -> Callable[[Reading], bytes]:
+    """The same, as the settings under `input` want a record."""
+
+    def value(reading: Reading) -> bytes:
+        return value_of(
+            reading,
+            source.format,
+            source.features,
+            timestamp=source.timestamp,
+            unit=source.timestamp_unit,
+            sensor=key_field(source.key),
+        )
+
+    return value
 
 
 # What a decoder takes for infinite; as such JSON cannot say it.

@@ -1,7 +1,8 @@
 """`slotstream feed`: the rows of a CSV onto the input topic, as records in the settings' format.
 
 Responsible for the order, the pace and the count of what is sent, and for saying where to go on. A row that is no reading is
-named and left out: it would be a dead letter, and a column with gaps should not end a replay.
+named and left out: it would be a dead letter, and a column with gaps should not end a replay. A value that may be missing (input.missing)
+is sent as none.
 
 A JSON record's own time is when it was sent, and the reading's stands in it: a topic keeps records by their own time, and
 would delete last year's readings as soon as they are there. A float32 record has no other time than its own, nor has any record where
@@ -17,9 +18,10 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaException
 
-from processor.codec.record_form import unit_header
+from processor.app.forms import policies_of
+from processor.codec.record_form import key_header, unit_header
 from processor.csv_io.csv_file import CsvFile, Form
-from processor.csv_io.csv_rows import Reading, Readings, Wanted, value_of
+from processor.csv_io.csv_rows import Reading, Readings, Wanted, value_as, with_missing
 from processor.csv_io.progress_bar import Shown
 from processor.errors import ConfigurationError, SlotstreamError
 from processor.kafka.clients import feed_producer
@@ -37,10 +39,11 @@ def feed(settings: Settings, path: Path, form: Form, wanted: Wanted, pace: "Pace
     if pace.needs_timestamps and wanted.timestamp is None:
         raise ConfigurationError("--speed without --timestamp", expected="the column that tells the time", do="name it, or use --rate")
     with CsvFile(path, form) as file:
-        readings = Readings(file, wanted, settings.input.features)
+        readings = Readings(file, with_missing(wanted, settings.input.missing_values), settings.input.features)
         if settings.input.features is not None:
             readings.expect(len(settings.input.features), "input.features names")
         readings.expect_numbers()
+        readings.may_miss([policy != "dead_letter" for policy in policies_of(settings, len(readings.names))])
         topic = describe_input(settings)
         producer = feed_producer(settings, record_bytes_max=topic.bytes_max)
         with Shown("sent", file.bytes_total, bar=True, lines=True) as shown:
@@ -112,6 +115,7 @@ class Feed:
         wait: Callable[[float], object] | None = None,
     ) -> None:
         self._topic, self._source = settings.input.topic, settings.input
+        self._value = value_as(settings.input)
         self._time_inside = settings.input.format == "json" and settings.input.timestamp is not None
         self._producer, self._tell, self._now_s = producer, tell, now_s
         self._wait = wait or producer.poll  # deliveries are answered while it waits
@@ -163,13 +167,15 @@ class Feed:
 
     def _send(self, reading: Reading, sensor: str) -> None:
         source = self._source
-        value = value_of(reading, source.format, source.features, timestamp=source.timestamp, unit=source.timestamp_unit)
-        record: dict[str, Any] = {"key": sensor.encode(), "value": value}
+        headers = key_header(source.key, sensor.encode())
+        record: dict[str, Any] = {"key": sensor.encode(), "value": self._value(reading)}
         if not self._time_inside and isinstance(reading.timestamp, int):
             record["timestamp"] = reading.timestamp
         elif reading.timestamp is not None:
             # A history may be older than any timestamp is taken for without the sender's word on its unit.
-            record["headers"] = [unit_header(source.timestamp_unit)]
+            headers.append(unit_header(source.timestamp_unit))
+        if headers:
+            record["headers"] = headers
         self._pending[reading.line] = None
         while not self._failed:
             try:

@@ -14,16 +14,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
 
 from processor.app.fit import codec_of, fingerprint_of, load_model, rules_of, shapes_of, slots_of
+from processor.app.forms import may_miss, policies_of
 from processor.codec.plain_message import CREATE_TIME, NO_TIME, PlainMessage
+from processor.codec.record_form import key_header
 from processor.csv_io.csv_file import CsvFile, Form
-from processor.csv_io.csv_rows import Reading, Readings, Wanted, value_of
+from processor.csv_io.csv_rows import Reading, Readings, Wanted, value_as, with_missing
 from processor.csv_io.plot import Plot
 from processor.csv_io.progress_bar import Shown
 from processor.engine import Engine
@@ -71,7 +72,7 @@ def try_model(settings: Settings, path: Path, form: Form, wanted: Wanted, out: T
             if target is not None and file.is_same_as(target):
                 raise ConfigurationError(f"{option} {target} is the file that is read", expected="another one", do="give it another name")
         picture = Plot(plot) if plot is not None else None
-        readings = Readings(file, wanted, settings.input.features)
+        readings = Readings(file, with_missing(wanted, settings.input.missing_values), settings.input.features)
         # The bar and the rows do not share a terminal: whoever sees the rows sees how far they are.
         show = stack.enter_context(Shown("tried", file.bytes_total, bar=output is not None or not out.isatty(), lines=False))
         show.tell(readings.described)
@@ -80,6 +81,7 @@ def try_model(settings: Settings, path: Path, form: Form, wanted: Wanted, out: T
         show.tell(f"{settings.model.path}: {model.why}")
         readings.expect(model.features, f"{settings.model.path} has")
         readings.expect_numbers()
+        readings.may_miss([policy != "dead_letter" for policy in policies_of(settings, len(readings.names))])
         if output is not None:
             out = stack.enter_context(_created(output))  # last: what was there is lost
         trial = Trial(settings, model, readings.names, out, picture)
@@ -107,11 +109,13 @@ def _batches(readings: Readings) -> Iterator[list[Reading]]:
         yield batch
 
 
-def _message(reading: Reading, value: bytes) -> PlainMessage:
-    """A reading as the consumer would hand it over."""
-    key = None if reading.sensor is None else reading.sensor.encode()
+def _message(reading: Reading, value: bytes, named: str | None) -> PlainMessage:
+    """A reading as the consumer would hand it over. named: input.key."""
     kind, time_ms = (NO_TIME, -1) if isinstance(reading.timestamp, str) else (CREATE_TIME, reading.timestamp or 0)
-    return PlainMessage(key, value, at=reading.line, time_ms=time_ms, kind=kind)
+    if reading.sensor is None:
+        return PlainMessage(None, value, at=reading.line, time_ms=time_ms, kind=kind)
+    key = reading.sensor.encode()
+    return PlainMessage(key, value, at=reading.line, time_ms=time_ms, kind=kind, told=key_header(named, key))
 
 
 @dataclass(slots=True)
@@ -132,7 +136,7 @@ class Trial:
         shapes = shapes_of(model, settings)
         slots = slots_of(settings, shapes)
         self.tried = Tried()
-        self._source = settings.input
+        self._value, self._key = value_as(settings.input), settings.input.key
         rules = rules_of(settings)
         self._engine = Engine(Tiles(model, rows_max=min(slots, TILE_ROWS)), shapes, rules, slots=slots)
         self._pipeline = Pipeline(codec_of(settings, model, fingerprint_of(settings, model)), self._engine, rules.expire_ms)
@@ -144,6 +148,7 @@ class Trial:
         self._forecasts = self._forecasts or (tuple(range(len(names))) if one_a_feature else ())
         self._outputs = [names[i] for i in self._forecasts] or _columns(outputs)
         self._residual = bool(settings.output.residual)
+        self._may_miss = may_miss(settings)
         self._plot = plot
         if plot is not None:
             plot.begin([names[i] for i in self._forecasts], model.outputs, f"{settings.model.path.name}, {model.mode}")
@@ -154,7 +159,8 @@ class Trial:
     def _header(self) -> list[str]:
         residual = ["residual"] if self._residual else []
         predictions = [f"prediction_{name}" for name in self._outputs]
-        return ["line", "sensor", "timestamp", *predictions, *residual, "warming_up", "error", "error_detail"]
+        held = ["held"] if self._may_miss else []
+        return ["line", "sensor", "timestamp", *predictions, *residual, *held, "warming_up", "error", "error_detail"]
 
     def apply(self, readings: Sequence[Reading]) -> None:
         """Advances the model by these readings, and writes a row for each."""
@@ -170,9 +176,7 @@ class Trial:
 
     def _answers(self, readings: Sequence[Reading]) -> list[_Answer]:
         """As the service would: a prediction or a dead letter for each."""
-        source = self._source
-        form = partial(value_of, format=source.format, features=source.features, timestamp=source.timestamp, unit=source.timestamp_unit)
-        messages = [_message(reading, form(reading)) for reading in readings]
+        messages = [_message(reading, self._value(reading), self._key) for reading in readings]
         done = self._pipeline.process(messages, self._clocks)
         self._engine.commit()
         self._clocks |= done.clocks
@@ -197,7 +201,8 @@ class Trial:
         numbers = _flat(answer.output.get("prediction")) or [""] * len(self._outputs)
         residual = [answer.output.get("residual")] if self._residual else []
         warming = "" if answer.error else "true" if answer.output.get("warming_up") else "false"
-        said = [warming, answer.error, answer.detail]
+        held = [" ".join(map(str, answer.output.get("held", [])))] if self._may_miss else []
+        said = [*held, warming, answer.error, answer.detail]
         self._table.writerow([reading.line, reading.sensor, _iso(reading.timestamp), *numbers, *residual, *said])
 
 

@@ -60,6 +60,8 @@ class Engine:
             late=np.zeros(n, np.bool_),
             reset_by=np.zeros(n, np.int8),
         )
+        if batch.missing is not None and self._shapes.hold:
+            applied.missing = np.zeros(n, np.bool_)
         for part in parts(batch, self.table.slots):
             self._apply_part(batch, part, applied, replay)
         with_readings = batch.steps > 0

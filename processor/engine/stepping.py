@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.engine.grouping import Group
+from processor.engine.holding import Fill, last_times, last_values, packed, times_of
 from processor.records import Applied, Batch
 from processor.rules import NEVER, Rules
 from processor.slots.plan import Shape, plan
@@ -37,12 +38,14 @@ class Shapes:
     """What the engine needs to know about a model.
 
     features, outputs  numbers per reading, numbers per prediction
-    width              W, numbers in a state row, not counting the previous prediction
+    width              W, numbers in a state row, not counting the previous prediction and the held values
     window             steps before the first prediction of a windowed model, otherwise None
     residual           features that the outputs forecast, in the order of the outputs: the row then also keeps the sensor's
                        previous prediction, to compare it with the next reading; empty: no residuals
     residual_first     index of the first output that forecasts them
     warmup_steps       predictions before this many steps are flagged
+    hold               features whose last value replaces a missing one: the row then also keeps these values
+    hold_max_ms        the maximum age of a held value, for which the row also keeps when each was measured; None: no limit
     """
 
     features: int
@@ -52,10 +55,25 @@ class Shapes:
     residual: tuple[int, ...] = ()
     residual_first: int = 0
     warmup_steps: int = 0
+    hold: tuple[int, ...] = ()
+    hold_max_ms: int | None = None
 
     @property
     def row_width(self) -> int:
-        return self.width + (self.outputs if self.residual else 0)
+        return int(self.held.stop)
+
+    # The parts of a row, one after another: the states, up to width, and then these.
+
+    @property
+    def previous(self) -> slice:
+        """The sensor's previous prediction."""
+        return slice(self.width, self.width + (self.outputs if self.residual else 0))
+
+    @property
+    def held(self) -> slice:
+        """Its last value of each feature of `hold`, and behind them their times (holding.packed)."""
+        numbers = len(self.hold) * (1 if self.hold_max_ms is None else 3)
+        return slice(self.previous.stop, self.previous.stop + numbers)
 
 
 @dataclass(slots=True)
@@ -79,13 +97,26 @@ class Stepping:
         return [self._stepper.buffers(rung) for rung in range(len(self._stepper.shapes))]
 
     def judged(self, batch: Batch, of: Group, applied: Applied) -> tuple[Group, Indices]:
-        """The group without late records, with resets by rule noted; also returns which sensors are left."""
-        if self._rules:
-            late, reset_by = self._rules.judge(batch, of.record, of.first, of.exists, of.stored)
+        """The group without late records and without those that lack a value, with resets by rule noted; also which sensors are left."""
+        fill = self._fill(batch, of)
+        if self._rules or fill is not None:
+            late, reset_by = self._rules.judge(batch, of.record, of.first, of.exists, of.stored, fill.admit if fill is not None else None)
             applied.late[of.record], applied.reset_by[of.record] = late, reset_by
-            if late.any():
-                return of.without(late)
+            left_out = late
+            if fill is not None and applied.missing is not None:
+                applied.missing[of.record] = fill.missing
+                left_out = late | fill.missing
+            if left_out.any():
+                return of.without(left_out)
         return of, np.arange(len(of.first))
+
+    def _fill(self, batch: Batch, of: Group) -> Fill | None:
+        """None where nothing is missing that is held."""
+        shapes = self._shapes
+        if batch.missing is None or not shapes.hold:
+            return None
+        fill = Fill(batch, batch.missing, of, shapes.hold, of.stored.state[:, shapes.held], shapes.hold_max_ms)
+        return fill or None
 
     def step(self, batch: Batch, of: Group, applied: Applied) -> tuple[Outcome, Indices]:
         """Steps every sensor of a part through its records. Returns the outcome, and the sensors whose state broke."""
@@ -128,9 +159,11 @@ class Stepping:
 
         last_record = np.append(of.first[1:], n) - 1
         final = sequence[last_record]
+        last_reading = np.maximum(total[last_record] - 1, 0)
+        held = self._held(batch, record, readings, before_sequence[final], last_reading, start, final)
         event = np.maximum.reduceat(np.where(null, np.iinfo(np.int64).min, batch.event_ms[record]), first)[final]
         rows = Rows(
-            state=self._row_states(end[final], y, np.maximum(total[last_record] - 1, 0)),
+            state=self._row_states(end[final], y, last_reading, held),
             applied=batch.offset[record[last_record]],
             steps=applied.steps[record[last_record]],
             event_ms=np.where(goes_on[final], np.maximum(start.event_ms[final], event), event),
@@ -160,12 +193,30 @@ class Stepping:
         unseen = ~finite & (steps < self._shapes.window)
         y[unseen], finite[unseen] = 0, True
 
-    def _row_states(self, states: Floats, y: Floats, last: Indices) -> Floats:
-        """The state column of rows: the model's states [n, W], followed, for residuals, by each sensor's prediction at `last` in y."""
-        if not self._shapes.residual:
-            return states
-        predictions = y[last] if len(y) else np.zeros((len(states), self._shapes.outputs), np.float32)
-        return np.concatenate([states, predictions], axis=1)
+    def _row_states(self, states: Floats, y: Floats, last: Indices, held: Floats | None) -> Floats:
+        """The state column of rows: the model's states [n, W], for residuals each sensor's prediction at `last` in y, and what it holds."""
+        parts = [states]
+        if self._shapes.residual:
+            parts.append(y[last] if len(y) else np.zeros((len(states), self._shapes.outputs), np.float32))
+        if held is not None:
+            parts.append(held)
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else states
+
+    def _held(
+        self, batch: Batch, record: Indices, readings: Indices, first: Indices, last: Indices, start: Rows, final: Indices
+    ) -> Floats | None:
+        """What each sensor holds after its last sequence, whose readings are first to last; None where nothing is held."""
+        shapes = self._shapes
+        if not shapes.hold:
+            return None
+        if not len(readings):
+            return np.zeros((len(final), shapes.held.stop - shapes.held.start), np.float32)
+        values = last_values(batch, readings, last, shapes.hold)
+        if shapes.hold_max_ms is None:
+            return values
+        event_ms = np.repeat(batch.event_ms[record], batch.steps[record])
+        before = times_of(start.state[final][:, shapes.held], len(shapes.hold))
+        return packed(values, last_times(batch, readings, event_ms, first, last, before, shapes.hold))
 
     def _scan(self, x: Floats, counts: Indices, state: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Steps sequences of counts[i] readings, stored one after another in x, from the given states.
@@ -210,7 +261,7 @@ class Stepping:
         """
         steps = batch.steps[record]
         last = np.cumsum(steps) - 1
-        previous = start.state[:, self._shapes.width :][sequence]
+        previous = start.state[:, self._shapes.previous][sequence]
         within = inside > 1
         previous[within] = y[last[within] - 1]
         there = (steps > 0) & (applied.steps[record] - 1 >= max(1, self._shapes.window or 1))

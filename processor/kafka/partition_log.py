@@ -184,11 +184,13 @@ def _bounds(consumer: Consumer, partition: TopicPartition, until_s: float) -> tu
             return found
 
 
-def in_several_partitions(records: Iterable[Message]) -> dict[bytes, list[int]]:
-    """The sensors of these records that have records in several partitions, and these partitions."""
+def in_several_partitions(
+    records: Iterable[Message], sensor: Callable[[Message], bytes | None] = lambda record: record.key()
+) -> dict[bytes, list[int]]:
+    """The sensors of these records that have records in several partitions, and these partitions. sensor: reads a record's sensor."""
     partitions = dict[bytes, set[int]]()
     for record in records:
-        key, number = record.key(), record.partition()
+        key, number = sensor(record), record.partition()
         if key is not None and number is not None:
             partitions.setdefault(key, set()).add(number)
     return {key: sorted(numbers) for key, numbers in partitions.items() if len(numbers) > 1}

@@ -20,9 +20,10 @@ without naming the source.
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, KAFKA_REFUSED, TRANSACTION_TIMEOUT_S, addresses, is_secret, kafka_key
 from processor.settings.keys import Key, keys, sections
 from processor.settings.merge import CONFIG_DEFAULT, config_file, load_settings
+from processor.settings.record_values import Missing, Quality
 from processor.settings.schema import Section, Settings, dead_letter_of
 from processor.settings.sources import ENV_CONFIG, ENV_PREFIX
-from processor.settings.values import Allowed, Features, Scale, field_path, format_duration, parse_duration, path_parts
+from processor.settings.values import Allowed, Features, RangeScale, Scale, field_path, format_duration, parse_duration, path_parts
 
 __all__ = [
     "BOOTSTRAP_DEFAULT",
@@ -34,6 +35,9 @@ __all__ = [
     "Allowed",
     "Features",
     "Key",
+    "Missing",
+    "Quality",
+    "RangeScale",
     "Scale",
     "Section",
     "Settings",

@@ -50,4 +50,6 @@ def _described(name: str, field: FieldInfo) -> Key:
 def as_yaml(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f'{key}: "{inner}"' for key, inner in value.items()) + "}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

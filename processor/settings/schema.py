@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from processor.logs import SECRETS
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
-from processor.settings.record_values import clashes, path
+from processor.settings.record_values import Missing, Quality, clashes, key_source, no_values, path_name, qualities, stand_in
 from processor.settings.values import (
     Features,
     Scale,
@@ -51,13 +51,34 @@ class Input(Section):
         default=None,
         description="how features were scaled in training, (x - mean) / std or (x - min) / (max - min); null: not scaled",
     )
-    timestamp: Annotated[str | None, or_null(path())] = Field(
+    key: Annotated[str | None, or_null(key_source())] = Field(
+        default=None,
+        description="the field or header that contains the sensor's name; null: the record's key. All records of a sensor must still be in "
+        "one partition",
+    )
+    timestamp: Annotated[str | None, or_null(path_name())] = Field(
         default="timestamp",
         description="the field of a JSON record that contains the reading's time; null: the record's Kafka timestamp, whatever its "
         "value contains",
     )
     timestamp_unit: Annotated[Literal["auto", "s", "ms", "us", "ns"], choice("auto", "s", "ms", "us", "ns")] = Field(
         default="auto", description="the unit of numeric Unix times; auto: ms. ISO 8601 text is always accepted"
+    )
+    missing: Annotated[Missing | dict[str, Missing], stand_in()] = Field(
+        default="dead_letter",
+        description="the replacement of a missing value (null, an absent field, NaN, one of missing_values, of bad quality): hold: the "
+        "sensor's last value since its reset; mean: that of input.scale; a number, in the feature's own unit; dead_letter: none",
+    )
+    missing_values: Annotated[tuple[float | str, ...], no_values()] = Field(
+        default=(), description="what the sender writes for a missing value, in a CSV as well"
+    )
+    hold_max: Annotated[float | None, or_null(duration())] = Field(
+        default=None, description="the maximum age of a held value, by the records' times; null: no limit"
+    )
+    quality: Annotated[Quality | None, or_null(qualities())] = Field(
+        default=None,
+        description="the field that contains a record's quality, and its good values: a value of any other quality is missing, and a value "
+        "without a quality is good. The field contains one quality for all features, a list in their order, or an object by their names",
     )
     start: Annotated[Literal["earliest", "latest"], choice("earliest", "latest")] = Field(
         default="earliest",
@@ -298,6 +319,10 @@ class Settings(BaseSettings):
     def _input_fits_its_format(cls, source: Input) -> Input:
         if source.format == "float32" and source.timestamp not in (None, "timestamp"):
             _refuse_for_float32("input.timestamp", source.timestamp)
+        if source.format == "float32" and source.key is not None and source.key.startswith("value:"):
+            _refuse_for_float32("input.key", source.key)
+        if source.format == "float32" and source.quality is not None:
+            _refuse_for_float32("input.quality", source.quality.field)
         if source.timestamp is not None and clashes(source.timestamp, source.features or ()):
             words = "a field of its own for the time: one that is no feature, holds none and lies in none"
             raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": "input.timestamp", "found": source.timestamp})
@@ -416,13 +441,18 @@ def _scales(given: Scale | dict[str, Scale] | None) -> Any:
 
 
 # Keys of input that decide.
-_OF_RECORDS = ("timestamp", "timestamp_unit")
+_OF_RECORDS = ("key", "timestamp", "timestamp_unit", "missing", "missing_values", "hold_max", "quality")
 
 
 def _changed(section: Section, prefix: str, keys: Sequence[str]) -> dict[str, Any]:
     """The values of these keys that are not their defaults, JSON-able."""
     fields = type(section).model_fields
-    return {f"{prefix}.{key}": value for key in keys if (value := getattr(section, key)) != fields[key].default}
+    values = {key: getattr(section, key) for key in keys}
+    return {
+        f"{prefix}.{key}": asdict(value) if isinstance(value, Quality) else value
+        for key, value in values.items()
+        if value != fields[key].default
+    }
 
 
 def _in_clear(value: str | SecretStr) -> str:

@@ -98,7 +98,7 @@ def flag() -> Allowed:
     return Allowed("true or false", _truth)
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """A list or mapping from YAML; an option or a variable contains it as one line of YAML, or a list of names separated by commas."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
@@ -146,7 +146,7 @@ def feature_names() -> Allowed:
     def parse(value: Any) -> Features:
         if isinstance(value, Features):
             return value
-        found = _listed(value)
+        found = listed(value)
         if isinstance(found, Mapping) and not all(isinstance(of, list) for of in found.values()):
             raise ValueError
         groups = {str(name): _named_features(of) for name, of in found.items()} if isinstance(found, Mapping) and found else {}
@@ -162,7 +162,7 @@ def feature_names() -> Allowed:
 
 
 def _named_features(value: Any) -> tuple[str, ...]:
-    names = _listed(value)
+    names = listed(value)
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError
@@ -176,7 +176,7 @@ def _named_features(value: Any) -> tuple[str, ...]:
 
 def residual_features() -> Allowed:
     def parse(value: Any) -> bool | tuple[str | int, ...]:
-        found = _listed(value)
+        found = listed(value)
         if not isinstance(found, list):
             return _truth(found)
         if not found or len({str(item) for item in found}) < len(found) or not all(isinstance(i, str | int) for i in found):
@@ -190,7 +190,7 @@ def residual_of_output() -> Allowed:
     features = residual_features()
 
     def parse(value: Any) -> bool | tuple[str | int, ...] | dict[str, bool | tuple[str | int, ...]]:
-        found = _listed(value)
+        found = listed(value)
         if not isinstance(found, Mapping):
             parsed: bool | tuple[str | int, ...] = features.parse(value)
             return parsed
@@ -210,11 +210,16 @@ class Scale:
     divisor: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RangeScale(Scale):
+    """One that was written as min and max: its offset is no mean."""
+
+
 def scaling() -> Allowed:
     def parse(value: Any) -> Scale:
         if isinstance(value, Scale):
             return value
-        found = _listed(value)
+        found = listed(value)
         if not isinstance(found, Mapping) or set(found) not in ({"mean", "std"}, {"min", "max"}):
             raise ValueError
         first, second = (_numbers(found[key]) for key in (("mean", "std") if "mean" in found else ("min", "max")))
@@ -227,7 +232,7 @@ def scaling() -> Allowed:
             if not (math.isfinite(width) and width > 0):
                 what = f"std is {width:g}" if "mean" in found else f"max is not above min, {first[column - 1]:g}"
                 raise _FaultError(f"in column {column} {what}: a column that never changed takes std: 1, or max: min + 1")
-        return Scale(first, divisor)
+        return Scale(first, divisor) if "mean" in found else RangeScale(first, divisor)
 
     return Allowed("{mean: M, std: S} or {min: A, max: B}, each a number or one a column; std above 0, max above min", parse)
 
@@ -236,7 +241,7 @@ def output_scaling() -> Allowed:
     one = scaling()
 
     def parse(value: Any) -> Scale | dict[str, Scale]:
-        found = _listed(value)
+        found = listed(value)
         if not (isinstance(found, Mapping) and found and all(isinstance(of, Mapping | Scale) for of in found.values())):
             scale: Scale = one.parse(value)
             return scale

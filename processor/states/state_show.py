@@ -97,7 +97,12 @@ def _shown(sensor: str, snapshot: Snapshot, at: int, model: _Model, settings: Se
     else:
         yield from _layers(served, row)
     if shapes.residual and steps >= (shapes.window or 1):
-        yield f"previous prediction, which the next reading is compared with: {_numbers(row[shapes.width :])}"
+        yield f"previous prediction, which the next reading is compared with: {_numbers(row[shapes.previous])}"
+    if shapes.hold:
+        names = settings.input.features or range(shapes.features)
+        values = row[shapes.held][: len(shapes.hold)].tolist()
+        held = ", ".join(f"{names[feature]} {value:.6g}" for feature, value in zip(shapes.hold, values, strict=True))
+        yield f"held values, in the model's scale: {held}"
 
 
 def _layers(model: "ServableModel", row: NDArray[np.float32]) -> Iterator[str]:

@@ -56,10 +56,10 @@ class _Stream:
 
 
 class Judge:
-    """expect: what the oracle says to a record, called once for each. Knows no time and no thread."""
+    """expect: what the oracle says to a record, called once for each. key_of: whose record it is. Knows no time and no thread."""
 
-    def __init__(self, expect: Expect) -> None:
-        self._expect = expect
+    def __init__(self, expect: Expect, key_of: Callable[[InputRecord], bytes | None] = lambda record: record.key) -> None:
+        self._expect, self._key_of = expect, key_of
         self._streams: defaultdict[tuple[Kind, int], _Stream] = defaultdict(_Stream)
         self._unjudged: deque[InputRecord] = deque()
         self.next_offset: defaultdict[int, int] = defaultdict(int)  # of the input, by partition
@@ -94,7 +94,7 @@ class Judge:
             kind: Kind = "dead letter" if isinstance(said, str) else "prediction"
             stream = self._streams[kind, record.partition]
             filling = not isinstance(said, str) and said["prediction"] is None
-            stream.wanted.append(Answer(record.offset, _expected(record, said), filling))
+            stream.wanted.append(Answer(record.offset, self._expected(record, said), filling))
             self._compare(kind, record.partition, stream)
 
     def finish(self) -> None:
@@ -113,6 +113,11 @@ class Judge:
             if stream.compared < len(stream.wanted):
                 return partition, stream.wanted[stream.compared].said
         return None
+
+    def _expected(self, record: InputRecord, said: dict[str, Any] | str) -> str:
+        if isinstance(said, str):
+            return _said(record.key, record.record_ms, dead_letter={"error": said, **_unchanged(record.value, record.headers)})
+        return _said(self._key_of(record), record.record_ms, prediction=said)
 
     def _compare(self, kind: Kind, partition: int, stream: _Stream) -> None:
         while stream.got and stream.compared < len(stream.wanted):
@@ -156,12 +161,6 @@ def dead_letter(key: bytes | None, value: bytes | None, record_ms: int, headers:
     partition, offset = (int(own[name] or b"") for name in ("source_partition", "source_offset"))
     letter = {"error": (own["error"] or b"").decode(), **_unchanged(value, headers[: -len(OWN_HEADERS)])}
     return partition, Answer(offset, _said(key, record_ms, dead_letter=letter))
-
-
-def _expected(record: InputRecord, said: dict[str, Any] | str) -> str:
-    if isinstance(said, str):
-        return _said(record.key, record.record_ms, dead_letter={"error": said, **_unchanged(record.value, record.headers)})
-    return _said(record.key, record.record_ms, prediction=said)
 
 
 def _said(key: bytes | None, record_ms: int, **what: dict[str, Any]) -> str:

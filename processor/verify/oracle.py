@@ -12,7 +12,7 @@ import json
 import math
 import struct
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 KEY_BYTES_MAX = 1024
 NESTING_MAX = 100
 _MS_OF = {"s": Fraction(1000), "us": Fraction(1, 1000), "ns": Fraction(1, 1_000_000)}
+_NOTHING: Any = object()  # where a record has no field
 TEN_YEARS_MS = 3652.5 * 24 * 3600 * 1000
 
 
@@ -51,6 +52,8 @@ class _Sensor:
     previous: NDArray[np.float32] | None = None
     latest_ms: int = 0
     incomplete: bool = False
+    seen: NDArray[np.float32] | None = None  # its last reading as it was fed, and when each number of it was measured
+    seen_ms: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -86,6 +89,9 @@ class Reference:
         self._first_ms: dict[int, int] = {}
         self._ahead: dict[int, _Ahead] = {}
         self._gap_partitions = gap_partitions
+        self._policies = _policies(settings, model.features)
+        source = settings.input
+        self._may_miss = source.missing != "dead_letter" or len(source.missing_values) > 0 or source.quality is not None
         self._forgotten: set[tuple[int, bytes]] = set()  # by a null value or `end`: these lack nothing
         self._x = np.zeros((REFERENCE.steps_max, REFERENCE.rows, model.features), np.float32)
         self._state = np.zeros((REFERENCE.rows, model.width), np.float32)
@@ -103,25 +109,44 @@ class Reference:
         except _BadError as error:
             return str(error)
 
+    def key_of(self, record: InputRecord) -> bytes | None:
+        """The sensor that a record names, None for none. Raises _BadError where its value must be read for it and cannot be."""
+        kind, _, name = (self._settings.input.key or "").partition(":")
+        if kind == "header":
+            named = [value for header, value in record.headers if header == name]
+            if named or record.value is not None:
+                return named[-1] if named else None
+        if kind == "value" and record.value is not None:
+            found = _at(name, self._object(record.value))
+            if isinstance(found, str):
+                return found.encode()
+            return b"%d" % found if isinstance(found, int) and not isinstance(found, bool) and abs(found) < 10**300 else None
+        return record.key
+
     def _feed(self, record: InputRecord) -> dict[str, Any] | None:
-        if record.key is None:
+        key = self.key_of(record)
+        if key is None:
             raise _BadError("no_key")
-        if len(record.key) > KEY_BYTES_MAX:
+        if len(key) > KEY_BYTES_MAX:
             raise _BadError("too_large")
-        sensor_id = (record.partition, record.key)
+        sensor_id = (record.partition, key)
         if record.value is None:
             self._sensors.pop(sensor_id, None)
             self._forgotten.add(sensor_id)
             return None
         before, after = self._sequence(record)
         unit_given = self._unit_given(record)
-        readings, event_ms = self._parse(record, unit_given=unit_given)
+        readings, holes, event_ms = self._parse(record, unit_given=unit_given)
         self._pass_time(*sensor_id, event_ms)
         time_ms = max(event_ms, self._time_ms.get(record.partition, event_ms))  # for itself its own time counts
         sensor = None if before else self._go_on(self._sensors.get(sensor_id), event_ms, time_ms)
         incomplete = sensor.incomplete if sensor else not before and self._may_lack(sensor_id)
         state, steps, previous = (sensor.state, sensor.steps, sensor.previous) if sensor else (self._zeros(), 0, None)
         latest_ms = max(event_ms, sensor.latest_ms) if sensor else event_ms
+        seen, seen_ms = (sensor.seen, sensor.seen_ms) if sensor else (None, [])
+        for x, missing in zip(readings, holes, strict=True):
+            seen_ms = self._hold(x, missing, seen, seen_ms, event_ms)
+            seen = x
         window = self._model.window if self._model.mode == "windowed" else None
         ys, residual = [], None
         for x in readings:
@@ -137,16 +162,31 @@ class Reference:
             self._sensors.pop(sensor_id, None)
             self._forgotten.add(sensor_id)
         else:
-            self._sensors[sensor_id] = _Sensor(state, steps, previous, latest_ms, incomplete)
+            self._sensors[sensor_id] = _Sensor(state, steps, previous, latest_ms, incomplete, seen, seen_ms)
         filling = window is not None and steps < window
         prediction: Any = None if filling else self._prediction(ys)
         warming = filling or incomplete or steps < self._settings.model.warmup_steps
-        return self._output(record, event_ms, prediction, steps, residual, warming=warming)
+        out = self._output(record, key, event_ms, prediction, steps, residual, warming=warming)
+        if holes.any():
+            names = self._settings.input.features or range(self._model.features)
+            out["held"] = [name for i, name in enumerate(names) if holes[:, i].any()]
+        return out
+
+    def _hold(
+        self, x: NDArray[np.float32], missing: NDArray[np.bool_], seen: NDArray[np.float32] | None, seen_ms: list[int], event_ms: int
+    ) -> list[int]:
+        """Writes what is held into a reading. Returns when each of its numbers was measured."""
+        hold_max_s, times = self._settings.input.hold_max, [event_ms] * len(x)
+        for i, policy in enumerate(self._policies):
+            if missing[i] and policy == "hold":
+                if seen is None or (hold_max_s is not None and event_ms - seen_ms[i] > round(hold_max_s * 1000)):
+                    raise _BadError("missing")
+                x[i], times[i] = seen[i], seen_ms[i]
+        return times
 
     def _output(
-        self, record: InputRecord, event_ms: int, prediction: Any, steps: int, residual: float | None, *, warming: bool
+        self, record: InputRecord, key: bytes, event_ms: int, prediction: Any, steps: int, residual: float | None, *, warming: bool
     ) -> dict[str, Any]:
-        key = record.key or b""
         try:
             name = key.decode()
         except UnicodeDecodeError:
@@ -283,8 +323,8 @@ class Reference:
             raise _BadError("bad_schema")
         return (texts[-1] or b"").decode() if texts else None
 
-    def _parse(self, record: InputRecord, *, unit_given: str | None) -> tuple[NDArray[np.float32], int]:
-        """The record's readings, scaled, float32 [steps, F], and its time."""
+    def _parse(self, record: InputRecord, *, unit_given: str | None) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
+        """The record's readings, scaled, float32 [steps, F], which of their numbers are missing, and its time."""
         value, floats = record.value or b"", self._settings.input.format == "float32"
         asked = self._steps_asked(record) if floats else None
         steps, timestamp = self._float32(value) if floats else self._json(value)
@@ -295,8 +335,14 @@ class Reference:
             raise _BadError("wrong_feature_count")
         if any(len(step) != self._model.features for step in steps):
             raise _BadError("wrong_feature_count")
-        numbers = [abs(n) for step in steps for n in step]
-        if floats and 2 * sum(0 < n < 2.0**-126 or 1e30 < n < math.inf for n in numbers) > len(numbers):
+        holes = np.array([[n is None for n in step] for step in steps], np.bool_)
+        for step in steps:
+            for i, n in enumerate(step):
+                if n is None:
+                    step[i] = self._stand_in(i)
+        numbers = [abs(n) for step, missing in zip(steps, holes, strict=True) for n, hole in zip(step, missing, strict=True) if not hole]
+        count = self._model.features * len(steps)
+        if floats and 2 * sum(0 < n < 2.0**-126 or 1e30 < n < math.inf for n in numbers) > count:
             raise _BadError("bad_encoding")
         scale = self._settings.input.scale
         if scale is not None:
@@ -309,11 +355,23 @@ class Reference:
             known = range(given.categories or 0)
             if given.categories is not None and any(n not in known for n in readings[:, given.first : given.last].ravel().tolist()):
                 raise _BadError("unknown_category")
-        return readings, event_ms
+        return readings, holes, event_ms
+
+    def _stand_in(self, feature: int) -> float:
+        """What stands for a missing number before it is scaled; for a held one anything that fits will do, it is written over."""
+        policy, scale = self._policies[feature], self._settings.input.scale
+        if policy == "dead_letter":
+            raise _BadError("missing")
+        if policy in ("mean", "hold"):
+            return 0.0 if scale is None or self._is_category(feature) else _column(scale.offset, feature)
+        return float(policy)
+
+    def _is_category(self, feature: int) -> bool:
+        return any(given.categories is not None and given.first <= feature < given.last for given in self._model.inputs.each)
 
     def _scaled(self, scale: Scale, i: int, number: float) -> float:
         """A feature's number as the model takes it; a category is taken as it is."""
-        if any(given.categories is not None and given.first <= i < given.last for given in self._model.inputs.each):
+        if self._is_category(i):
             return number
         return (number - _column(scale.offset, i)) / _column(scale.divisor, i)
 
@@ -327,15 +385,21 @@ class Reference:
                 asked = int(text)
         return asked
 
-    def _float32(self, value: bytes) -> tuple[list[list[float]], None]:
+    def _float32(self, value: bytes) -> tuple[list[list[Any]], None]:
         if not value or len(value) % 4:
             raise _BadError("bad_encoding")
-        numbers, features = list(struct.unpack(f"<{len(value) // 4}f", value)), self._model.features
+        numbers: list[Any] = list(struct.unpack(f"<{len(value) // 4}f", value))
+        features = self._model.features
+        if self._may_miss:
+            absent = [float(np.float32(n)) for n in self._settings.input.missing_values if isinstance(n, float)]
+            numbers = [None if math.isnan(n) or n in absent else n for n in numbers]
         return [numbers[i : i + features] for i in range(0, len(numbers), features)], None
 
-    def _json(self, value: bytes) -> tuple[list[Any], Any]:
-        def constant(_: str) -> None:
-            raise _BadError("bad_encoding")
+    def _object(self, value: bytes) -> Any:
+        """What a JSON value holds."""
+        def constant(name: str) -> None:
+            if not (self._may_miss and name == "NaN"):
+                raise _BadError("bad_encoding")
 
         def integer(digits: str) -> int | float:
             return int(digits) if len(digits) <= 300 else float(digits)
@@ -347,18 +411,54 @@ class Reference:
                 raise ValueError
         except (ValueError, RecursionError):
             raise _BadError("bad_encoding") from None
-        steps = self._fields(found) if self._settings.input.features else _values(found)
+        return found
+
+    def _json(self, value: bytes) -> tuple[list[Any], Any]:
+        found = self._object(value)
+        bad = self._bad_quality(found)
+        steps = self._fields(found) if self._settings.input.features else [list(s) if isinstance(s, list) else s for s in _values(found)]
         for step in steps:
-            if not isinstance(step, list) or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in step):
+            if not isinstance(step, list):
                 raise _BadError("bad_schema")
+            for i, n in enumerate(step):
+                if self._may_miss and (n is None or n is _NOTHING or bad[i : i + 1] == [True] or self._stands_for_none(n)):
+                    step[i] = None
+                elif not isinstance(n, int | float) or isinstance(n, bool):
+                    raise _BadError("bad_schema")
         if any(isinstance(n, float) and math.isinf(n) for step in steps for n in step):
             raise _BadError("not_finite")
         where = self._settings.input.timestamp
-        return steps, None if where is None else _at(where, found)
+        timestamp = None if where is None else _at(where, found)
+        return steps, None if timestamp is _NOTHING else timestamp
 
     def _fields(self, found: Any) -> list[Any]:
         """The one step of a record whose features are fields."""
-        return [[_at(name, found) for name in self._settings.input.features or ()]]
+        step = [_at(name, found) for name in self._settings.input.features or ()]
+        if all(n is _NOTHING for n in step):
+            raise _BadError("bad_schema")
+        return [step]
+
+    def _stands_for_none(self, n: Any) -> bool:
+        return not isinstance(n, bool) and isinstance(n, int | float | str) and n in self._settings.input.missing_values
+
+    def _bad_quality(self, found: Any) -> list[bool]:
+        """Of each feature, whether its quality is none of the good ones."""
+        quality = self._settings.input.quality
+        names = [str(name) for name in self._settings.input.features or range(self._model.features)]
+        if quality is None:
+            return [False] * len(names)
+        if isinstance(quality.field, str):
+            said = _at(quality.field, found)
+            each = [said.get(name) for name in names] if isinstance(said, dict) else said if isinstance(said, list) else [said] * len(names)
+            if len(each) != len(names):
+                raise _BadError("bad_schema")
+        else:
+            each = [_at(quality.field[name], found) if name in quality.field else None for name in names]
+
+        def good(one: Any) -> bool:
+            return one is None or one is _NOTHING or any(isinstance(one, bool) == isinstance(g, bool) and one == g for g in quality.good)
+
+        return [not good(one) for one in each]
 
     def _event_ms(self, timestamp: Any, record_ms: int, *, unit_given: str | None) -> int:
         if timestamp is None:
@@ -393,12 +493,14 @@ class Reference:
 
 
 def _at(name: str, found: Any) -> Any:
-    """What a record has at a path; None for nothing."""
+    """What a record has at a path; _NOTHING if it has nothing there, and None if something on the way is null."""
     whole = '"' not in name and isinstance(found, dict) and name in found
     for part in [name] if whole else _keys(name):
         if not isinstance(found, dict) or part not in found:
-            return None
+            return _NOTHING
         found = found[part]
+        if found is None:
+            return None
     return found
 
 
@@ -487,6 +589,15 @@ def _float32(numbers: Any) -> Any:
     if isinstance(numbers, dict):
         return {name: _float32(of) for name, of in numbers.items()}
     return None if numbers is None else float(np.float32(numbers))
+
+
+def _policies(settings: Settings, features: int) -> list[Any]:
+    """What stands for a missing number of each feature: dead_letter, hold, mean or a number."""
+    given = settings.input.missing
+    if not isinstance(given, dict):
+        return [given] * features
+    names = settings.input.features or range(features)
+    return [given[str(name)] if str(name) in given else given.get(str(i), "dead_letter") for i, name in enumerate(names)]
 
 
 class _Object(dict[str, Any]):

@@ -6,12 +6,12 @@ are sent, nor for what becomes of them: what is bad, and in which way, the oracl
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from processor.codec.record_form import features_of, in_unit, merged, put
+from processor.codec.record_form import features_of, in_unit, key_field, key_header, merged, put
 from processor.settings import Settings
 
 STEP_MS = 3  # by which a record is later than the one before it
@@ -21,6 +21,9 @@ STRANGER_SHARE = 0.01
 BURST_EVERY = 1500
 BURST_MAX = 120
 LONG_MAX = 5000
+HOLE_SHARE = 0.05
+QUALITY_SHARE = 0.2
+HALF = 0.5
 
 DAY_MS = 86_400_000
 
@@ -64,6 +67,8 @@ class Readings:
         self._now_ms = start_ms
         self._count = 0
         self._burst = 0
+        source = settings.input
+        self._may_miss = source.missing != "dead_letter" or bool(source.missing_values) or source.quality is not None
         self._kinds: dict[Callable[[], Sent], float] = {
             self._reading: 0.80,
             self._several: 0.06,
@@ -83,9 +88,26 @@ class Readings:
             self._burst = int(self._rng.integers(20, BURST_MAX))
         if self._burst:
             self._burst -= 1
-            return self._bad()
+            return self._named(self._bad())
         kinds = list(self._kinds)
-        return kinds[int(self._rng.choice(len(kinds), p=list(self._kinds.values())))]()
+        return self._named(kinds[int(self._rng.choice(len(kinds), p=list(self._kinds.values())))]())
+
+    def _named(self, sent: Sent) -> Sent:
+        """The record with its sensor where the settings want it (input.key), and most often without a key of its own then."""
+        key = self._settings.input.key
+        if key is None or sent.key is None or sent.value is None:
+            return sent
+        own = sent.key if self._rng.random() < HALF else None
+        if (field := key_field(key)) is None:
+            return replace(sent, key=own, headers=(*sent.headers, *key_header(key, sent.key)))
+        try:
+            record, name = json.loads(sent.value), sent.key.decode()
+        except ValueError:
+            return sent
+        if not isinstance(record, dict):
+            return sent
+        put(record, field, name)
+        return replace(sent, key=own, value=json.dumps(record).encode())
 
     # Kinds of records.
 
@@ -185,13 +207,26 @@ class Readings:
     def _written(self, steps: list[list[Any]], event_ms: int | float | str | None) -> bytes:
         """A record's value in the settings' format. Where that knows neither several steps nor times it has one, and none."""
         source = self._settings.input
+        if self._may_miss:
+            steps = [[self._holed(number) for number in step] for step in steps]
         if source.format == "float32":
             with np.errstate(over="ignore"):
                 return b"".join(np.array(step, np.float64).astype("<f4").tobytes() for step in steps)
         record: dict[str, Any] = {"note": "passed over"} if source.features else {}
+        if source.quality is not None and isinstance(source.quality.field, str) and self._rng.random() < QUALITY_SHARE:
+            qualities = (*source.quality.good, None, "BAD", ["BAD"])
+            put(record, source.quality.field, qualities[int(self._rng.integers(len(qualities)))])
         if event_ms is not None and source.timestamp is not None:
             put(record, source.timestamp, self._told(event_ms))
         return json.dumps(merged(record, features_of(source.features, steps))).encode()
+
+    def _holed(self, number: Any) -> Any:
+        """The number, or now and then what stands for none."""
+        if self._rng.random() >= HOLE_SHARE:
+            return number
+        source = self._settings.input
+        none = (None, float("nan"), *(value for value in source.missing_values if source.format == "json" or not isinstance(value, str)))
+        return none[int(self._rng.integers(len(none)))]
 
     def _told(self, event_ms: int | float | str) -> int | float | str:
         """A time as the settings' unit has it; what is no whole number of milliseconds as it stands."""

@@ -217,7 +217,8 @@ class Run:
             from processor.verify.oracle import Reference
 
             model = load_model(settings)
-            self._judge = judge = Judge(Reference(model, settings, fingerprint_of(settings, model)[:8]).feed)
+            reference = Reference(model, settings, fingerprint_of(settings, model)[:8])
+            self._judge = judge = Judge(reference.feed, reference.key_of)
             records = Readings(
                 self._options.seed,
                 settings,

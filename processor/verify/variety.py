@@ -23,6 +23,20 @@ def drawn(seed: int, config: Path | None, words: Sequence[str], environ: Mapping
     options: list[str] = []
     if rng.random() < HALF:
         options += _time(rng)
+    if rng.random() < HALF:
+        options += _holes(rng)
+    if rng.random() < HALF:
+        options.append(("--input.key=value:meta.sensor", "--input.key=header:sensor")[int(rng.integers(2))])
+    return options
+
+
+def _holes(rng: np.random.Generator) -> list[str]:
+    policy = ("hold", "{0: hold, 1: -0.5}", "0.25")[int(rng.integers(3))]
+    options = [f"--input.missing={policy}", "--input.missing_values=[-200, N/A]"]
+    if rng.random() < HALF:
+        options.append(f"--input.hold_max={int(rng.integers(100, 1000))}ms")
+    if rng.random() < HALF:
+        options.append("--input.quality={field: quality, good: [GOOD, 192]}")
     return options
 
 

@@ -373,3 +373,18 @@ def test_a_file_without_a_reading_ends_with_1(run, topics, tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n1,\n,2\n")
     code, out, _ = run("a.csv", "--sensor=a")
     assert (code, out) == (1, f"{topics.input}: 0 readings of 0 sensors delivered, 2 rows left out\n")
+
+
+def test_values_that_may_be_missing_are_sent_as_null_and_other_rows_are_left_out(run, topics, tmp_path):
+    path = tmp_path / "holes.csv"
+    path.write_text("pump,time,x,y\np1,1704067200,1,2\np1,1704067201,?,2\np1,1704067202,-200,3\np1,1704067203,1,?\n")
+    holds = ["--input.missing={x: hold}", "--input.missing_values=-200", "--input.features=[x, y]"]
+    code, said, told = run(str(path), "--key=pump", "--timestamp=time", *holds, "--input.timestamp=meta.at", "--input.timestamp_unit=s")
+    assert (code, "3 readings" in said, "line 5 is left out: y is '?'" in told) == (0, True, True)
+    records = topics.read(topics.input)
+    assert [json.loads(record.value()) for record in records] == [
+        {"meta": {"at": 1704067200}, "x": 1.0, "y": 2.0},
+        {"meta": {"at": 1704067201}, "x": None, "y": 2.0},
+        {"meta": {"at": 1704067202}, "x": None, "y": 3.0},
+    ]
+    assert {tuple(record.headers()) for record in records} == {(("timestamp_unit", b"s"),)}

@@ -18,7 +18,35 @@ def in_seconds(found: dict[str, Any], _rng: np.random.Generator) -> dict[str, An
     return {**found, "meta": {"at": told / 1000 if isinstance(told, int) else told}}
 
 
-FORMS = {"a time in seconds at a path": (in_seconds, ["--input.timestamp=meta.at", "--input.timestamp_unit=s"], {"bad_schema"})}
+def with_holes(found: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Numbers missing in every way that JSON has."""
+    values = found.get("values")
+    if not isinstance(values, list):
+        return found
+    for step in values if values and isinstance(values[0], list) else [values]:
+        for i in range(len(step)):
+            if rng.random() < 0.1:
+                step[i] = (None, -200, "N/A")[int(rng.integers(3))]
+    return {**found, "quality": "BAD"} if rng.random() < 0.03 else found
+
+
+HOLES = [
+    "--input.missing={0: hold, 1: hold, 2: 0.25}",
+    "--input.missing_values=[-200, N/A]",
+    "--input.hold_max=5s",
+    "--input.quality={field: quality, good: [GOOD]}",
+    "--output.residual=[0, 2]",
+]
+def with_its_sensor(found: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Named in the value; a few of another partition's sensors, and some records of none."""
+    return {**found, "sensor": (int(rng.integers(20)), "pump-7", None)[int(rng.integers(3) if rng.random() < 0.2 else 0)]}
+
+
+FORMS = {
+    "a sensor in the value": (with_its_sensor, ["--input.key=value:sensor"], {"no_key"}),
+    "holes": (with_holes, HOLES, {"missing"}),
+    "a time in seconds at a path": (in_seconds, ["--input.timestamp=meta.at", "--input.timestamp_unit=s"], {"bad_schema"}),
+}
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -45,6 +73,8 @@ def test_records_of_each_form_are_answered_once_and_bit_for_bit(kafka, unique, t
     want = reference.expect(topics.inputs())
     assert_same(topics.answers(), want)
     assert errors <= {answer for answer in want.values() if isinstance(answer, str)}
+    if name == "holes":
+        assert sum("held" in answer for answer in want.values() if isinstance(answer, dict)) > 50
     assert sum(isinstance(answer, dict) for answer in want.values()) > 600
 
 

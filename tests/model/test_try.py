@@ -308,3 +308,19 @@ def test_without_matplotlib_a_picture_is_refused_before_any_work(model, run, tmp
     code, table, said = run(model, "pumps.csv", *CSV, "--plot", "out.png")
     assert (code, table) == (2, [])
     assert "pip install 'slotstream[plot]'" in said
+
+
+def test_values_that_are_missing_are_held_as_the_service_holds_them(run, model, tmp_path):
+    """Household power has ?, air quality -200, spreadsheets empty cells and N/A."""
+    path = tmp_path / "holes.csv"
+    path.write_text("pump,x,y\na,1,2\na,?,-200\na,,3\na,N/A,4\nb,?,1\na,1.234.5,1\na,5,6\n")
+    holds = ["--input.missing={x: hold, y: 0.5}", "--input.missing_values=-200", "--input.features=[x, y]"]
+    code, rows, _ = run(model, path, "--key=pump", *holds)
+    assert code == 0
+    assert [row["held"] for row in rows] == ["", "x y", "x", "x", "", "x", ""]
+    assert [row["error"] for row in rows] == ["", "", "", "", "missing", "", ""]
+    filled = tmp_path / "filled.csv"
+    filled.write_text("pump,x,y\na,1,2\na,1,0.5\na,1,3\na,1,4\na,1,1\na,5,6\n")
+    _, want, _ = run(model, filled, "--key=pump", "--input.features=[x, y]")
+    predictions = [[row["prediction_x"], row["prediction_y"]] for row in rows if row["sensor"] == "a"]
+    assert predictions == [[row["prediction_x"], row["prediction_y"]] for row in want]

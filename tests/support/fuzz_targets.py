@@ -28,6 +28,7 @@ from processor.checkpoint.topic import MARKER, ROW, TopicStore, TopicWriter, row
 from processor.codec.dead_letters import OVERHEAD_BYTES, dead_letter
 from processor.codec.decode import Decoded
 from processor.codec.encode import shown
+from processor.codec.key_source import sensor_of
 from processor.codec.plain_message import PlainMessage
 from processor.codec.reject import DETAIL_MAX
 from processor.csv_io.csv_file import CsvFile, Form
@@ -145,7 +146,7 @@ class Values(Target):
         for j, i in enumerate(decoded.source):
             record, steps = records[i], int(batch.steps[j])
             where = (batch.key[j], batch.partition[j], batch.offset[j], batch.record_ms[j])
-            assert where == (record.k, record.p, record.o, record.record_ms)
+            assert where == (sensor_of(self._settings.input.key)(record), record.p, record.o, record.record_ms)
             assert (steps == 0) == (record.v is None)
             assert steps <= STEPS_MAX
             x = batch.x[ends[j] - steps : ends[j]]
@@ -466,6 +467,12 @@ def all_targets(folder: Path, *, oracle_share: float) -> Iterator[Target]:
     time = ["--input.timestamp=meta.at", "--input.timestamp_unit=s"]
     yield Values("time elsewhere", 0.04, names, *time, oracle_share=oracle_share)
     yield Values("nanoseconds", 0.02, "--input.timestamp_unit=ns", oracle_share=oracle_share)
+    yield Values("sensors in values", 0.03, "--input.key=value:x", oracle_share=oracle_share)
+    yield Values("sensors in headers", 0.02, "--input.key=header:trace", "--input.format=float32", oracle_share=oracle_share)
+    missing = ["--input.missing={0: 7, motor.current: mean}", "--input.scale={mean: 2, std: 3}", "--input.missing_values=[0, x]"]
+    yield Values("holes in fields", 0.04, names, *missing, "--input.quality={field: x, good: [true, 1]}", oracle_share=oracle_share)
+    yield Values("holes", 0.03, "--input.missing={0: 7, 2: 0}", "--input.missing_values=-0.0", oracle_share=oracle_share)
+    yield Values("holes in float32", 0.03, "--input.format=float32", "--input.missing=0.5", oracle_share=oracle_share)
     yield Values("float32", 0.15, "--input.format=float32", oracle_share=oracle_share)
     yield Log()
     yield Metadata()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processor.csv_io.csv_file import SEPARATORS, CsvFile, Form
-from processor.csv_io.csv_rows import Reading, Readings, Wanted, value_of
+from processor.csv_io.csv_rows import Reading, Readings, Wanted, value_of, with_missing
 from processor.csv_io.timestamps import decide
 from processor.errors import ConfigurationError
 
@@ -429,6 +429,16 @@ def test_what_looks_like_a_number_and_is_none_is_told_why(text, why, write):
 def test_a_column_of_such_numbers_is_refused_with_the_reason(write):
     with CsvFile(write("pump,x\na,45%\na,46%\n")) as file, pytest.raises(ConfigurationError, match=r"holds no numbers: '45%' .a percent"):
         Readings(file, Wanted(key="pump"), None).expect_numbers()
+
+
+def test_a_cell_without_a_number_is_no_fault_where_something_stands_for_it(write):
+    with CsvFile(write("pump,x,y\na,1,-200\na,?,\na,N/A,nan\na,1.234.5,2\na,1,45%\na,1e999,1\na,1,?\n"), Form()) as file:
+        readings = Readings(file, with_missing(Wanted(key="pump"), (-200.0,)), None)
+        readings.may_miss([True, False])
+        found = list(readings)
+    assert [reading.values for reading in found][:3] == [[1.0, None], [None, None], [None, None]]
+    named = [reading.problem and reading.problem.partition(" is ")[0] for reading in found]
+    assert named == ["y", "y", "y", "x", "y", "x", "y"]
 
 
 def test_a_value_that_stands_for_a_missing_one_is_no_reading(write):
