@@ -28,6 +28,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from bench.load import PARTITIONS, VALUES, fill, make_producer, new_topic, options, save_model
 from processor.testbed.embedded_kafka import EmbeddedKafka
+from processor.testbed.patience import wait_for
 
 ASSIGNED = "partitions assigned"
 STORES = ("topic", "directory")
@@ -66,7 +67,7 @@ class Instance:
                 raise SystemExit(f"{self.log.stem} ended with {self.process.returncode}:\n{self.log.read_text()[-3000:]}")
             return condition()
 
-        wait_for(what, step)
+        wait_for(step, what, PATIENCE_S)
 
     def wait_ready(self) -> None:
         self.wait("ready", lambda: self.events("ready"))
@@ -78,14 +79,6 @@ class Instance:
             self.process.send_signal(by)
             self.process.wait(PATIENCE_S)
         return at_s
-
-
-def wait_for(what: str, condition: Callable[[], object]) -> None:
-    until_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        if time.monotonic() > until_s:
-            raise SystemExit(f"not within {PATIENCE_S:.0f} s: {what}")
-        time.sleep(0.05)
 
 
 class Load:
@@ -218,7 +211,7 @@ def kill(bootstrap: str, folder: Path, model: Path, rate: int, rounds: int) -> N
 
 
 def _settled(load: Load) -> None:
-    wait_for(f"a lag below {SETTLED_S:.0f} s", lambda: load.lag_s() < SETTLED_S)
+    wait_for(lambda: load.lag_s() < SETTLED_S, f"a lag below {SETTLED_S:.0f} s", PATIENCE_S)
 
 
 def _listed(numbers: list[float], digits: int = 1) -> str:
@@ -277,7 +270,7 @@ def _all_live(instances: dict[str, Instance], load: Load) -> None:
         fair = [list(_owners(instances).values()).count(name) for name in instances]
         return sum(fair) == PARTITIONS and max(fair) - min(fair) <= 1 and load.lag_s() < SETTLED_S
 
-    wait_for("every partition has an owner and no lag", live)
+    wait_for(live, "every partition has an owner and no lag", PATIENCE_S)
 
 
 # -- checkpoints --------------------------------------------------------------------------------------------------------------

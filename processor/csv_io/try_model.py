@@ -21,6 +21,7 @@ import orjson
 
 from processor.app.fit import codec_of, fingerprint_of, load_model, rules_of, shapes_of, slots_of
 from processor.app.forms import may_miss, policies_of
+from processor.codec.plain_message import CREATE_TIME, NO_TIME, PlainMessage
 from processor.codec.record_form import key_header
 from processor.csv_io.csv_file import CsvFile, Form
 from processor.csv_io.csv_rows import Reading, Readings, Wanted, value_as, with_missing
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 BATCH_READINGS = 4096
 # Any number gives the same bits; these compile in two seconds, and keep up with a file.
 TILE_ROWS = 256
-CREATE_TIME, NO_TIME = 1, 0
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -109,32 +109,13 @@ def _batches(readings: Readings) -> Iterator[list[Reading]]:
         yield batch
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
+def _message(reading: Reading, value: bytes, named: str | None) -> PlainMessage:
     """A reading as the consumer would hand it over. named: input.key."""
-
-    reading: Reading
-    encoded: bytes
-    named: str | None = None
-
-    def key(self) -> bytes | None:
-        return self.reading.sensor.encode() if self.reading.sensor is not None else None
-
-    def value(self) -> bytes | None:
-        return self.encoded
-
-    def headers(self) -> list[tuple[str, bytes | None]] | None:
-        return [*key_header(self.named, self.reading.sensor.encode())] if self.reading.sensor is not None else None
-
-    def partition(self) -> int:
-        return 0
-
-    def offset(self) -> int:
-        return self.reading.line
-
-    def timestamp(self) -> tuple[int, int]:
-        time = self.reading.timestamp
-        return (NO_TIME, -1) if isinstance(time, str) else (CREATE_TIME, time or 0)
+    kind, time_ms = (NO_TIME, -1) if isinstance(reading.timestamp, str) else (CREATE_TIME, reading.timestamp or 0)
+    if reading.sensor is None:
+        return PlainMessage(None, value, at=reading.line, time_ms=time_ms, kind=kind)
+    key = reading.sensor.encode()
+    return PlainMessage(key, value, at=reading.line, time_ms=time_ms, kind=kind, told=key_header(named, key))
 
 
 @dataclass(slots=True)
@@ -195,7 +176,7 @@ class Trial:
 
     def _answers(self, readings: Sequence[Reading]) -> list[_Answer]:
         """As the service would: a prediction or a dead letter for each."""
-        messages = [_Message(reading, self._value(reading), self._key) for reading in readings]
+        messages = [_message(reading, self._value(reading), self._key) for reading in readings]
         done = self._pipeline.process(messages, self._clocks)
         self._engine.commit()
         self._clocks |= done.clocks

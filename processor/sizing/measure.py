@@ -5,12 +5,12 @@ instance will have (up to SENSORS_MAX), seated and parked in the same proportion
 and, of wall and CPU time, the lesser: other work on the machine makes both only longer.
 """
 
+import itertools
 import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import structlog
 
 from processor.app.fit import TILE_ROWS_MAX, codec_of, fingerprint_of, load_model, rules_of, shapes_of
+from processor.codec.plain_message import PlainMessage
 from processor.codec.record_form import features_of, in_unit, merged, put
 from processor.engine import Engine, Shapes
 from processor.errors import ConfigurationError
@@ -83,33 +84,6 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """A record as the consumer hands it over."""
-
-    name: bytes
-    encoded: bytes
-    at: int
-
-    def key(self) -> bytes:
-        return self.name
-
-    def value(self) -> bytes:
-        return self.encoded
-
-    def headers(self) -> None:
-        return None
-
-    def partition(self) -> int:
-        return 0
-
-    def offset(self) -> int:
-        return self.at
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, NOW_MS
-
-
 class _Feed:
     """Readings of sensors drawn at random, in the settings' own format."""
 
@@ -120,11 +94,12 @@ class _Feed:
         self.values = [_encoded(settings, each) for each in readings]
         self.steps, self._offset = wanted.steps, 0
 
-    def messages(self, count: int) -> list[_Message]:
+    def messages(self, count: int) -> list[PlainMessage]:
         chosen = self._rng.integers(0, len(self.keys), count).tolist()
         self._offset += count
         first = self._offset - count
-        return [_Message(self.keys[key], self.values[i % len(self.values)], first + i) for i, key in enumerate(chosen)]
+        values = itertools.cycle(self.values)
+        return [PlainMessage(self.keys[key], next(values), at=first + i, time_ms=NOW_MS) for i, key in enumerate(chosen)]
 
 
 def _encoded(settings: Settings, readings: Any) -> bytes:

@@ -15,6 +15,7 @@ from stores import BEGINNING, OTHER, Log, P, W, content, snapshot_of
 
 from processor.checkpoint import topic as module
 from processor.checkpoint.topic import MARKER, ROW, TopicWriter, row_bytes_max, row_type
+from processor.codec.plain_message import PlainMessage
 from processor.kafka.partition_log import CancelledError, read_to_end
 from processor.kafka.topics import Topic
 from processor.partitions import Beginning
@@ -158,12 +159,8 @@ def test_foreign_records_and_rows_of_another_width_are_no_rows(log):
 @hypothesis_settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.sampled_from([MARKER, ROW + b"a", ROW + b"b", b"", b"\2"]), st.none() | st.binary(max_size=80)), max_size=8))
 def test_any_bytes_are_read_without_a_fault(records):
-    class Message:
-        def __init__(self, key, value):
-            self.key, self.value = lambda: key, lambda: value
-
     read = module._Read(W)
-    read.take([Message(*record) for record in records])
+    read.take([PlainMessage(*record) for record in records])
     keys, rows = read.of(0)
     assert len(keys) == len(rows) == len(rows.state)
 

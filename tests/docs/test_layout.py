@@ -1,5 +1,6 @@
 """The layout: who may import whom, and pages made from the code that are current."""
 
+import ast
 import os
 import re
 import shutil
@@ -83,3 +84,21 @@ def test_settings_are_read_where_parts_are_made_of_them_only() -> None:
     rooms = ROOT / "processor"
     found = {path.relative_to(rooms).parts[0] for path in rooms.rglob("*.py") if importing.search(path.read_text())}
     assert found - WITH_SETTINGS == set()
+
+
+# The settings' schema is one list; the reference oracle is one judge, which shares nothing that could be parted from it.
+LONG_FILES = {"processor/settings/schema.py", "processor/verify/oracle.py"}
+
+
+def test_a_file_is_read_in_one_sitting() -> None:
+    files = [path for room in ("processor", "deploy", "bench", "scripts", "recipes") for path in (ROOT / room).rglob("*.py")]
+    lines = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8").count("\n") for path in files}
+    assert {name: count for name, count in lines.items() if count > 350 and name not in LONG_FILES} == {}
+
+
+def test_a_class_is_read_in_one_sitting() -> None:
+    found = {}
+    for path in (ROOT / "processor").rglob("*.py"):
+        classes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ClassDef)]
+        found |= {f"{path.name}:{node.name}": (node.end_lineno or 0) - node.lineno + 1 for node in classes}
+    assert {name: count for name, count in found.items() if count > 250 and name != "oracle.py:Reference"} == {}

@@ -4,11 +4,11 @@ The same promise as test_oracle.py's, without Kafka, so that many more ways of c
 """
 
 import json
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from harness import keras, readings, rewritten, save_model
+from judge import message_of
 from tiers import few
 
 from processor.app.fit import codec_of, load_model, rules_of, shapes_of
@@ -53,29 +53,6 @@ MODELS = {
 AFTER_A_GAP = ("gru a step", "by rules", "expiring")
 
 
-@dataclass
-class Message:
-    record: InputRecord
-
-    def key(self):
-        return self.record.key
-
-    def value(self):
-        return self.record.value
-
-    def headers(self):
-        return list(self.record.headers) or None
-
-    def partition(self):
-        return self.record.partition
-
-    def offset(self):
-        return self.record.offset
-
-    def timestamp(self):
-        return 1, self.record.record_ms
-
-
 def stream(rng, count, sensors, settings):
     made, offsets = readings(rng, count, features=3, sensors=sensors, partitions=2, jitter_ms=300), [0, 0]
     records = []
@@ -96,7 +73,7 @@ def built(tmp_path, layers, options, settings):
 
 def answers(engine, codec, records, clocks, expire_ms=None):
     """What a batch of records is answered with, by partition and offset. clocks: partition time, which it moves."""
-    decoded = codec.decode([Message(r) for r in records])
+    decoded = codec.decode([message_of(r) for r in records])
     clocks.update(keep_time(decoded.batch, clocks, expire_ms))
     applied = engine.apply(decoded.batch)
     found = {(r.partition, r.offset): r.error for _, r in decoded.rejected}
@@ -158,7 +135,7 @@ def test_64_slots_give_5000_sensors_the_bits_of_65536(tmp_path):
     for slots in (64, 65_536):
         engine, got = Engine(tiles, shapes_of(model, settings), slots=slots), []
         for first in range(0, len(records), 4096):
-            decoded = codec.decode([Message(r) for r in records[first : first + 4096]])
+            decoded = codec.decode([message_of(r) for r in records[first : first + 4096]])
             got += codec.encode(decoded.batch, engine.apply(decoded.batch))
             engine.commit()
         outputs.append(got)

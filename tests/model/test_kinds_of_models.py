@@ -3,13 +3,13 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from harness import keras
+from judge import message_of
 from places import ROOT
 
 from processor.app.fit import codec_of, fingerprint_of, load_model, rules_of, shapes_of
@@ -25,31 +25,6 @@ ROWS = re.findall(r"^\| \[(.+?)\]\(#(.+?)\) \| (\w+) \|", PAGE, re.MULTILINE)
 MODES = {anchor: mode for _, anchor, mode in ROWS}
 SENSORS, RECORDS = 7, 220
 TOLERANCES = {"mixed-precision": 5e-3, "half-precision-on-windows": 4e-2, "double-precision": 2e-7}  # else 1e-5
-
-
-@dataclass
-class Message:
-    """A record as the consumer hands it over."""
-
-    record: InputRecord
-
-    def key(self) -> bytes | None:
-        return self.record.key
-
-    def value(self) -> bytes | None:
-        return self.record.value
-
-    def headers(self) -> list[tuple[str, bytes | None]] | None:
-        return list(self.record.headers) or None
-
-    def partition(self) -> int:
-        return self.record.partition
-
-    def offset(self) -> int:
-        return self.record.offset
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, self.record.record_ms
 
 
 def sections() -> Iterator[tuple[str, str, str]]:
@@ -106,7 +81,7 @@ def answers(model: Any, settings: Any, records: list[InputRecord], rng: np.rando
     found, clocks, at = {}, {0: Clock()}, 0
     while at < len(records):
         batch = records[at : at + int(rng.choice([1, 3, 40]))]
-        done = pipeline.process([Message(record) for record in batch], clocks)
+        done = pipeline.process([message_of(record) for record in batch], clocks)
         clocks |= done.clocks
         for i, value in zip(done.decoded.source, done.values, strict=True):
             if value is not None:

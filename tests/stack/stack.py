@@ -8,12 +8,14 @@ import os
 import re
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+from processor.testbed.patience import wait_for as ask_until_answered
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -26,7 +28,8 @@ _PINNED = Path(sys.executable).parent / "docker-compose"
 COMPOSE = [str(_PINNED)] if _PINNED.exists() else ["docker", "compose"]
 MODEL = ROOT / "processor/demo/demo.keras"
 
-T = TypeVar("T")
+# Each question is a process of docker's, and a container takes its time.
+wait_for = partial(ask_until_answered, timeout_s=120.0, every_s=0.5)
 
 
 def base_image() -> str:
@@ -34,17 +37,6 @@ def base_image() -> str:
     found = re.search(r"^ARG PYTHON_IMAGE=(\S+)$", (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     assert found, "deploy/Dockerfile names no PYTHON_IMAGE"
     return found[1]
-
-
-def wait_for(condition: Callable[[], T], what: Callable[[], str] | str, timeout_s: float = 120.0, every_s: float = 0.5) -> T:
-    """The condition's first true value; fails with `what` when the time is over."""
-    until_s = time.monotonic() + timeout_s
-    while time.monotonic() < until_s:
-        found = condition()
-        if found:
-            return found
-        time.sleep(every_s)
-    raise AssertionError(f"not within {timeout_s:.0f} s: {what() if callable(what) else what}")
 
 
 def docker(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -92,7 +84,7 @@ class Stack:
             return found if len(found) == count and all(health(one) == "healthy" for one in found) else []
 
         return wait_for(
-            healthy, lambda: f"{count} healthy of {service}:\n{self.compose('logs', '--tail', '20', service).stdout}", timeout_s
+            healthy, lambda: f"{count} healthy of {service}:\n{self.compose('logs', '--tail', '20', service).stdout}", timeout_s=timeout_s
         )
 
     def get(self, service: str, port: int, path: str, index: int = 1) -> str:

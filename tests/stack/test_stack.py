@@ -151,7 +151,7 @@ def test_back_to_one_and_a_new_container_with_another_name(stack: Stack, whole: 
     (after,) = stack.wait_healthy("service")
     assert after["Config"]["Hostname"] != before["Config"]["Hostname"]
     # What stopped has left the group, so that nobody waits for its session to end.
-    wait_for(lambda: sum(owned(stack, 1)) == 8, lambda: f"all partitions, not {owned(stack, 1)}", 30.0)
+    wait_for(lambda: sum(owned(stack, 1)) == 8, lambda: f"all partitions, not {owned(stack, 1)}", timeout_s=30.0)
 
 
 def test_kafka_may_restart(stack: Stack, whole: None) -> None:

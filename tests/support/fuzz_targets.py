@@ -29,6 +29,7 @@ from processor.codec.dead_letters import OVERHEAD_BYTES, dead_letter
 from processor.codec.decode import Decoded
 from processor.codec.encode import shown
 from processor.codec.key_source import sensor_of
+from processor.codec.plain_message import PlainMessage
 from processor.codec.reject import DETAIL_MAX
 from processor.csv_io.csv_file import CsvFile, Form
 from processor.csv_io.csv_rows import Readings, Wanted, value_of
@@ -297,9 +298,9 @@ class Log(Target):
 
     def __init__(self) -> None:
         self._topic = Topic("states", "checkpoint-id", 8, 1_000_000, "compact")
-        self._records: list[_Message] = []
+        self._records: list[PlainMessage] = []
 
-    def _read(self, *_: object) -> list[list["_Message"]]:
+    def _read(self, *_: object) -> list[list[PlainMessage]]:
         return [self._records[:9], self._records[9:]]
 
     def run(self, random: Random) -> None:
@@ -310,7 +311,7 @@ class Log(Target):
         if found is not None:
             self._compare(found, records, position_max)
 
-    def _written(self, mutator: Mutator) -> list["_Message"]:
+    def _written(self, mutator: Mutator) -> list[PlainMessage]:
         writer = TopicWriter(TopicStore(self._read, self._topic, W))
         writer.write(snapshot_of(mutator.random, self.inputs - 2))
         pairs = [(out.key, out.value) for out in writer.outs()[0]]
@@ -331,7 +332,7 @@ class Log(Target):
                 pairs.append((MARKER, self._marker(mutator)))
             else:
                 mutator.random.shuffle(pairs)
-        return [_Message(key, value) for key, value in pairs]
+        return [PlainMessage(key, value) for key, value in pairs]
 
     def _marker(self, mutator: Mutator) -> bytes:
         facts = {
@@ -351,7 +352,7 @@ class Log(Target):
         text = mutator.facts(json.dumps(facts)) if mutator.chance(0.5) else json.dumps(facts)
         return text.encode(errors="surrogateescape")
 
-    def _compare(self, found: Snapshot, records: list["_Message"], position_max: int | None) -> None:
+    def _compare(self, found: Snapshot, records: list[PlainMessage], position_max: int | None) -> None:
         rows: dict[bytes, bytes] = {}
         for record in records:
             key, value = record.key() or b"", record.value()
@@ -367,17 +368,6 @@ class Log(Target):
         if position_max is not None:
             assert found.mark.offset <= position_max
             assert not (found.rows.applied >= position_max).any()
-
-
-class _Message:
-    def __init__(self, key: bytes | None, value: bytes | None) -> None:
-        self._key, self._value = key, value
-
-    def key(self) -> bytes | None:
-        return self._key
-
-    def value(self) -> bytes | None:
-        return self._value
 
 
 class Metadata(Target):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from processor.codec.plain_message import PlainMessage
 from processor.pipeline import Codec
 from processor.records import ERRORS, Output
 from processor.settings import Settings
@@ -44,6 +45,11 @@ class Record:
 
     def timestamp(self):
         return self.kind, self.record_ms
+
+
+def message_of(record: oracle.InputRecord) -> PlainMessage:
+    """The reference oracle's record, for a codec."""
+    return PlainMessage(record.key, record.value, number=record.partition, at=record.offset, time_ms=record.record_ms, told=record.headers)
 
 
 def verdict(record: Record, by: Codec) -> Any:

@@ -8,6 +8,7 @@ offsets are; a static member that comes back under its name keeps its partitions
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from processor.codec.plain_message import PlainMessage
 from processor.kafka.group import Holder
 from processor.records import Out
 
@@ -23,35 +24,6 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         self.s += seconds
-
-
-@dataclass(frozen=True)
-class Message:
-    """As confluent_kafka.Message."""
-
-    at: tuple[int, int]
-    k: bytes | None
-    v: bytes | None
-    ms: int
-    h: list[tuple[str, bytes | None]] | None = None
-
-    def key(self) -> bytes | None:
-        return self.k
-
-    def value(self) -> bytes | None:
-        return self.v
-
-    def headers(self) -> list[tuple[str, bytes | None]] | None:
-        return self.h
-
-    def partition(self) -> int:
-        return self.at[0]
-
-    def offset(self) -> int:
-        return self.at[1]
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, self.ms
 
 
 @dataclass
@@ -72,7 +44,7 @@ class Broker:
 
     def __init__(self, partitions: int, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
-        self.log: list[list[Message | None]] = [[] for _ in range(partitions)]  # None: a control record
+        self.log: list[list[PlainMessage | None]] = [[] for _ in range(partitions)]  # None: a control record
         self.committed: dict[int, tuple[int, str]] = {}
         self.outputs: list[Out] = []  # read committed
         self.members: dict[str, Member] = {}  # by instance
@@ -91,9 +63,9 @@ class Broker:
         self, partition: int, key: bytes | None, value: bytes | None, ms: int, headers: list[tuple[str, bytes | None]] | None = None
     ) -> None:
         log = self.log[partition]
-        log.append(Message((partition, len(log)), key, value, ms, headers))
+        log.append(PlainMessage(key, value, number=partition, at=len(log), time_ms=ms, told=headers or ()))
 
-    def read(self, partition: int, offset: int, records_max: int) -> Iterator[Message]:
+    def read(self, partition: int, offset: int, records_max: int) -> Iterator[PlainMessage]:
         for message in self.log[partition][offset:]:
             if message is not None:
                 if not records_max:

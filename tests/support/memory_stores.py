@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from memory_kafka import Broker, Message
+from memory_kafka import Broker
 
 from processor.checkpoint.snapshot import Chain, Link, Snapshot, merged
 from processor.checkpoint.topic import TopicStore
 from processor.checkpoint.writer import Writer, Written
+from processor.codec.plain_message import PlainMessage
 from processor.kafka.topics import Topic
 
 
@@ -99,4 +100,4 @@ class MemoryTopic(TopicStore):
 
     def _messages(self, topic: str, partition: int, _cancelled: Callable[[], bool]) -> Any:
         outs = [out for out in self._broker.outputs if (out.topic, out.partition) == (topic, partition)]
-        return [[Message((partition, i), out.key, out.value, 0) for i, out in enumerate(outs)]]
+        return [[PlainMessage(out.key, out.value, number=partition, at=i) for i, out in enumerate(outs)]]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 from delivery import FakeDelivery
-from memory_kafka import Broker, Message
+from memory_kafka import Broker
 from memory_stores import InlineWriter, MemoryFiles, MemoryTopic
 from reader import FakeReader
 from stepper import Decay, stepped
@@ -25,6 +25,7 @@ from processor.codec.dead_letters import BadShare
 from processor.codec.decode import Decoder
 from processor.codec.encode import Encoder
 from processor.codec.json_records import JsonFormat
+from processor.codec.plain_message import PlainMessage
 from processor.engine import Engine, Shapes
 from processor.errors import Fenced, RepeatedAbort
 from processor.kafka.partition_log import Committed
@@ -99,7 +100,7 @@ class _Log:
     def bounds(self) -> tuple[int, int]:
         return 0, self._broker.end(self._partition)
 
-    def read(self, start: int, position: int) -> Iterator[list[Message]]:
+    def read(self, start: int, position: int) -> Iterator[list[PlainMessage]]:
         messages = [message for message in self._broker.read(self._partition, start, position) if message.offset() < position]
         for i in range(0, len(messages), RECORDS_MAX):
             yield messages[i : i + RECORDS_MAX]
@@ -197,7 +198,7 @@ class Expected:
     states: dict[bytes, tuple[np.float32, int, int]] = field(default_factory=dict)  # state, steps, latest time
     clock: Clock = field(default_factory=Clock)
 
-    def feed(self, message: Message) -> None:
+    def feed(self, message: PlainMessage) -> None:
         key, value = message.key() or b"", message.value()
         if value is None:
             self.states.pop(key, None)
@@ -207,13 +208,13 @@ class Expected:
         except orjson.JSONDecodeError:
             self.dead.append((message.offset(), "bad_encoding"))
             return
-        self.clock = self.clock.heard(key, message.ms, EXPIRE_MS)
-        time_ms = message.ms if self.clock.time_ms is None else max(message.ms, self.clock.time_ms)
-        state, steps, latest_ms = self.states.get(key, (np.float32(0), 0, message.ms))
+        self.clock = self.clock.heard(key, message.time_ms, EXPIRE_MS)
+        time_ms = message.time_ms if self.clock.time_ms is None else max(message.time_ms, self.clock.time_ms)
+        state, steps, latest_ms = self.states.get(key, (np.float32(0), 0, message.time_ms))
         if time_ms - latest_ms > EXPIRE_MS:
-            state, steps, latest_ms = np.float32(0), 0, message.ms
+            state, steps, latest_ms = np.float32(0), 0, message.time_ms
         state, steps = stepped(state, number), steps + 1
-        self.states[key] = state, steps, max(latest_ms, message.ms)
+        self.states[key] = state, steps, max(latest_ms, message.time_ms)
         self.predictions.append((message.offset(), float(state), steps))
 
 

@@ -9,6 +9,7 @@ from stepper import Decay
 from processor.codec.decode import Decoder
 from processor.codec.encode import Encoder
 from processor.codec.json_records import JsonFormat
+from processor.codec.plain_message import PlainMessage
 from processor.engine import Engine, Shapes
 from processor.partitions import Beginning, Partition, Position
 from processor.pipeline import LEFT_OUT, Codec, Pipeline, clock_of, positions_after
@@ -16,27 +17,8 @@ from processor.records import Output
 from processor.rules import Clock, Rules
 
 
-class Message:
-    def __init__(self, offset, value, key=b"pump", time_ms=1000):
-        self._of = key, value, offset, time_ms
-
-    def key(self):
-        return self._of[0]
-
-    def value(self):
-        return self._of[1]
-
-    def headers(self):
-        return None
-
-    def partition(self):
-        return 2
-
-    def offset(self):
-        return self._of[2]
-
-    def timestamp(self):
-        return 1, self._of[3]
+def message(offset, value, time_ms=1000):
+    return PlainMessage(b"pump", value, number=2, at=offset, time_ms=time_ms)
 
 
 def pipeline(rules=Rules(), **options):  # noqa: B008 - it is frozen
@@ -52,7 +34,7 @@ def predictions(done):
 
 def test_each_message_ends_in_an_output_or_a_dead_letter_and_states_go_on():
     chain, _ = pipeline()
-    done = chain.process([Message(5, b'{"values":[2]}'), Message(6, b"{"), Message(7, b'{"values":[3]}')], {2: Clock()})
+    done = chain.process([message(5, b'{"values":[2]}'), message(6, b"{"), message(7, b'{"values":[3]}')], {2: Clock()})
     assert predictions(done) == [[2], [4]]
     assert [(i, reason.error, reason.offset) for i, reason in done.rejected] == [(1, "bad_encoding", 6)]
     assert done.clocks == {2: Clock(1000, 1000)}
@@ -61,7 +43,7 @@ def test_each_message_ends_in_an_output_or_a_dead_letter_and_states_go_on():
 def test_what_the_engine_leaves_out_is_a_dead_letter_among_those_of_the_codec():
     chain, _ = pipeline(Rules(late=True))
     huge = b'{"values":[3e38]}'
-    messages = [Message(5, huge), Message(6, huge), Message(7, b"{"), Message(8, b'{"values":[1]}', time_ms=5)]
+    messages = [message(5, huge), message(6, huge), message(7, b"{"), message(8, b'{"values":[1]}', time_ms=5)]
     done = chain.process(messages, {2: Clock()})
     assert [(i, reason.error) for i, reason in done.rejected] == [(1, "non_finite_state"), (2, "bad_encoding"), (3, "late")]
     assert {reason.detail for _, reason in done.rejected if reason.error in LEFT_OUT} == {LEFT_OUT["non_finite_state"], LEFT_OUT["late"]}
@@ -70,9 +52,9 @@ def test_what_the_engine_leaves_out_is_a_dead_letter_among_those_of_the_codec():
 
 def test_a_replay_gives_no_outputs_and_the_state_that_the_first_run_gave():
     chain, engine = pipeline()
-    readings, clocks = chain.replay([Message(5, b'{"values":[2]}'), Message(6, b'{"values":[3]}')], {2: Clock()})
+    readings, clocks = chain.replay([message(5, b'{"values":[2]}'), message(6, b'{"values":[3]}')], {2: Clock()})
     assert (readings, clocks, engine.undo.empty) == (2, {2: Clock(1000, 1000)}, True)
-    assert predictions(chain.process([Message(7, b'{"values":[1]}')], clocks)) == [[3]]
+    assert predictions(chain.process([message(7, b'{"values":[1]}')], clocks)) == [[3]]
 
 
 def test_the_stages_are_timed_in_their_order():
@@ -83,7 +65,7 @@ def test_the_stages_are_timed_in_their_order():
         seen.append(stage)
         yield
 
-    pipeline(timed=timed)[0].process([Message(5, b'{"values":[2]}')], {2: Clock()})
+    pipeline(timed=timed)[0].process([message(5, b'{"values":[2]}')], {2: Clock()})
     assert seen == ["decode", "apply", "encode"]
 
 
@@ -91,7 +73,7 @@ def test_the_stages_are_timed_in_their_order():
 def test_a_partition_moves_past_its_last_message_be_it_a_dead_letter_or_not(value, expected):
     chain, _ = pipeline()
     partition = Partition(2, 0.0, applied=Position(7, 70, 60 if value == b"{" else 1000))
-    messages = [Message(7, value)]
+    messages = [message(7, value)]
     done = chain.process(messages, {2: clock_of(partition, partition.applied)})
     assert positions_after(messages, {2: partition}, done.clocks) == [(partition, expected)]
 
