@@ -158,7 +158,7 @@ def test_a_rung_that_cannot_be_compiled_beside_leaves_those_that_there_are(tmp_p
 
     monkeypatch.setattr(tiles_module, "_compile", compiled)
     tiles = Tiles(served(tmp_path, L.LSTM(4)), rows_max=8, log=log, beside=True)
-    tiles.close()
+    tiles._thread.join(300)
     tiles.adopt()
     assert tiles.shapes == (REFERENCE,)
     assert [event["reason"] for event in log.events if "reason" in event] == ["no memory"]
