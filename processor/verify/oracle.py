@@ -341,8 +341,8 @@ class Reference:
                 if n is None:
                     step[i] = self._stand_in(i)
         numbers = [abs(n) for step, missing in zip(steps, holes, strict=True) for n, hole in zip(step, missing, strict=True) if not hole]
-        count = self._model.features * len(steps)
-        if floats and 2 * sum(0 < n < 2.0**-126 or 1e30 < n < math.inf for n in numbers) > count:
+        expected = self._model.features * len(steps)
+        if floats and 2 * sum(0 < n < 2.0**-126 or 1e30 < n < math.inf for n in numbers) > expected:
             raise _BadError("bad_encoding")
         scale = self._settings.input.scale
         if scale is not None:
