@@ -37,7 +37,7 @@ def produce_all(producer: Producer, outs: Iterable[Out] | Outs, beat: Callable[[
     else:
         for out in outs:
             partition = -1 if out.partition is None else out.partition
-            row = (out.topic, out.value, out.key, partition, None, delivered, max(out.record_ms, 0), out.headers)
+            row = (out.topic, out.value, out.key, partition, delivered, None, max(out.record_ms, 0), out.headers)
             _produce(producer, row, beat)
     with contextlib.suppress(SystemError):
         producer.poll(0)
@@ -50,13 +50,16 @@ def _produce_columns(producer: Producer, outs: Outs, beat: Callable[[], None], d
         if value is None:
             continue
         try:
-            produce(topic, value, key, partition, None, delivered, ms if ms > 0 else 0)
+            produce(topic, value, key, partition, delivered, None, ms if ms > 0 else 0)
         except BufferError:
-            _produce(producer, (topic, value, key, partition, None, delivered, max(ms, 0)), beat)
+            _produce(producer, (topic, value, key, partition, delivered, None, max(ms, 0)), beat)
 
 
 def _produce(producer: Producer, row: tuple[Any, ...], beat: Callable[[], None]) -> None:
-    """row: topic, value, key, partition, callback, on_delivery, timestamp and headers, by position."""
+    """row: topic, value, key, partition, callback, on_delivery, timestamp and headers, by position.
+
+    The client takes on_delivery only where no callback is given at all, and None is given.
+    """
     while True:
         try:
             producer.produce(*row)

@@ -22,7 +22,7 @@ class Producer:
     def begin_transaction(self) -> None:
         self._broker.begin(self._name)
 
-    def produce(self, topic, value, key, partition, _callback, on_delivery, timestamp, headers=None) -> None:
+    def produce(self, topic, value, key, partition, callback, _on_delivery, timestamp, headers=None) -> None:
         self._check()
         if self._broker.fault("publish") == "abort":
             raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
@@ -30,7 +30,7 @@ class Producer:
         if self._transactional:
             self._broker.begin(self._name).outs.append(out)
         else:
-            self._queued.append((out, on_delivery))
+            self._queued.append((out, callback))
 
     def poll(self, _timeout_s: float) -> int:
         return 0

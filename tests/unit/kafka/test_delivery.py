@@ -4,14 +4,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import confluent_kafka
 import pytest
+from confluent_kafka import KafkaError
 from delivery import FakeDelivery
 from memory_kafka import TRANSACTION_TIMEOUT_S, Broker
 from producer import Producer
+from waiting import wait_for
 
 from processor.kafka.at_least_once import AtLeastOnce
 from processor.kafka.consumer import MemberFencedError
 from processor.kafka.delivery import AbortedError, Delivery, ProducerFencedError
+from processor.kafka.produce import produce_all
 from processor.kafka.transaction import Transaction
 from processor.records import Out, Outs
 
@@ -219,3 +223,15 @@ def test_a_producer_that_the_broker_has_ended_is_fenced_in_whatever_it_does_next
     delivery.publish([OTHER])
     transactional.commit()
     assert transactional.values == [b"2"]
+
+
+@pytest.mark.parametrize("outs", [[Out("out", 0, b"pump", b"1", 5)], Outs("out", [0], [b"pump"], [b"1"], [5])], ids=["records", "columns"])
+def test_the_client_itself_tells_of_a_record_that_no_broker_takes(outs: list[Out] | Outs) -> None:
+    """Where the function stands among the client's arguments decides whether it is called at all."""
+    heard: list[KafkaError | None] = []
+    producer = confluent_kafka.Producer(
+        {"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": 20, "delivery.report.only.error": True, "log_level": 0}
+    )
+    produce_all(producer, outs, lambda: None, lambda error, _message: heard.append(error))
+    wait_for(lambda: producer.flush(0.1) == 0 and heard, 60)
+    assert [error.code() for error in heard if error is not None] == [KafkaError._MSG_TIMED_OUT]
