@@ -297,6 +297,13 @@ SAFE = [
         stacked=True,
     ),
     Panel(
+        "Missing values by feature",
+        "Values that input.missing replaced. A feature that rises alone has a sensor or a gateway that fails.",
+        [Query(f"sum by (feature) ({rate('slotstream_missing_values_total')})", "{{feature}}")],
+        unit="ops",
+        stacked=True,
+    ),
+    Panel(
         "What runs",
         "Model and versions of each instance. Two fingerprints in one group: a rollout, or a mistake.",
         [

@@ -33,8 +33,8 @@ from structlog.testing import capture_logs
 from waiting import wait_for
 
 from processor import cli, logs
+from processor.app import build
 from processor.app.fit import fingerprint_of, load_model
-from processor.checkpoint import restore
 from processor.checkpoint.directory import Directory, Name
 from processor.kafka import partition_log, topic_watch
 from processor.kafka.topics import describe
@@ -446,7 +446,7 @@ def test_a_log_that_is_cut_while_it_is_replayed_is_replayed_from_what_is_left(ka
     service, commit = forged(kafka, unique, tmp_path, model)
     commit(70)
 
-    class CutMeanwhile(restore.PartitionLog):
+    class CutMeanwhile(partition_log.PartitionLog):
         """Reads in small pieces, and finds that the log was cut after the third, the first time."""
 
         times = 0
@@ -460,7 +460,7 @@ def test_a_log_that_is_cut_while_it_is_replayed_is_replayed_from_what_is_left(ka
                 yield batch
 
     monkeypatch.setattr(partition_log, "RECORDS_MAX", 5)
-    monkeypatch.setattr(restore, "PartitionLog", CutMeanwhile)
+    monkeypatch.setattr(build, "PartitionLog", CutMeanwhile)
     inputs = service.topics.inputs()
     want = expected(service, inputs, starts={0: 40}, gaps={0}, positions={0: 70})
     ran = run(service, answered(service, len(want)))
@@ -478,11 +478,11 @@ def test_a_log_that_is_cut_faster_than_it_is_replayed_ends_the_service(kafka, un
     service, commit = forged(kafka, unique, tmp_path, model)
     commit(70)
 
-    class AlwaysCut(restore.PartitionLog):
+    class AlwaysCut(partition_log.PartitionLog):
         def read(self, start: int, position: int):
             raise partition_log.OutOfRangeError
 
-    monkeypatch.setattr(restore, "PartitionLog", AlwaysCut)
+    monkeypatch.setattr(build, "PartitionLog", AlwaysCut)
     ran = run(service)
     assert ran.code == 1
     assert "was cut 5 times while it was replayed" in ran.said
