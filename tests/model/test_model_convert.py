@@ -574,7 +574,7 @@ def test_nothing_is_left_when_writing_fails(old: Path, tmp_path: Path, monkeypat
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("processor.model.legacy.os.fsync", fail)
+    monkeypatch.setattr("processor.model.convert.convert.os.fsync", fail)
     with pytest.raises(SlotstreamError, match="No space left on device"):
         convert_file(old / "lstm.h5", tmp_path / "new.keras")
     assert list(tmp_path.iterdir()) == []

@@ -219,7 +219,7 @@ class Files(Target):
     One whole file at a time, or a whole one and an increment on it, of which one is changed.
     """
 
-    name, inputs, share = "files", 8, 0.01
+    name, inputs, share = "files", 8, 0.012
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "checkpoints"
@@ -414,7 +414,7 @@ CSV_FORMATS = [("json", None), ("json", NAMES), ("float32", None)]
 class Tables(Target):
     """CSV files: ConfigurationError, or readings; and what has no problem is a record that the codec takes."""
 
-    name, inputs, share = "csv", 4, 0.01
+    name, inputs, share = "csv", 4, 0.012
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "table.csv"
