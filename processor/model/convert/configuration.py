@@ -183,7 +183,8 @@ def _merge(options: Options, layer: OldLayer) -> OldLayer:
         options.raw(key, None)
         options.raw(f"{key}_type", None)
     if options.config.get("layers"):
-        raise ModelRefused(f"layer {layer.label} joins several inputs", expected="one input", do="serve a model with one input")
+        found, do = f"layer {layer.label} joins several inputs", "build the model with the Functional API of Keras 3 and save it again"
+        raise ModelRefused(found, expected="layers one after another", do=do)
     mode = options.get(("mode",), one_of(*MERGES), "sum")
     axis = options.read(options.config.get("concat_axis", -1), whole, "concat_axis")
     return replace(layer, kind=MERGES[mode], options={"axis": axis} if mode == "concat" else {})
