@@ -63,20 +63,28 @@ def may_miss(settings: Settings) -> bool:
     return source.missing != "dead_letter" or bool(source.missing_values) or source.quality is not None
 
 
-def policies_of(settings: Settings, features: int) -> list[Policy]:
+def missing_policies(settings: Settings, features: int, categories: Categories = ()) -> list[Policy]:
     """What stands for a missing value of each feature; a number is in its own unit. Raises ConfigurationError."""
-    given = settings.input.missing
+    given, names = settings.input.missing, names_of(settings, features)
     if not isinstance(given, dict):
-        return [_policy(settings, given, feature) for feature in range(features)]
-    _check_names("input.missing", given, settings, features)
-    names = names_of(settings, features)
-    chosen = [given.get(str(name), given.get(str(i), "dead_letter")) for i, name in enumerate(names)]
-    return [_policy(settings, policy, feature) for feature, policy in enumerate(chosen)]
+        chosen = [given] * features
+    else:
+        _check_names("input.missing", given, settings, features)
+        chosen = [given.get(str(name), given.get(str(i), "dead_letter")) for i, name in enumerate(names)]
+    for name, wanted, count in zip(names, chosen, categories, strict=False):
+        if wanted == "mean" and count is not None:
+            raise ConfigurationError(
+                f"input.missing is mean for {name}, which is a category",
+                expected="a category's number, hold or dead_letter",
+                do=f"set input.missing: {{{name}: ...}}",
+                see="settings-and-model-do-not-fit",
+            )
+    return [_policy(settings, wanted, feature) for feature, wanted in enumerate(chosen)]
 
 
 def held_features(settings: Settings, features: int) -> tuple[int, ...]:
     """Those whose last value stands for a missing one. Raises ConfigurationError."""
-    return tuple(feature for feature, policy in enumerate(policies_of(settings, features)) if policy == "hold")
+    return tuple(feature for feature, policy in enumerate(missing_policies(settings, features)) if policy == "hold")
 
 
 def _policy(settings: Settings, wanted: Missing, feature: int) -> Policy:
@@ -105,19 +113,8 @@ def _measured(scale: Scale | None, features: int, categories: Categories) -> Sca
 def _holes(settings: Settings, scale: Scale | None, features: int, categories: Categories) -> Holes | None:
     if not may_miss(settings):
         return None
-    policies = policies_of(settings, features)
-    named = [str(name) for name in names_of(settings, features)]
-    given = settings.input.missing if isinstance(settings.input.missing, dict) else {}
-    for feature, count in enumerate(categories):
-        if count is not None and (settings.input.missing == "mean" or "mean" in (given.get(named[feature]), given.get(str(feature)))):
-            raise ConfigurationError(
-                f"input.missing is mean for {named[feature]}, which is a category",
-                expected="a category's number, hold or dead_letter",
-                do=f"set input.missing: {{{named[feature]}: ...}}",
-                see="settings-and-model-do-not-fit",
-            )
     neutral = [0.0] * features if scale is None else list(scale.offset) if len(scale.offset) > 1 else [scale.offset[0]] * features
-    return Holes(named, policies, neutral)
+    return Holes([str(name) for name in names_of(settings, features)], missing_policies(settings, features, categories), neutral)
 
 
 def _absent(settings: Settings) -> Absent | None:

@@ -40,6 +40,20 @@ class Columns:
     before: Any = field(default_factory=list)
     after: Any = field(default_factory=list)
 
+    def add(
+        self, source: int, message: Message, key: bytes, *, event_ms: int, record_ms: int, steps: int, before: bool, after: bool
+    ) -> None:
+        """One more record. before, after: whether its sensor is reset there. Only while the columns are lists."""
+        self.source.append(source)
+        self.partition.append(message.partition())
+        self.key.append(key)
+        self.offset.append(message.offset())
+        self.event_ms.append(event_ms)
+        self.record_ms.append(record_ms)
+        self.steps.append(steps)
+        self.before.append(before)
+        self.after.append(after)
+
 
 LISTS = ("source", "partition", "key")
 ARRAYS = {"offset": np.int64, "event_ms": np.int64, "record_ms": np.int64, "steps": np.int64, "before": np.bool_, "after": np.bool_}

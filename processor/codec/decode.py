@@ -35,15 +35,11 @@ FOREIGN = (
 UNIT = b"ms"  # the one unit that the header timestamp_unit may name
 
 
-class Taken(Protocol):
-    """The numbers of a batch."""
+class Numbers(Protocol):
+    """The numbers of a batch, as their format collects them record by record."""
 
     def array(self) -> NDArray[Any]:
         """All numbers taken, float64 or float32 [readings, F]; may hold NaN and infinities."""
-
-
-class Numbers(Taken, Protocol):
-    """The same as their format collects them record by record."""
 
     def parse(self, value: bytes, /) -> tuple[Any, int | float | str | None]:
         """What the value holds, and its timestamp if it has one. Raises RejectError."""
@@ -112,8 +108,9 @@ class Decoder:
             some = messages[first : first + RECORDS_MAX]
             parts.append(self._together.read(some, first) or self._one_by_one(some, first, rejected))
         if not parts:
-            return self._finish(Columns(), self._format.numbers(), rejected)
-        return self._finish(joined([columns for columns, _ in parts]), _Joined([x for _, x in parts]), rejected)
+            return self._finish(Columns(), self._format.numbers().array(), rejected)
+        numbers = [x for _, x in parts]
+        return self._finish(joined([columns for columns, _ in parts]), numbers[0] if len(parts) == 1 else np.concatenate(numbers), rejected)
 
     def _one_by_one(self, messages: Sequence[Message], first: int, rejected: list[tuple[int, Rejected]]) -> tuple[Columns, NDArray[Any]]:
         """As Together.read(), of any records; those that are refused are added to `rejected`."""
@@ -129,8 +126,7 @@ class Decoder:
         key = message.key()
         if key is None:
             raise RejectError("no_key", "the record has no key; expected the sensor's name")
-        if len(key) > KEY_BYTES_MAX:
-            raise RejectError("too_large", f"the key has {len(key)} bytes; expected at most {KEY_BYTES_MAX}")
+        check_key(key)
         value, (kind, record_ms) = message.value(), message.timestamp()
         (before, after, asked, unit_given), event_ms, steps = self._no_header, record_ms, 0
         if value is not None:
@@ -141,15 +137,7 @@ class Decoder:
             own_ms = record_ms if kind else None
             event_ms = event_time.event_ms(timestamp, own_ms, ahead_max_ms=self._ahead_ms, unit_given=unit_given)
             steps = numbers.take(parsed, asked)
-        columns.source.append(i)
-        columns.partition.append(message.partition())
-        columns.key.append(key)
-        columns.offset.append(message.offset())
-        columns.event_ms.append(event_ms)
-        columns.record_ms.append(record_ms)
-        columns.steps.append(steps)
-        columns.before.append(before)
-        columns.after.append(after)
+        columns.add(i, message, key, event_ms=event_ms, record_ms=record_ms, steps=steps, before=before, after=after)
 
     def _header(self, headers: list[tuple[str, bytes | None]]) -> Header:
         before, after, steps, unit_given = self._no_header
@@ -170,8 +158,8 @@ class Decoder:
                 unit_given = True
         return before, after, steps, unit_given
 
-    def _finish(self, columns: Columns, numbers: Taken, rejected: list[tuple[int, Rejected]]) -> Decoded:
-        found = numbers.array()
+    def _finish(self, columns: Columns, found: NDArray[Any], rejected: list[tuple[int, Rejected]]) -> Decoded:
+        """found: the numbers of all readings in the columns, float64 or float32 [readings, F]."""
         batch = Batch(
             partition=columns.partition,
             key=columns.key,
@@ -227,14 +215,10 @@ class Decoder:
         return Counter(null=null, start=int((batch.reset_before & reading).sum()), end=int((batch.reset_after & reading).sum()))
 
 
-class _Joined:
-    """The numbers of a batch that was read in parts."""
-
-    def __init__(self, parts: list[NDArray[Any]]) -> None:
-        self._parts = parts
-
-    def array(self) -> NDArray[Any]:
-        return self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts)
+def check_key(key: bytes) -> None:
+    """Raises RejectError for a key that is too long."""
+    if len(key) > KEY_BYTES_MAX:
+        raise RejectError("too_large", f"the key has {len(key)} bytes; expected at most {KEY_BYTES_MAX}")
 
 
 def select(batch: Batch, which: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Batch:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.codec import event_time
-from processor.codec.columns import KEY_BYTES_MAX, Columns, Message
-from processor.codec.decode import UNIT, Decoded, Decoder, Format
+from processor.codec.columns import Columns, Message
+from processor.codec.decode import UNIT, Decoded, Decoder, Format, check_key
 from processor.codec.key_source import KeySource
 from processor.codec.missing import Holes
 from processor.codec.reject import RejectError
@@ -68,7 +68,7 @@ class WholeDecoder(Decoder):
                 self._decode_whole(i, message, columns, numbers)
             except RejectError as error:
                 rejected.append((i, Rejected(message.partition(), message.offset(), error.error, error.detail)))
-        decoded = self._finish(columns, numbers, rejected)
+        decoded = self._finish(columns, numbers.array(), rejected)
         decoded.batch.missing = numbers.missing_of(decoded.source, decoded.batch.steps)
         return decoded
 
@@ -76,8 +76,7 @@ class WholeDecoder(Decoder):
         value, (kind, record_ms) = message.value(), message.timestamp()
         found = self._whole.load(value) if self._key.in_value and value is not None else None
         key = self._key.key(message, found)
-        if len(key) > KEY_BYTES_MAX:
-            raise RejectError("too_large", f"the key has {len(key)} bytes; expected at most {KEY_BYTES_MAX}")
+        check_key(key)
         before, after, _, _ = self._no_header
         event_ms, steps = record_ms, list[list[float]]()
         if value is not None:
@@ -95,15 +94,7 @@ class WholeDecoder(Decoder):
             self._check_size(steps)
             filled, missing = self._holes.filled(steps) if self._holes else ([n for step in steps for n in step], None)
             numbers.take(i, filled, missing)
-        columns.source.append(i)
-        columns.partition.append(message.partition())
-        columns.key.append(key)
-        columns.offset.append(message.offset())
-        columns.event_ms.append(event_ms)
-        columns.record_ms.append(record_ms)
-        columns.steps.append(len(steps))
-        columns.before.append(before)
-        columns.after.append(after)
+        columns.add(i, message, key, event_ms=event_ms, record_ms=record_ms, steps=len(steps), before=before, after=after)
 
     def _marks(self, headers: list[tuple[str, bytes | None]]) -> tuple[bool, bool, int, str | None]:
         """Reset before, reset after, steps, and the unit that the sender names. It may be that of the settings."""

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaException
 
-from processor.app.forms import policies_of
+from processor.app.forms import missing_policies
 from processor.codec.record_form import key_header, unit_header
 from processor.csv_io.csv_file import CsvFile, Form
 from processor.csv_io.csv_rows import Reading, Readings, Wanted, value_as, with_missing
@@ -43,7 +43,7 @@ def feed(settings: Settings, path: Path, form: Form, wanted: Wanted, pace: "Pace
         if settings.input.features is not None:
             readings.expect(len(settings.input.features), "input.features names")
         readings.expect_numbers()
-        readings.may_miss([policy != "dead_letter" for policy in policies_of(settings, len(readings.names))])
+        readings.may_miss([policy != "dead_letter" for policy in missing_policies(settings, len(readings.names))])
         topic = describe_input(settings)
         producer = feed_producer(settings, record_bytes_max=topic.bytes_max)
         with Shown("sent", file.bytes_total, bar=True, lines=True) as shown:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import orjson
 
 from processor.app.fit import codec_of, fingerprint_of, load_model, rules_of, shapes_of, slots_of
-from processor.app.forms import may_miss, policies_of
+from processor.app.forms import may_miss, missing_policies
 from processor.codec.plain_message import CREATE_TIME, NO_TIME, PlainMessage
 from processor.codec.record_form import key_header
 from processor.csv_io.csv_file import CsvFile, Form
@@ -81,7 +81,7 @@ def try_model(settings: Settings, path: Path, form: Form, wanted: Wanted, out: T
         show.tell(f"{settings.model.path}: {model.why}")
         readings.expect(model.features, f"{settings.model.path} has")
         readings.expect_numbers()
-        readings.may_miss([policy != "dead_letter" for policy in policies_of(settings, len(readings.names))])
+        readings.may_miss([policy != "dead_letter" for policy in missing_policies(settings, len(readings.names))])
         if output is not None:
             out = stack.enter_context(_created(output))  # last: what was there is lost
         trial = Trial(settings, model, readings.names, out, picture)

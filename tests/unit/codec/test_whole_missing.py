@@ -10,7 +10,7 @@ import pytest
 from judge import Judge, Record, echo_model, verdict
 
 from processor.app.fit import codec_of, record_bytes_of, shapes_of
-from processor.app.forms import policies_of
+from processor.app.forms import decoder_of, missing_policies
 from processor.errors import ConfigurationError
 from processor.metrics import Metrics
 from processor.recorder import Recorder
@@ -156,7 +156,25 @@ def test_the_largest_output_has_room_for_every_name(options: list[str]) -> None:
 )
 def test_what_does_not_fit_the_model_is_told(options: list[str], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
-        policies_of(settings(*options), 2)
+        missing_policies(settings(*options), 2)
+
+
+def test_a_category_has_no_mean() -> None:
+    scale = "--input.scale={mean: [1, 12.3], std: 2}"
+    missing_policies(settings("--input.missing={0: mean}", scale), 2, categories=(None, 4))
+    for options in (["--input.missing=mean"], ["--input.missing={1: mean}"], ["--input.missing={b.c: mean}", NAMES]):
+        with pytest.raises(ConfigurationError, match=r"mean for (1|b\.c), which is a category"):
+            missing_policies(settings(*options, scale), 2, categories=(None, 4))
+
+
+def test_a_category_that_is_missing_is_held_whatever_the_scale_of_the_measurements() -> None:
+    given = settings("--input.missing=hold", "--input.scale={mean: [1, 12.3], std: 2}")
+    decoded = decoder_of(given, 2, categories=(None, 4)).decode([Record(b'{"values":[3,null]}'), Record(b'{"values":[3,2]}')])
+    assert decoded.rejected == []
+    assert decoded.batch.x[:, 0].tolist() == [1.0, 1.0]
+    assert decoded.batch.x[1, 1] == 2.0
+    assert decoded.batch.missing is not None
+    assert decoded.batch.missing.tolist() == [[False, True], [False, False]]
 
 
 @pytest.mark.parametrize(
