@@ -16,7 +16,7 @@ from processor.kafka.clients import restore_consumer
 from processor.settings import Settings
 from processor.verify import judge
 from processor.verify.judge import Judge
-from processor.verify.oracle import InputRecord
+from processor.verify.oracle_records import InputRecord
 
 BATCH_MAX = 2000
 WAIT_S = 0.05

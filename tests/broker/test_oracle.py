@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from harness import Service, Topics, answers_due, assert_same, keras, readings, rewritten, save_model, served
 
-from processor.verify.oracle import keras_last
+from processor.verify.keras_judge import keras_last
 
 L = keras.layers
 

@@ -17,7 +17,8 @@ from processor.model.tiles import Tiles
 from processor.rules import Clock, keep_time
 from processor.settings import load_settings
 from processor.slots.parking import Parking, StateFile
-from processor.verify.oracle import InputRecord, Reference, as_published
+from processor.verify.oracle import Reference, as_published
+from processor.verify.oracle_records import InputRecord
 
 L = keras.layers
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from processor.model.load import load
-from processor.verify.oracle import keras_last
+from processor.verify.keras_judge import keras_last
 
 L = keras.layers
 F = 3

@@ -18,7 +18,9 @@ from processor.model.tiles import Tiles
 from processor.pipeline import Pipeline
 from processor.rules import Clock
 from processor.settings import load_settings
-from processor.verify.oracle import InputRecord, Reference, as_published, keras_last
+from processor.verify.keras_judge import keras_last
+from processor.verify.oracle import Reference, as_published
+from processor.verify.oracle_records import InputRecord
 
 PAGE = (ROOT / "docs" / "kinds-of-models.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| \[(.+?)\]\(#(.+?)\) \| (\w+) \|", PAGE, re.MULTILINE)

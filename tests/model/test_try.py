@@ -16,7 +16,9 @@ from processor import cli, logs
 from processor.csv_io import plot, try_model
 from processor.model.load import load
 from processor.settings import load_settings
-from processor.verify.oracle import InputRecord, Reference, keras_last
+from processor.verify.keras_judge import keras_last
+from processor.verify.oracle import Reference
+from processor.verify.oracle_records import InputRecord
 
 L = keras.layers
 START = datetime.datetime(2024, 1, 31, 13, 45, tzinfo=datetime.UTC)

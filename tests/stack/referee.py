@@ -72,7 +72,8 @@ def count() -> dict[str, int]:
 
 def exact() -> dict[str, int]:
     from processor.app.fit import load_model
-    from processor.verify.oracle import InputRecord, Reference, as_published
+    from processor.verify.oracle import Reference, as_published
+    from processor.verify.oracle_records import InputRecord
 
     values = [message.value() for message in Topic(SETTINGS.output.topic).to_end()]
     got = {(answer["partition"], answer["offset"]): answer for answer in map(as_published, values)}

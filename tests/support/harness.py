@@ -23,7 +23,8 @@ from waiting import wait_for
 from processor.app.fit import load_model
 from processor.checkpoint.directory import Directory, Name
 from processor.settings import load_settings
-from processor.verify.oracle import InputRecord, Reference, as_published
+from processor.verify.oracle import Reference, as_published
+from processor.verify.oracle_records import InputRecord
 
 L = keras.layers
 SMALL = ("--slots=8", "--dead_letter.max_ratio=1")

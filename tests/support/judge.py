@@ -11,6 +11,7 @@ from processor.pipeline import Codec
 from processor.records import ERRORS, Output
 from processor.settings import Settings
 from processor.verify import oracle
+from processor.verify.oracle_records import InputRecord
 
 RECORD_MS = 1_700_000_000_000
 GOOD = b'{"values":[1,2]}'
@@ -47,7 +48,7 @@ class Record:
         return self.kind, self.record_ms
 
 
-def message_of(record: oracle.InputRecord) -> PlainMessage:
+def message_of(record: InputRecord) -> PlainMessage:
     """The reference oracle's record, for a codec."""
     return PlainMessage(record.key, record.value, number=record.partition, at=record.offset, time_ms=record.record_ms, told=record.headers)
 
@@ -91,7 +92,7 @@ class Judge:
         self._reference = oracle.Reference(echo_model(features), settings, "3f2a9c01", run=echo)
 
     def verdict(self, value: bytes, headers: Any = ()) -> Any:
-        answer = self._reference.feed(oracle.InputRecord(3, 7, b"pump-7", value, RECORD_MS, headers))
+        answer = self._reference.feed(InputRecord(3, 7, b"pump-7", value, RECORD_MS, headers))
         if isinstance(answer, str):
             return answer
         steps = answer["prediction"] if isinstance(answer["prediction"][0], list) else [answer["prediction"]]
@@ -100,7 +101,7 @@ class Judge:
     def answer(self, record: Record) -> Any:
         """Of a record that begins a sequence: (error,), or its steps, time and the bytes of its float32 numbers."""
         self._reference._sensors.clear()
-        answer = self._reference.feed(oracle.InputRecord(record.p, record.o, record.k, record.v, record.record_ms, tuple(record.h or ())))
+        answer = self._reference.feed(InputRecord(record.p, record.o, record.k, record.v, record.record_ms, tuple(record.h or ())))
         if answer is None:
             return 0, record.record_ms, b""
         if isinstance(answer, str):

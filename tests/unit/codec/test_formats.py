@@ -17,7 +17,8 @@ from processor.app.fit import codec_of, shapes_of
 from processor.errors import ConfigurationError
 from processor.records import Applied, Output
 from processor.settings import Settings, load_settings
-from processor.verify.oracle import InputRecord, Reference, as_published
+from processor.verify.oracle import Reference, as_published
+from processor.verify.oracle_records import InputRecord
 
 F = 3
 NAMES = "[temperature, motor.current, motor.vibration]"

@@ -12,7 +12,8 @@ from processor.codec.key_source import sensor_of
 from processor.errors import ConfigurationError
 from processor.settings import load_settings
 from processor.verify import judge
-from processor.verify.oracle import InputRecord, Reference
+from processor.verify.oracle import Reference
+from processor.verify.oracle_records import InputRecord
 
 VALUE, HEADER = "--input.key=value:meta.id", "--input.key=header:sensor"
 

@@ -8,7 +8,7 @@ from judge import Judge as Echo
 
 from processor.csv_io.csv_rows import Reading, value_of
 from processor.settings import load_settings
-from processor.verify.oracle import InputRecord
+from processor.verify.oracle_records import InputRecord
 from processor.verify.readings import Readings
 from processor.verify.variety import drawn
 

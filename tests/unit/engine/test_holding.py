@@ -17,6 +17,7 @@ from processor.rules import Clock
 from processor.settings import Settings, load_settings
 from processor.slots.rows import Rows
 from processor.verify import oracle
+from processor.verify.oracle_records import InputRecord
 
 F = 3
 T0_MS = 1_700_000_000_000
@@ -171,7 +172,7 @@ def expected(settings: Settings, log: list[Message]) -> dict[int, Any]:
 
     reference = oracle.Reference(model(), settings, "3f2a9c01", run=run)
     given = ((m.offset(), m.key(), m.value(), m.timestamp()[1], tuple(m.headers() or ())) for m in log)
-    said = reference.expect(oracle.InputRecord(0, *each) for each in given)
+    said = reference.expect(InputRecord(0, *each) for each in given)
     return {offset: answer for (_, offset), answer in said.items()}
 
 

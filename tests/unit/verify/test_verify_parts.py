@@ -26,7 +26,7 @@ from processor.verify import judge
 from processor.verify.faults import FAULTS
 from processor.verify.instances import Instances, Running, differing, leaving
 from processor.verify.judge import DifferentError, Judge
-from processor.verify.oracle import InputRecord
+from processor.verify.oracle_records import InputRecord
 from processor.verify.output_watch import Stalls
 from processor.verify.proxy import Proxy, Route
 from processor.verify.readings import Readings, Sent
