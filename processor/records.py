@@ -195,5 +195,6 @@ class Outs:
     record_ms: list[int]
 
     def __iter__(self) -> Iterator[Out]:
-        rows = zip(self.partition or repeat(None), self.key, self.value, self.record_ms, strict=False)
+        partitions = repeat(None, len(self.key)) if self.partition is None else self.partition
+        rows = zip(partitions, self.key, self.value, self.record_ms, strict=True)
         return (Out(self.topic, *row) for row in rows if row[2] is not None)

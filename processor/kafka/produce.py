@@ -46,7 +46,8 @@ def produce_all(producer: Producer, outs: Iterable[Out] | Outs, beat: Callable[[
 def _produce_columns(producer: Producer, outs: Outs, beat: Callable[[], None], delivered: Delivered | None) -> None:
     # A plain loop of calls by position: with an object a record and named arguments it takes four times as long.
     topic, produce = outs.topic, producer.produce
-    for value, key, partition, ms in zip(outs.value, outs.key, outs.partition or repeat(-1), outs.record_ms, strict=False):
+    partitions = repeat(-1, len(outs.key)) if outs.partition is None else outs.partition
+    for value, key, partition, ms in zip(outs.value, outs.key, partitions, outs.record_ms, strict=True):
         if value is None:
             continue
         try:

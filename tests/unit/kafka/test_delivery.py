@@ -235,3 +235,13 @@ def test_the_client_itself_tells_of_a_record_that_no_broker_takes(outs: list[Out
     produce_all(producer, outs, lambda: None, lambda error, _message: heard.append(error))
     wait_for(lambda: producer.flush(0.1) == 0 and heard, 60)
     assert [error.code() for error in heard if error is not None] == [KafkaError._MSG_TIMED_OUT]
+
+
+def test_columns_that_do_not_fit_lose_no_output_in_silence() -> None:
+    short = Outs("out", None, [b"pump", b"fan"], [b"1"], [5, 6])
+    producer = confluent_kafka.Producer({"bootstrap.servers": "127.0.0.1:1", "log_level": 0})
+    with pytest.raises(ValueError, match=r"zip\(\) argument"):
+        produce_all(producer, short, lambda: None)
+    with pytest.raises(ValueError, match=r"zip\(\) argument"):
+        list(short)
+    producer.purge()
