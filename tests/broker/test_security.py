@@ -627,7 +627,7 @@ class Feed:
 
 
 LONGER = [
-    pytest.param(what, delivery, marks=pytest.mark.long)
+    pytest.param(what, delivery, marks=pytest.mark.soak)
     for what, delivery in (
         ("input", "exactly_once"),
         ("checkpoints", "exactly_once"),
@@ -638,6 +638,7 @@ LONGER = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.failure("a permission is taken away")
 @pytest.mark.parametrize(("what", "delivery"), [("output", "exactly_once"), ("group", "exactly_once"), *LONGER])
 def test_a_permission_that_is_taken_away_is_named_and_waited_for_and_nothing_is_lost(
@@ -679,6 +680,7 @@ def test_a_stop_while_a_permission_is_missing_ends_with_0(secure, unique, model,
         feed.send_until(lambda: service.probes.trouble)
 
 
+@pytest.mark.long
 @pytest.mark.failure("a password is changed at the broker")
 def test_a_password_that_is_changed_at_the_broker_is_waited_for_and_a_new_one_is_read_from_its_file(
     secure, unique, model, tmp_path, monkeypatch
@@ -743,6 +745,7 @@ def kept(path: str) -> list[str]:
     return [line for line in Path(path).read_text().splitlines() if not line.startswith("-----")]
 
 
+@pytest.mark.long
 def test_no_line_of_a_run_that_is_refused_holds_a_secret(secure, tmp_path):
     """Whatever is set, at every level and in every form, and on the command line neither."""
     own = secure.certificate("quiet")
@@ -770,6 +773,7 @@ def test_no_line_of_a_run_that_is_refused_holds_a_secret(secure, tmp_path):
         assert not [canary for canary in canaries for seen in (text, title) if canary in seen]
 
 
+@pytest.mark.long
 def test_nothing_that_a_running_service_shows_holds_a_secret(secure, unique, model, tmp_path):
     """The password comes from the environment; librdkafka says all that it can."""
     topics = Topics(secure.kafka.bootstrap, unique("shown"), partitions=1)

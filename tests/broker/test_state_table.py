@@ -41,6 +41,8 @@ from processor.kafka.topics import describe
 from processor.partitions import Beginning
 from processor.verify.oracle import Reference
 
+pytestmark = pytest.mark.long
+
 PARTITIONS = 7
 
 

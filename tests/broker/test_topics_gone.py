@@ -13,6 +13,8 @@ from waiting import wait_for
 from processor.app.fit import load_model
 from processor.verify.oracle import Reference
 
+pytestmark = pytest.mark.long
+
 LOOKS_OFTEN = str(SUPPORT / "looks_often.py")
 GONE = "a topic is gone from the broker: the service waits, and ends if it does not come back"
 AGAIN = "a topic was deleted and created again: going on with the new one"
