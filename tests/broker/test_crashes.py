@@ -96,7 +96,7 @@ def test_what_was_given_up_before_a_kill_finds_an_owner_though_the_group_sees_no
             del b.program
             b.start()
             a.wait_answered(stream.feed())
-            told = "partitions have no owner, and the group does not see it; leaving it and joining again"
+            told = "partitions have no owner and the group does not notice, rejoining the group"
             assert a.events(told) or b.events(told)
             assert (a.stop(), b.stop()) == (0, 0)
     assert_exact(a, topics)

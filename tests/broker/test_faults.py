@@ -104,7 +104,7 @@ def test_a_service_outlives_its_broker_and_ends_at_once_when_told_twice(tmp_path
 
             broker.kill()
             service.process.send_signal(signal.SIGTERM)
-            wait_for(lambda: service.events("stopping: last commit, last checkpoint"), "stopping")
+            wait_for(lambda: service.events("stopping: last commit and last checkpoint"), "stopping")
             service.process.send_signal(signal.SIGTERM)
             assert service.wait_end() == 128 + signal.SIGTERM
         broker.start()
@@ -130,7 +130,7 @@ def test_a_session_that_ends_in_an_outage_costs_nothing_but_time(tmp_path, model
                 wait_for(lambda until_s=until_s: time.monotonic() > until_s, "the outage")
                 broker.start()
                 service.wait_answered(stream.feed(100))
-            assert service.events("partitions lost: the group went on without this instance")
+            assert service.events("partitions lost: the group continued without this instance")
             assert service.stop() == 0
         assert_exact(service, topics)
 
@@ -231,7 +231,7 @@ def test_a_process_that_slept_past_its_session_with_nothing_in_hand_does_not_tak
                 assert first.wait_end() == 3, first.said()
                 assert "Expected: one process a name" in first.said()
                 second.wait_answered(stream.feed())
-                assert not second.events("partitions lost: the group went on without this instance")
+                assert not second.events("partitions lost: the group continued without this instance")
                 assert second.stop() == 0
         finally:
             if first.process.poll() is None:
@@ -295,7 +295,7 @@ def test_a_process_that_is_stopped_when_it_wakes_past_its_session_gives_up_its_l
         service.process.send_signal(signal.SIGTERM)
         service.process.send_signal(signal.SIGCONT)
         assert service.wait_end() == 0, service.said()
-        assert len(service.events("transaction aborted, going back to the last commit")) < 5
+        assert len(service.events("transaction aborted, returning to the last commit")) < 5
     with service:
         service.wait_answered(stream.feed())
         assert service.stop() == 0
@@ -477,13 +477,13 @@ def test_a_sensor_that_has_expired_leaves_the_checkpoints_and_begins_anew_when_i
         service.wait_answered(92)
         assert held() == sorted(sensors), "one clock alone forgets nobody"
         assert service.metric("resets_total", '{reason="expired"}') == 1, "the sensor itself has expired by its own record"
-        ahead = "a sensor's clock is further ahead than sensors are remembered: nobody is forgotten until a second sensor confirms it"
+        ahead = "a sensor's clock is ahead by more than state.expire_after: no sensor expires until a second sensor confirms the time"
         assert [line["sensor"] for line in service.events(ahead)] == ["sensor-0"]
         topics.produce(batches[2])
         wait_for(lambda: held() == sensors[:2], "those that expired gone from the checkpoint")
         assert service.metric("sensors_expired_total") == 28
         assert service.metric("resets_total", '{reason="expired"}') == 2
-        jumped = "partition time jumped further than sensors are remembered: those not heard since are forgotten"
+        jumped = "partition time jumped by more than state.expire_after: sensors without a newer reading expire"
         found = [(line["sensor"], line["confirmed"], line["forgotten"]) for line in service.events(jumped)]
         assert found == [("sensor-1", "sensor-0", 29)], "sensor-1 begins anew too"
         before = service.metric("batch_readings_count")
@@ -508,7 +508,7 @@ def test_an_unwritable_checkpoint_folder_stops_no_commit_and_is_told_until_it_is
     topics = Topics(kafka.bootstrap, unique("disk"), partitions=1)
     stream = Stream(topics, 600)
     service = Service(topics, model, tmp_path, *SMALL)
-    told = "a checkpoint could not be written; the one before it stays, and a restart replays from there"
+    told = "could not write a checkpoint: the previous one stays, and a restart replays from it"
     with service:
         service.wait_answered(stream.feed(200))
         wait_for(lambda: newest(service) == group_of(service).positions(), "a checkpoint")
@@ -520,7 +520,7 @@ def test_an_unwritable_checkpoint_folder_stops_no_commit_and_is_told_until_it_is
         assert error["level"] == "error"
         assert str(folder) in error["error"]
         assert "checkpoint.path" in error["expected"]
-        assert "make room or mend the disk" in error["to_do"]
+        assert "make room or repair the disk" in error["to_do"]
         assert service.get("/healthz")[0] == 200
         folder.unlink()
         wait_for(lambda: newest(service) == group_of(service).positions(), "the next checkpoint")

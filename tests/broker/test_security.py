@@ -432,10 +432,10 @@ def test_a_login_that_is_refused_while_the_client_runs_is_told_once_until_the_fi
         assert f"refuses the login of {USER}" in wait_for(heard.reason, "the refusal", 180).found
         for _ in range(40):  # and not again at each attempt
             heard.reason()
-        assert [line["log_level"] for line in heard.told("no access to the broker, retrying")] == ["error"]
+        assert [line["log_level"] for line in heard.told("the broker rejected this client, retrying")] == ["error"]
         password.write_text(f"{PASSWORD}\n")
-        wait_for(lambda: heard.reason() is None and heard.told("the broker gives access again"), "access", 180)
-        assert heard.told("renewed credentials were read from their files")
+        wait_for(lambda: heard.reason() is None and heard.told("the broker accepts this client again"), "access", 180)
+        assert heard.told("read renewed credentials from their files")
         assert not [line for line in heard._lines if PASSWORD in str(line)]
 
 
@@ -447,7 +447,7 @@ def test_an_expired_certificate_of_the_broker_is_told_until_it_was_renewed(secur
         with Heard(load_settings(write(tmp_path, kafka), [], {}), monkeypatch) as heard:
             assert "expired on 20" in wait_for(heard.reason, "the refusal", 180).found
             send_to(secure.security.port("TLS"))
-            wait_for(lambda: heard.reason() is None and heard.told("the broker gives access again"), "access", 180)
+            wait_for(lambda: heard.reason() is None and heard.told("the broker accepts this client again"), "access", 180)
 
 
 @pytest.mark.failure("a name does not resolve, an advertised address does not, or a certificate has expired")
@@ -663,7 +663,7 @@ def test_a_permission_that_is_taken_away_is_named_and_waited_for_and_nothing_is_
         secure.permit(USER, need)
         feed.wait_answered()
         wait_for(lambda: service.probes.ready()[0], service.probes.ready, timeout_s=90)
-        assert len([found for found in says(lines, "a permission is missing, waiting for it") if named in found]) == 1
+        assert len([found for found in says(lines, "waiting for a missing permission") if named in found]) == 1
     if delivery == "exactly_once":
         assert_exact(settings, topics)
 
