@@ -29,6 +29,7 @@ AGAIN_S = 2.0
 SOON_S = 5.0  # between two checks that the client has requested: while a broker is away, the client requests them constantly
 GRACE_S = 60.0
 STUCK_S = 45.0  # longer than a client needs to find a broker that answers, and than a coordinator needs to load
+STUCK_MAX_S = 600.0
 WAIT_S = 0.02
 
 
@@ -144,6 +145,7 @@ class TopicWatch:
         self._wake, self._closed = threading.Event(), threading.Event()
         self._urgent = threading.Event()  # the loop is waiting for an answer
         self._looked_s = now_s()
+        self._stuck_s = STUCK_S
         self._answered_since_s: float | None = None  # every look since then was answered
         self._looking = threading.Lock()
         self._failure: BaseException | None = None
@@ -163,9 +165,15 @@ class TopicWatch:
             self._wake.set()
 
     def stuck(self, waited_s: float) -> bool:
-        """Whether a client that has waited for so long should have found a broker: each look has been answered meanwhile."""
+        """Whether a client that has waited for so long should have found a broker: each look has been answered meanwhile.
+
+        Each time it says so, a client has longer: where even new ones are too slow, the machine or the broker is.
+        """
         since_s = self._answered_since_s
-        return waited_s > STUCK_S and since_s is not None and self._now_s() - since_s > STUCK_S
+        found = since_s is not None and min(waited_s, self._now_s() - since_s) > self._stuck_s
+        if found:
+            self._stuck_s = min(2 * self._stuck_s, STUCK_MAX_S)
+        return found
 
     def ask(self) -> None:
         """Makes the loop wait until a broker has confirmed which topics exist.

@@ -142,8 +142,11 @@ def test_a_client_that_waits_is_stuck_once_the_broker_has_answered_others_for_as
     watched.look(STUCK_S - 1)
     assert not watched.watch.stuck(10**6), "a client needs time to find a broker that is back"
     watched.now_s += 2
-    assert watched.watch.stuck(STUCK_S + 1)
     assert not watched.watch.stuck(STUCK_S)
+    assert watched.watch.stuck(STUCK_S + 1)
+    assert not watched.watch.stuck(10**6), "a new client has longer"
+    watched.now_s += STUCK_S
+    assert watched.watch.stuck(2 * STUCK_S + 1)
     watched.broker.away = True
     watched.look()
     assert not watched.watch.stuck(10**6), "the broker answers nobody"
