@@ -44,13 +44,15 @@ def load_model(settings: Settings) -> "ServableModel":
     from processor.model.quiet import import_tensorflow
 
     import_tensorflow()
+    from processor.model.file.own_code import CodeFile
     from processor.model.heartbeat import Heartbeat
     from processor.model.load import load
 
-    wanted = settings.model
+    wanted, code = settings.model, settings.model.code
+    own = None if code is None else CodeFile(code.module, code.path, code.sha256)
     with Heartbeat(lambda doing, seconds: _log.info("still working", doing=doing, seconds=round(seconds))) as heartbeat:
         heartbeat.doing = f"loading {wanted.path}"
-        return load(wanted.path.absolute(), mode=wanted.mode, window=wanted.window, output=wanted.output)
+        return load(wanted.path.absolute(), mode=wanted.mode, window=wanted.window, output=wanted.output, code=own)
 
 
 def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from processor.logs import SECRETS
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
+from processor.settings.model_code import ModelCode, model_code
 from processor.settings.output_values import EACH, FieldNames, Forecast, field_names, forecast_of, reconstruction_setting, residual_setting
 from processor.settings.record_values import Missing, Quality, clashes, key_source, no_values, path_name, qualities, stand_in
 from processor.settings.values import (
@@ -161,6 +162,11 @@ class Model(Section):
     )
     output: Annotated[Literal["last", "all"], choice("last", "all")] = Field(
         default="last", description="which steps of a windowed model's output form the prediction"
+    )
+    code: Annotated[ModelCode | None, or_null(model_code())] = Field(
+        default=None,
+        description="the Python file that defines the model's own layers, with its digest; it runs with the rights of the service, so "
+        "name only a file that you trust; null: a model with layers other than those of Keras is refused",
     )
     warmup_steps: Annotated[int, integer(0, 1_000_000_000)] = Field(
         default=0, description="the number of first steps of a sensor whose predictions are flagged warming_up"
@@ -437,6 +443,7 @@ class Settings(BaseSettings):
             **self._plain_deciding(),
             **_changed(self.input, "input", _OF_RECORDS),
             **_changed(self.output, "output", _OF_OUTPUTS),
+            **({} if self.model.code is None else {"model.code": self.model.code.sha256}),
         }
 
     def _plain_deciding(self) -> dict[str, Any]:
