@@ -1,9 +1,10 @@
-"""What the values of settings may be that describe outputs: which scores they have.
+"""What the values of settings may be that describe outputs: which scores they have, and the names of their fields.
 
 As values.py, which has those of every other kind: no key, no source, no default.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from processor.settings.values import Allowed, FaultError, listed, truth
@@ -58,6 +59,46 @@ def _listed_or_flag(value: Any) -> bool | tuple[str | int, ...]:
     if not found or len({str(item) for item in found}) < len(found) or not all(isinstance(item, str | int) for item in found):
         raise ValueError
     return tuple(int(item) if isinstance(item, str) and item.isdecimal() else item for item in found)
+
+
+FieldNames = tuple[str, ...] | dict[str, tuple[str, ...]]
+_FIELD = re.compile(r"[A-Za-z0-9_]{1,100}")
+
+
+def field_names() -> Allowed:
+    """Names of a prediction's numbers, in one list or by output."""
+
+    def parse(value: Any) -> FieldNames:
+        found = listed(value)
+        if isinstance(found, Mapping):
+            if not found or not all(isinstance(name, str) for name in found):
+                raise ValueError
+            by_output = {name: names(of) for name, of in found.items()}
+            _refuse_twice([name for of in by_output.values() for name in of])
+            return by_output
+        given = names(found)
+        _refuse_twice(given)
+        return given
+
+    def names(value: Any) -> tuple[str, ...]:
+        found = [value] if isinstance(value, str) else value
+        if not isinstance(found, list) or not found or not all(isinstance(name, str) and _FIELD.fullmatch(name) for name in found):
+            raise ValueError
+        return tuple(found)
+
+    return Allowed(
+        "a list of different names of letters, digits and underscores, one for each number of a prediction; for a model with several "
+        "outputs also {OUTPUT: [names], ...}",
+        parse,
+    )
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    """Databases fold the case of names."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(name.lower(), name)) != name or names.count(name) > 1:
+            raise FaultError(f"{other} and {name} are one name" if other != name else f"{name} is there twice")
 
 
 def reconstruction_setting() -> Allowed:

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from processor.logs import SECRETS
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
 from processor.settings.model_code import ModelCode, model_code
-from processor.settings.output_values import EACH, Forecast, forecast_of, reconstruction_setting, residual_setting
+from processor.settings.output_values import EACH, FieldNames, Forecast, field_names, forecast_of, reconstruction_setting, residual_setting
 from processor.settings.record_values import Missing, Quality, clashes, key_source, no_values, path_name, qualities, stand_in
 from processor.settings.values import (
     Features,
@@ -111,6 +111,12 @@ class Output(Section):
         default=False,
         description="for autoencoders: add to each prediction the mean absolute difference between the prediction and the readings that it "
         "reconstructs, in the model's scale: with model.output: all those of the whole window, otherwise this reading",
+    )
+
+    fields: Annotated[FieldNames | None, or_null(field_names())] = Field(
+        default=None,
+        description="names of a prediction's numbers: outputs have flat fields predicted_NAME in place of prediction, and residual_NAME in "
+        "place of residuals, as databases take them; null: a list, or for a model with several outputs an object of lists",
     )
 
     @property
@@ -469,7 +475,7 @@ def _scales(given: Scale | dict[str, Scale] | None) -> Any:
 # Keys of input that decide.
 _OF_RECORDS = ("key", "timestamp", "timestamp_unit", "missing", "missing_values", "hold_max", "quality")
 # The same of output.
-_OF_OUTPUTS = ("reconstruction",)
+_OF_OUTPUTS = ("reconstruction", "fields")
 
 
 def _changed(section: Section, prefix: str, keys: Sequence[str]) -> dict[str, Any]:

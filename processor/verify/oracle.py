@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from processor.model.rungs import REFERENCE, Run
 from processor.settings import Scale, Settings
 from processor.verify.oracle_records import KEY_BYTES_MAX, BadError, InputRecord, RecordReader, column
-from processor.verify.oracle_scores import SCORES, Scores
+from processor.verify.oracle_scores import FLAT, SCORES, Fields, Scores
 
 if TYPE_CHECKING:  # loading a model imports TensorFlow, and the rules can be tried without it
     from processor.model.load import ServableModel
 
+NUMBERS = ("prediction", *SCORES)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -68,7 +69,7 @@ class Reference:
         self._first_ms: dict[int, int] = {}
         self._ahead: dict[int, _Ahead] = {}
         self._gap_partitions = gap_partitions
-        self._scores = Scores(model, settings)
+        self._scores, self._fields = Scores(model, settings), Fields(model, settings)
         self._records = RecordReader(settings, model.features, model.inputs.categories)
         self._forgotten: set[tuple[int, bytes]] = set()  # by a null value or `end`: these lack nothing
         self._x = np.zeros((REFERENCE.steps_max, REFERENCE.rows, model.features), np.float32)
@@ -133,6 +134,7 @@ class Reference:
         prediction: Any = None if filling else self._prediction(ys)
         warming = filling or incomplete or steps < self._settings.model.warmup_steps
         out = self._output(record, key, event_ms, prediction, steps, scores, warming=warming)
+        self._fields.flatten(out, ys[-1])
         if holes.any():
             names = self._settings.input.features or range(self._model.features)
             out["held"] = [name for i, name in enumerate(names) if holes[:, i].any()]
@@ -266,8 +268,7 @@ class Reference:
 def as_published(value: bytes) -> dict[str, Any]:
     """An output as expect() writes one: every number of the prediction and of the scores the float32 that it stands for."""
     found: dict[str, Any] = json.loads(value)
-    found["prediction"] = _float32(found["prediction"])
-    return {**found, **{name: _float32(found[name]) for name in SCORES if name in found}}
+    return {name: _float32(of) if name in NUMBERS or name.startswith(FLAT) else of for name, of in dict(found).items()}
 
 
 def _reference_rung(model: "ServableModel") -> Run:

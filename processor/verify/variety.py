@@ -33,7 +33,8 @@ def _given(section: str, words: Sequence[str], environ: Mapping[str, str]) -> bo
 
 def _scores(rng: np.random.Generator) -> list[str]:
     residual = ("true", "each", "{each: [3, 0, 1, 2]}", "false")[int(rng.integers(4))]
-    return [f"--output.residual={residual}", *(["--output.reconstruction=true"] if rng.random() < HALF else [])]
+    fields = ["--output.fields=[a, B_2, c, d4]"] if rng.random() < HALF else []
+    return [f"--output.residual={residual}", *fields, *(["--output.reconstruction=true"] if rng.random() < HALF else [])]
 
 
 def _input(rng: np.random.Generator) -> list[str]:
