@@ -134,7 +134,7 @@ def test_commits_that_are_refused_for_long_are_those_of_a_stuck_client_and_one_t
         member.accepted()
     member.refused("UNKNOWN_MEMBER_ID")
     now_s[0] += 61
-    with pytest.raises(ClientStuckError, match="no commit was accepted for 61 s .UNKNOWN_MEMBER_ID."):
+    with pytest.raises(ClientStuckError, match=r"no commit was accepted for 61 s .UNKNOWN_MEMBER_ID."):
         member.refused("UNKNOWN_MEMBER_ID")
     member.refused("UNKNOWN_MEMBER_ID")  # by a new client
 
