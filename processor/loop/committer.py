@@ -13,7 +13,7 @@ import structlog
 from processor.checkpoint.writer import CheckpointWriter
 from processor.errors import RepeatedAbort, SlotstreamError
 from processor.kafka.consumer import MemberFencedError
-from processor.kafka.delivery import AbortedError, Delivery, ProducerFencedError
+from processor.kafka.delivery import AbortedError, ClientStuckError, Delivery, ProducerFencedError
 from processor.loop.membership import Membership
 from processor.partitions import Partitions
 from processor.recorder import Recorder
@@ -115,7 +115,7 @@ class Committer:
 
     def suspend(self) -> None:
         """Rolls back uncommitted work even if the broker refuses the abort: the next producer then aborts the transaction."""
-        with contextlib.suppress(AbortedError, ProducerFencedError, SlotstreamError):
+        with contextlib.suppress(AbortedError, ClientStuckError, ProducerFencedError, SlotstreamError):
             self.abort_if_young()
         self._put_back()
 
