@@ -6,7 +6,7 @@ times, the result depends only on the messages. Must not touch topics, transacti
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -28,10 +28,14 @@ Timed = Callable[[str], AbstractContextManager[object]]
 
 
 class Codec(NamedTuple):
-    """decode: every message becomes part of the batch or is rejected. encode: one output for each record, None if there is none."""
+    """decode: every message becomes part of the batch or is rejected. encode: one output for each record, None if there is none.
+
+    alarms: what became of alarms, each with the index of its record; None: there are none.
+    """
 
     decode: Callable[[Sequence[Message]], Decoded]
     encode: Callable[[Batch, Applied], list[bytes | None]]
+    alarms: Callable[[Batch, Applied], list[tuple[int, bytes]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Processed:
     values    one output for each record of the batch, None if there is none
     rejected  (message index, reason) of each record that must become a dead letter, in message order
     clocks    the clock of each partition after the batch
+    alarms    (batch index, what became of an alarm), in batch order
     """
 
     decoded: Decoded
@@ -48,6 +53,7 @@ class Processed:
     values: list[bytes | None]
     rejected: list[tuple[int, Rejected]]
     clocks: dict[int, Clock]
+    alarms: list[tuple[int, bytes]] = field(default_factory=list)
 
     @property
     def batch(self) -> Batch:
@@ -80,7 +86,8 @@ class Pipeline:
             applied = self._engine.apply(batch)
         with self._timed("encode"):
             values = self._codec.encode(batch, applied)
-        return Processed(decoded, applied, values, _with_left_out(decoded, applied), after)
+            alarms = [] if self._codec.alarms is None else self._codec.alarms(batch, applied)
+        return Processed(decoded, applied, values, _with_left_out(decoded, applied), after, alarms)
 
     def replay(self, messages: Sequence[Message], clocks: Mapping[int, Clock]) -> tuple[int, dict[int, Clock]]:
         """Like process(), for messages that were committed before: no outputs. Returns the number of readings, and the new clocks."""

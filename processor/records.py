@@ -30,6 +30,10 @@ ERRORS = (
 RULES = ("after_gap", "after_steps", "expired")
 NO_GAP = -1
 
+# What becomes of an alarm, and why one is cleared that did not end by itself.
+RAISED, CLEARED, REPEATED = "raised", "cleared", "repeated"
+RESET = "reset"
+
 
 class Claim(NamedTuple):
     """A sensor's timestamp that partition time has not followed, because it is further ahead than the expiry.
@@ -70,6 +74,26 @@ class Jump(NamedTuple):
     to_ms: int
     claimed: bool
     other: bytes | None = None
+
+
+class AlarmEvent(NamedTuple):
+    """What became of a sensor's alarm with a record.
+
+    record     its index in the batch
+    state      raised, cleared or repeated
+    raised_at  the offset of the record that raised it, and since_ms that record's event time
+    score      what was judged, and the threshold that it was compared with; None if the sensor was reset
+    features   those that contributed most to the score, by index, and how much each
+    """
+
+    record: int
+    state: str
+    raised_at: int
+    since_ms: int
+    score: float | None = None
+    threshold: float | None = None
+    reason: str | None = None
+    features: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +164,9 @@ class Applied:
     late      bool [n]: the record is older than the sensor's latest one, and was rejected
     reset_by  int8 [n]: 0, or 1 + the index in RULES of the rule that reset the sensor before this record
     missing   bool [n]: a value is missing, the sensor has none to hold, and the record was rejected; None: in no record
+    score     float32 [n]: what was judged for alarms, NaN if nothing was; None without alarms
+    alarm     bool [n]: the sensor has an alarm as of the record; None without alarms
+    events    what became of alarms, by record
     """
 
     y: NDArray[np.float32]
@@ -152,11 +179,19 @@ class Applied:
     late: NDArray[np.bool_]
     reset_by: NDArray[np.int8]
     missing: NDArray[np.bool_] | None = None
+    score: NDArray[np.float32] | None = None
+    alarm: NDArray[np.bool_] | None = None
+    events: dict[int, list[AlarmEvent]] = field(default_factory=dict)
 
     def published(self, batch: Batch) -> NDArray[np.bool_]:
         """bool [n]: the records that have an output."""
         published: NDArray[np.bool_] = self.finite & ~self.late & (batch.steps > 0)
         return published if self.missing is None else published & ~self.missing
+
+    def alarm_events(self) -> list[AlarmEvent]:
+        """In the order of the records; those of rejected records never happened."""
+        rejected = ~self.finite | self.late if self.missing is None else ~self.finite | self.late | self.missing
+        return [event for record in sorted(self.events) if not rejected[record] for event in self.events[record]]
 
 
 @dataclass(frozen=True, slots=True)

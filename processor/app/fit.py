@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from processor.app.alarm_rules import decider_of
 from processor.app.forms import decoder_of, held_features, may_miss, names_of
 from processor.app.named_columns import check_features, residual_of, scales_of
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.policy import Policies
 from processor.checkpoint.topic import row_bytes_max
+from processor.codec.alarm_records import AlarmEncoder
 from processor.codec.columns import KEY_BYTES_MAX
 from processor.codec.encode import Encoder, output_bytes_max
 from processor.codec.whole_encode import WholeEncoder, held_bytes_max
@@ -67,6 +69,7 @@ def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
         warmup_steps=settings.model.warmup_steps,
         hold=held_features(settings, model.features),
         hold_max_ms=None if hold_max_s is None else round(hold_max_s * 1000),
+        alarms=decider_of(settings, model),
     )
 
 
@@ -96,7 +99,7 @@ def record_bytes_of(settings: Settings, model: "ServableModel", shapes: Shapes) 
     largest = output_bytes_max(model.named_outputs, settings.input.record_steps_max)
     if may_miss(settings):
         largest += held_bytes_max(names_of(settings, shapes.features))
-    return findings.RecordBytes(largest, row_bytes_max(shapes.row_width, KEY_BYTES_MAX))
+    return findings.RecordBytes(largest, row_bytes_max(shapes.row_width, KEY_BYTES_MAX), _alarms(settings, shapes.features, "").bytes_max)
 
 
 def slots_of(settings: Settings, shapes: Shapes) -> int:
@@ -152,9 +155,12 @@ def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Co
         trained_window=model.trained_window,
     )
     decode = decoder_of(settings, model.features, model.inputs.categories).decode
-    if not may_miss(settings):
-        return Codec(decode, encoder.encode)
-    return Codec(decode, WholeEncoder(encoder.encode, names_of(settings, model.features)).encode)
+    encode = WholeEncoder(encoder.encode, names_of(settings, model.features)).encode if may_miss(settings) else encoder.encode
+    return Codec(decode, encode, _alarms(settings, model.features, fingerprint[:8]).encode if settings.alarm.on else None)
+
+
+def _alarms(settings: Settings, features: int, model_id: str) -> AlarmEncoder:
+    return AlarmEncoder(settings.input.topic, model_id, names_of(settings, features))
 
 
 def rules_of(settings: Settings) -> Rules:

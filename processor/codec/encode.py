@@ -70,6 +70,9 @@ class Encoder:
         tails = [self._model] * len(applied.last)
         if self._residual:
             tails = [b'%b,"residual":%b' % pair for pair in zip(tails, _numbers(applied.residual), strict=True)]
+        if applied.score is not None and applied.alarm is not None:
+            alarms = zip(tails, _numbers(applied.score), _numbers(applied.alarm), strict=True)
+            tails = [b'%b,"score":%b,"alarm":%b' % row for row in alarms]
         marks = [(applied.warming, b',"warming_up":true')]
         if self._trained_window is not None:
             marks.append((applied.steps > self._trained_window, b',"past_window":true'))

@@ -148,7 +148,7 @@ class Trial:
         self._forecasts = self._forecasts or (tuple(range(len(names))) if one_a_feature else ())
         self._outputs = [names[i] for i in self._forecasts] or _columns(outputs)
         self._residual = bool(settings.output.residual)
-        self._may_miss = may_miss(settings)
+        self._may_miss, self._alarms = may_miss(settings), ["score", "alarm"] if settings.alarm.on else []
         self._plot = plot
         if plot is not None:
             plot.begin([names[i] for i in self._forecasts], model.outputs, f"{settings.model.path.name}, {model.mode}")
@@ -160,7 +160,7 @@ class Trial:
         residual = ["residual"] if self._residual else []
         predictions = [f"prediction_{name}" for name in self._outputs]
         held = ["held"] if self._may_miss else []
-        return ["line", "sensor", "timestamp", *predictions, *residual, *held, "warming_up", "error", "error_detail"]
+        return ["line", "sensor", "timestamp", *predictions, *residual, *self._alarms, *held, "warming_up", "error", "error_detail"]
 
     def apply(self, readings: Sequence[Reading]) -> None:
         """Advances the model by these readings, and writes a row for each."""
@@ -200,10 +200,15 @@ class Trial:
     def _write(self, reading: Reading, answer: _Answer) -> None:
         numbers = _flat(answer.output.get("prediction")) or [""] * len(self._outputs)
         residual = [answer.output.get("residual")] if self._residual else []
+        alarms = [_written(answer.output.get(name)) for name in self._alarms]
         warming = "" if answer.error else "true" if answer.output.get("warming_up") else "false"
         held = [" ".join(map(str, answer.output.get("held", [])))] if self._may_miss else []
-        said = [*held, warming, answer.error, answer.detail]
+        said = [*alarms, *held, warming, answer.error, answer.detail]
         self._table.writerow([reading.line, reading.sensor, _iso(reading.timestamp), *numbers, *residual, *said])
+
+
+def _written(value: float | bool | None) -> float | str | None:
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _columns(outputs: Sequence[Output]) -> list[str]:

@@ -62,6 +62,8 @@ class Engine:
         )
         if batch.missing is not None and self._shapes.hold:
             applied.missing = np.zeros(n, np.bool_)
+        if self._shapes.alarms is not None:
+            applied.score, applied.alarm = np.full(n, np.nan, np.float32), np.zeros(n, np.bool_)
         for part in parts(batch, self.table.slots):
             self._apply_part(batch, part, applied, replay)
         with_readings = batch.steps > 0
@@ -81,15 +83,17 @@ class Engine:
         """Drops the rows of sensors that have expired by the partition's clock at this position; returns the number.
 
         This changes no prediction, because an expired sensor is reset at its next record anyway. A row that is newer than the position is
-        kept, because the records up to its offset still have to be skipped. Raises ValueError within a transaction, because an abort goes
-        back to an earlier time.
+        kept, because the records up to its offset still have to be skipped; so is one with an alarm, which its sensor's next record clears.
+        Raises ValueError within a transaction, because an abort goes back to an earlier time.
         """
         before_ms = self._rules.expired_before(clock)
         if before_ms is None:
             return 0
         if not self.undo.empty:
             raise ValueError("rows are dropped at a commit boundary")
-        return self.table.forget_older(partition, before_ms, position)
+        alarms, part = self._shapes.alarms, self._shapes.alarm
+        keep = None if alarms is None else lambda rows: alarms.lasting(rows.state[:, part])
+        return self.table.forget_older(partition, before_ms, position, keep)
 
     @property
     def at_boundary(self) -> bool:

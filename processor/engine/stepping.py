@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from processor.engine.alarming import Alarms, alarms_of
 from processor.engine.grouping import Group
 from processor.engine.holding import Fill, last_times, last_values, packed, times_of
 from processor.records import Applied, Batch
@@ -46,6 +47,7 @@ class Shapes:
     warmup_steps       predictions before this many steps are flagged
     hold               features whose last value replaces a missing one: the row then also keeps these values
     hold_max_ms        the maximum age of a held value, for which the row also keeps when each was measured; None: no limit
+    alarms             decides the sensors' alarms, and remembers of each what its row then also keeps; None: there are none
     """
 
     features: int
@@ -57,10 +59,11 @@ class Shapes:
     warmup_steps: int = 0
     hold: tuple[int, ...] = ()
     hold_max_ms: int | None = None
+    alarms: Alarms | None = None
 
     @property
     def row_width(self) -> int:
-        return int(self.held.stop)
+        return int(self.alarm.stop)
 
     # The parts of a row, one after another: the states, up to width, and then these.
 
@@ -74,6 +77,11 @@ class Shapes:
         """Its last value of each feature of `hold`, and behind them their times (holding.packed)."""
         numbers = len(self.hold) * (1 if self.hold_max_ms is None else 3)
         return slice(self.previous.stop, self.previous.stop + numbers)
+
+    @property
+    def alarm(self) -> slice:
+        """What is remembered for its alarms."""
+        return slice(self.held.stop, self.held.stop + (0 if self.alarms is None else self.alarms.numbers))
 
 
 @dataclass(slots=True)
@@ -156,6 +164,7 @@ class Stepping:
         applied.warming[record] = start.incomplete[sequence]
         if self._shapes.residual:
             self._residuals(batch, record, sequence, inside, y, start, applied)
+        memory = self._alarms(batch, of, first, of_group, goes_on, after, applied)
 
         last_record = np.append(of.first[1:], n) - 1
         final = sequence[last_record]
@@ -163,7 +172,7 @@ class Stepping:
         held = self._held(batch, record, readings, before_sequence[final], last_reading, start, final)
         event = np.maximum.reduceat(np.where(null, np.iinfo(np.int64).min, batch.event_ms[record]), first)[final]
         rows = Rows(
-            state=self._row_states(end[final], y, last_reading, held),
+            state=self._row_states(end[final], y, last_reading, held, None if memory is None else memory[final]),
             applied=batch.offset[record[last_record]],
             steps=applied.steps[record[last_record]],
             event_ms=np.where(goes_on[final], np.maximum(start.event_ms[final], event), event),
@@ -193,14 +202,33 @@ class Stepping:
         unseen = ~finite & (steps < self._shapes.window)
         y[unseen], finite[unseen] = 0, True
 
-    def _row_states(self, states: Floats, y: Floats, last: Indices, held: Floats | None) -> Floats:
-        """The state column of rows: the model's states [n, W], for residuals each sensor's prediction at `last` in y, and what it holds."""
+    def _row_states(self, states: Floats, y: Floats, last: Indices, held: Floats | None, memory: Floats | None) -> Floats:
+        """The state column of rows: the model's states [n, W], for residuals each sensor's prediction at `last` in y, what it holds, and
+        what is remembered for its alarms."""
         parts = [states]
         if self._shapes.residual:
             parts.append(y[last] if len(y) else np.zeros((len(states), self._shapes.outputs), np.float32))
-        if held is not None:
-            parts.append(held)
+        parts += [part for part in (held, memory) if part is not None]
         return np.concatenate(parts, axis=1) if len(parts) > 1 else states
+
+    def _alarms(
+        self,
+        batch: Batch,
+        of: Group,
+        first: Indices,
+        of_group: Indices,
+        goes_on: NDArray[np.bool_],
+        after: NDArray[np.bool_],
+        applied: Applied,
+    ) -> Floats | None:
+        """Decides the alarms of the part; returns what is remembered after each sequence, None without alarms."""
+        shapes, record = self._shapes, of.record
+        if shapes.alarms is None:
+            return None
+        steps = applied.steps[record]
+        warming = applied.warming[record] | (steps < max(shapes.window or 0, shapes.warmup_steps)) | (batch.steps[record] == 0)
+        stored = of.stored.state[:, shapes.alarm]
+        return alarms_of(shapes.alarms, batch, of, stored, first, of_group, goes_on, after, warming, applied)
 
     def _held(
         self, batch: Batch, record: Indices, readings: Indices, first: Indices, last: Indices, start: Rows, final: Indices

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from processor.model.rungs import REFERENCE, Run
 from processor.settings import Scale, Settings
+from processor.verify.oracle_alarms import AlarmReference, Past
 from processor.verify.oracle_records import KEY_BYTES_MAX, BadError, InputRecord, RecordReader, column
 
 if TYPE_CHECKING:  # loading a model imports TensorFlow, and the rules can be tried without it
@@ -35,6 +36,7 @@ class _Sensor:
     incomplete: bool = False
     seen: NDArray[np.float32] | None = None  # its last reading as it was fed, and when each number of it was measured
     seen_ms: list[int] = field(default_factory=list)
+    past: Past = field(default_factory=Past)
 
 
 @dataclass(slots=True)
@@ -67,6 +69,8 @@ class Reference:
         self._ahead: dict[int, _Ahead] = {}
         self._gap_partitions = gap_partitions
         self._records = RecordReader(settings, model.features, model.inputs.categories)
+        self._alarms = AlarmReference(settings, model_id) if settings.alarm.on else None
+        self._told: list[dict[str, Any]] = []
         self._forgotten: set[tuple[int, bytes]] = set()  # by a null value or `end`: these lack nothing
         self._x = np.zeros((REFERENCE.steps_max, REFERENCE.rows, model.features), np.float32)
         self._state = np.zeros((REFERENCE.rows, model.width), np.float32)
@@ -84,6 +88,11 @@ class Reference:
         except BadError as error:
             return str(error)
 
+    def take_alarms(self) -> list[dict[str, Any]]:
+        """What is published of alarms with the records that were fed since the last call, in their order."""
+        told, self._told = self._told, []
+        return told
+
     def key_of(self, record: InputRecord) -> bytes | None:
         """As RecordReader.key_of."""
         return self._records.key_of(record)
@@ -96,7 +105,7 @@ class Reference:
             raise BadError("too_large")
         sensor_id = (record.partition, key)
         if record.value is None:
-            self._sensors.pop(sensor_id, None)
+            self._lose_alarm(self._sensors.pop(sensor_id, None), record, key, record.record_ms)
             self._forgotten.add(sensor_id)
             return None
         before, after = self._records.resets(record)
@@ -112,7 +121,7 @@ class Reference:
             seen_ms = self._hold(x, missing, seen, seen_ms, event_ms)
             seen = x
         window = self._model.window if self._model.mode == "windowed" else None
-        ys, residual = [], None
+        ys, residual, y, parts = [], None, None, list[tuple[Any, float]]()
         for x in readings:
             y, state = self._step(x, state, unseen=window is not None and steps + 1 < window)
             residual = None
@@ -122,19 +131,41 @@ class Reference:
             steps += 1
             previous = y if self._settings.output.residual and steps >= (window or 1) else None
             ys.append(self._written(y))
-        if after:
-            self._sensors.pop(sensor_id, None)
-            self._forgotten.add(sensor_id)
-        else:
-            self._sensors[sensor_id] = _Sensor(state, steps, previous, latest_ms, incomplete, seen, seen_ms)
         filling = window is not None and steps < window
         prediction: Any = None if filling else self._prediction(ys)
         warming = filling or incomplete or steps < self._settings.model.warmup_steps
         out = self._output(record, key, event_ms, prediction, steps, residual, warming=warming)
+        if self._alarms is not None:
+            if sensor is None:
+                self._lose_alarm(self._sensors.get(sensor_id), record, key, event_ms)
+            past = sensor.past if sensor else Past()
+            score = None if warming else residual if self._settings.alarm.score == "residual" else self._score(ys[-1])
+            out["score"], told = self._alarms.judge(past, score, record, key, event_ms, parts)
+            out["alarm"] = past.active is not None
+            self._told += told
+        else:
+            past = Past()
+        if after:
+            self._lose_alarm(_Sensor(state, past=past), record, key, event_ms)
+            self._sensors.pop(sensor_id, None)
+            self._forgotten.add(sensor_id)
+        else:
+            self._sensors[sensor_id] = _Sensor(state, steps, previous, latest_ms, incomplete, seen, seen_ms, past)
         if holes.any():
             names = self._settings.input.features or range(self._model.features)
             out["held"] = [name for i, name in enumerate(names) if holes[:, i].any()]
         return out
+
+    def _lose_alarm(self, sensor: _Sensor | None, record: InputRecord, key: bytes, event_ms: int) -> None:
+        if self._alarms is not None and sensor is not None:
+            self._told += self._alarms.lost(sensor.past, record, key, event_ms)
+
+    def _score(self, written: list[Any]) -> float:
+        """The number that alarm.score names. written: what is published of a step, output by output."""
+        wanted, outputs = self._settings.alarm.score, self._model.named_outputs
+        name, _, number = wanted.removesuffix("]").rpartition("[") if wanted.endswith("]") else (wanted, "", "0")
+        of = [output.name for output in outputs].index(name.removeprefix("predicted_")) if name != "prediction" else 0
+        return float(written[of][int(number)])
 
     def _hold(
         self, x: NDArray[np.float32], missing: NDArray[np.bool_], seen: NDArray[np.float32] | None, seen_ms: list[int], event_ms: int
@@ -278,6 +309,18 @@ def as_published(value: bytes) -> dict[str, Any]:
     found["prediction"] = _float32(found["prediction"])
     if found.get("residual") is not None:
         found["residual"] = float(np.float32(found["residual"]))
+    if found.get("score") is not None:
+        found["score"] = float(np.float32(found["score"]))
+    return found
+
+
+def alarm_as_published(value: bytes) -> dict[str, Any]:
+    """What is published of an alarm, as take_alarms() has it."""
+    found: dict[str, Any] = json.loads(value)
+    if found["score"] is not None:
+        found["score"] = float(np.float32(found["score"]))
+    for part in found.get("features", ()):
+        part["residual"] = float(np.float32(part["residual"]))
     return found
 
 

@@ -45,7 +45,7 @@ from processor.verify.variety import drawn
 class Options:
     """seed: of everything that is drawn. faults: their names, empty for all. config, words: the user's settings. form: more
     settings, drawn from the seed. rate: readings a
-    second, of which the oracle takes a millisecond for each."""
+    second, of which the oracle takes a millisecond for each. forecasts: the model gives a number for each of its 4 features."""
 
     seed: int
     minutes: float
@@ -53,6 +53,7 @@ class Options:
     instances: int
     rate: float
     model: Path
+    forecasts: bool = False
     brokers: int = 1
     faults: tuple[str, ...] = ()
     config: Path | None = None
@@ -72,7 +73,8 @@ def main(options: Options) -> int:
     interrupts.install()
     logging.getLogger(LIBRDKAFKA).setLevel(logging.CRITICAL)  # brokers that are away are what this is about
     report = Report(Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 150))
-    options = replace(options, form=tuple(drawn(options.seed, options.config, options.words, os.environ)))
+    form = drawn(options.seed, options.config, options.words, os.environ, forecasts=options.forecasts)
+    options = replace(options, form=tuple(form))
     stage = Stage(options.model, options.config, (*options.form, *options.words), 2 * options.instances, options.brokers)
     with ExitStack() as stack:
         stack.callback(stage.close)
@@ -167,7 +169,7 @@ class Run:
         self._report.line(
             f"{store}: every record was answered once, and as by the oracle: "
             f"compared {phase.predictions} predictions, {phase.filling} answers of windows that were not full, "
-            f"and {phase.dead_letters} dead letters"
+            f"{phase.dead_letters} dead letters, and {phase.alarms} records of alarms"
         )
 
     def _start(self, number: int, store: str) -> Site:
@@ -218,7 +220,7 @@ class Run:
 
             model = load_model(settings)
             reference = Reference(model, settings, fingerprint_of(settings, model)[:8])
-            self._judge = judge = Judge(reference.feed, reference.key_of)
+            self._judge = judge = Judge(reference.feed, reference.key_of, reference.take_alarms)
             records = Readings(
                 self._options.seed,
                 settings,
@@ -295,6 +297,7 @@ class Run:
             judge.compared["dead letter"] - sum(phase.dead_letters for phase in before),
             site.instances.kills,
             site.instances.starts,
+            judge.compared["alarm"] - sum(phase.alarms for phase in before),
         )
 
     def _kills(self, kind: str) -> int:

@@ -1,4 +1,4 @@
-"""The form of the records that a verification feeds, drawn from its seed: settings under `input` and `output` that the user leaves alone.
+"""What a verification serves, drawn from its seed: settings on records and on alarms that the user leaves alone.
 
 A seed has the same settings at every run. What the user says, in a file or on the command line, is never changed.
 """
@@ -10,16 +10,50 @@ import numpy as np
 
 from processor.settings import ENV_PREFIX
 
-ENV_INPUT = f"{ENV_PREFIX}INPUT"
-STREAM = 5  # of the seed: other numbers are drawn from it for other things
+STREAM, STREAM_ALARMS = 5, 7  # of the seed: other numbers are drawn from it for other things
 HALF = 0.5
 
 
-def drawn(seed: int, config: Path | None, words: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    """Options for the command line, none where the user says anything about the input."""
-    if config is not None or any(word.startswith("--input.") for word in words) or any(name.startswith(ENV_INPUT) for name in environ):
+def drawn(seed: int, config: Path | None, words: Sequence[str], environ: Mapping[str, str], *, forecasts: bool = False) -> list[str]:
+    """Options for the command line, none about a section that the user says anything about.
+
+    forecasts: whether the model gives a number for each of its 4 features, one of which may then be judged for alarms.
+    """
+    if config is not None:
         return []
-    rng = np.random.default_rng((seed, STREAM))
+    options = [] if _given("input", words, environ) else _input(np.random.default_rng((seed, STREAM)))
+    if not forecasts or _given("alarm", words, environ):
+        return options
+    return options + _alarms(np.random.default_rng((seed, STREAM_ALARMS)))
+
+
+def _given(section: str, words: Sequence[str], environ: Mapping[str, str]) -> bool:
+    named = f"{ENV_PREFIX}{section.upper()}"
+    return any(word.startswith(f"--{section}.") for word in words) or any(name.startswith(named) for name in environ)
+
+
+def _alarms(rng: np.random.Generator) -> list[str]:
+    """Thresholds that scores often pass, whatever the numbers are: most are learnt, and one is where numbers around 0 are half the time."""
+    if rng.random() < HALF:
+        return []
+    side, other = (("above", "below"), ("below", "above"))[int(rng.integers(2))]
+    quantile = 0.8 if side == "above" else 0.2
+    threshold = ("0.1", "{mad: 1, warmup: 20}", f"{{quantile: {quantile}, warmup: 20}}")[int(rng.integers(3))]
+    options = [f"--alarm.score=prediction[{int(rng.integers(4))}]"]
+    options.append(f"--alarm.raise={{{side}: {threshold}, for: {int(rng.integers(1, 3))}}}")
+    if rng.random() < HALF:
+        options.append(f"--alarm.mean_of={int(rng.integers(2, 6))}")
+    if rng.random() < HALF:
+        deviations = threshold.startswith("{mad")
+        options.append(f"--alarm.clear={{{f'{other}: {{mad: 0.5}}, ' if deviations else ''}for: {int(rng.integers(1, 4))}}}")
+    if rng.random() < HALF:
+        options.append(f"--alarm.repeat={int(rng.integers(50, 500))}ms")
+    if rng.random() < HALF:
+        options.append('--alarm.thresholds={"pump-1?": 0.05, "pump-2": {raise: 0, clear: 0}}')
+    return options
+
+
+def _input(rng: np.random.Generator) -> list[str]:
     options: list[str] = []
     if rng.random() < HALF:
         options += _time(rng)
