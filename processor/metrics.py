@@ -21,7 +21,7 @@ import numpy.typing as npt
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from processor.records import CLEARED, ERRORS, RAISED, REPEATED, RULES
+from processor.records import ALARM, CLEARED, ERRORS, RAISED, REPEATED, RULES, SILENT
 
 PREFIX = "slotstream_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -75,8 +75,8 @@ CATALOGUE: tuple[Spec, ...] = (
         "alarms_total",
         "counter",
         "records",
-        "what became of alarms, in committed transactions (alarm.raise)",
-        {"state": (RAISED, CLEARED, REPEATED)},
+        "what became of alarms (alarm.raise), and of silent sensors (alarm.silent), in committed transactions",
+        {"level": (ALARM, SILENT), "state": (RAISED, CLEARED, REPEATED)},
     ),
     Spec(
         "resets_total",

@@ -30,12 +30,12 @@ Timed = Callable[[str], AbstractContextManager[object]]
 class Codec(NamedTuple):
     """decode: every message becomes part of the batch or is rejected. encode: one output for each record, None if there is none.
 
-    alarms: what became of alarms, each with the index of its record; None: there are none.
+    alarms: what became of alarms, each with the index of its record and the sensor; None: there are none.
     """
 
     decode: Callable[[Sequence[Message]], Decoded]
     encode: Callable[[Batch, Applied], list[bytes | None]]
-    alarms: Callable[[Batch, Applied], list[tuple[int, bytes]]] | None = None
+    alarms: Callable[[Batch, Applied], list[tuple[int, bytes, bytes]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Processed:
     values    one output for each record of the batch, None if there is none
     rejected  (message index, reason) of each record that must become a dead letter, in message order
     clocks    the clock of each partition after the batch
-    alarms    (batch index, what became of an alarm), in batch order
+    alarms    (batch index, sensor, what became of its alarm), in batch order
     """
 
     decoded: Decoded
@@ -53,7 +53,7 @@ class Processed:
     values: list[bytes | None]
     rejected: list[tuple[int, Rejected]]
     clocks: dict[int, Clock]
-    alarms: list[tuple[int, bytes]] = field(default_factory=list)
+    alarms: list[tuple[int, bytes, bytes]] = field(default_factory=list)
 
     @property
     def batch(self) -> Batch:

@@ -10,13 +10,15 @@ from processor.alarms import Decider
 from processor.alarms.learn import Deviations, Learner, Quantile
 from processor.alarms.rule import Rule
 from processor.alarms.score import Score
-from processor.app.named_columns import SEE, scales_of
+from processor.app.named_columns import scales_of
 from processor.errors import ConfigurationError
 from processor.records import Output
 from processor.settings import Alarm, Learnt, Raise, Settings
 
 if TYPE_CHECKING:
     from processor.model.load import ServableModel
+
+SEE = "settings-and-model-do-not-fit"
 
 
 def decider_of(settings: Settings, model: "ServableModel") -> Decider | None:
@@ -25,6 +27,19 @@ def decider_of(settings: Settings, model: "ServableModel") -> Decider | None:
     if raised is None:
         return None
     return Decider(rule_of(settings.alarm, raised), _score(settings, model))
+
+
+def silent_ms_of(settings: Settings) -> int | None:
+    """How long a sensor may have no record. Raises ConfigurationError."""
+    silent_s, expire_s = settings.alarm.silent, settings.state.expire_after
+    if silent_s is not None and expire_s is not None:
+        raise ConfigurationError(
+            "alarm.silent is set, and state.expire_after too",
+            expected="sensors that do not expire: a silent one must be remembered until it is heard again",
+            do="set state.expire_after to null, and reset.after_gap to begin a sensor anew that was away",
+            see=SEE,
+        )
+    return None if silent_s is None else round(silent_s * 1000)
 
 
 def rule_of(alarm: Alarm, raised: Raise) -> Rule:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from processor.app.alarm_rules import decider_of
+from processor.app.alarm_rules import decider_of, silent_ms_of
 from processor.app.forms import decoder_of, held_features, may_miss, names_of
 from processor.app.named_columns import check_features, residual_of, scales_of
 from processor.checkpoint.directory import Directory
@@ -70,6 +70,7 @@ def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
         hold=held_features(settings, model.features),
         hold_max_ms=None if hold_max_s is None else round(hold_max_s * 1000),
         alarms=decider_of(settings, model),
+        silent_ms=silent_ms_of(settings),
     )
 
 

@@ -13,9 +13,9 @@ import orjson
 
 from processor.codec.columns import KEY_BYTES_MAX
 from processor.codec.encode import shown
-from processor.records import CLEARED, RAISED, AlarmEvent, Applied, Batch
+from processor.records import CLEARED, RAISED, SILENT, AlarmEvent, Applied, Batch
 
-NORMAL, ALARM = "normal", "alarm"
+NORMAL = "normal"
 FEATURES_MAX = 3
 TOPIC_BYTES_MAX = 249
 # Names, seven numbers, the topic in the id, and the sensor's name escaped at six bytes for one.
@@ -30,20 +30,21 @@ class AlarmEncoder:
     model_id: str
     names: Sequence[str | int]
 
-    def encode(self, batch: Batch, applied: Applied) -> list[tuple[int, bytes]]:
-        """The index of the record that it came with, and what became of an alarm, in the order of the records."""
+    def encode(self, batch: Batch, applied: Applied) -> list[tuple[int, bytes, bytes]]:
+        """The index of the record that it came with, the sensor, and what became of its alarm, in the order of the records."""
         events, option = applied.alarm_events(), orjson.OPT_SERIALIZE_NUMPY
-        return [(event.record, orjson.dumps(self._told(batch, event), option=option)) for event in events]
+        told = [orjson.dumps(self._told(batch, event), option=option) for event in events]
+        return [(event.record, event.sensor or batch.key[event.record], value) for event, value in zip(events, told, strict=True)]
 
     def _told(self, batch: Batch, event: AlarmEvent) -> dict[str, Any]:
         i = event.record
         partition = batch.partition[i]
         told = {
-            "id": f"{self.topic}-{partition}-{event.raised_at}",
-            "sensor": shown(batch.key[i]),
+            "id": f"{self.topic}-{partition}-{event.raised_at}{'-silent' if event.level == SILENT else ''}",
+            "sensor": shown(batch.key[i] if event.sensor is None else event.sensor),
             "state": event.state,
-            "level": NORMAL if event.state == CLEARED else ALARM,
-            "previous_level": NORMAL if event.state == RAISED else ALARM,
+            "level": NORMAL if event.state == CLEARED else event.level,
+            "previous_level": NORMAL if event.state == RAISED else event.level,
             "since": event.since_ms,
             "timestamp": int(batch.event_ms[i]),
             "score": None if event.score is None else np.float32(event.score),  # the shortest decimals, as in predictions

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from processor.engine.alarming import Alarms, alarms_of
 from processor.engine.grouping import Group
 from processor.engine.holding import Fill, last_times, last_values, packed, times_of
+from processor.engine.silence import HEARD_NUMBERS, heard_again, heard_of, packed_heard
 from processor.records import Applied, Batch
 from processor.rules import NEVER, Rules
 from processor.slots.plan import Shape, plan
@@ -47,6 +48,8 @@ class Shapes:
     warmup_steps       predictions before this many steps are flagged
     hold               features whose last value replaces a missing one: the row then also keeps these values
     hold_max_ms        the maximum age of a held value, for which the row also keeps when each was measured; None: no limit
+    silent_ms          a sensor without a record for longer than this by partition time is silent, for which the row also keeps the time
+                       of its last one; None: never
     alarms             decides the sensors' alarms, and remembers of each what its row then also keeps; None: there are none
     """
 
@@ -60,10 +63,11 @@ class Shapes:
     hold: tuple[int, ...] = ()
     hold_max_ms: int | None = None
     alarms: Alarms | None = None
+    silent_ms: int | None = None
 
     @property
     def row_width(self) -> int:
-        return int(self.alarm.stop)
+        return int(self.heard.stop)
 
     # The parts of a row, one after another: the states, up to width, and then these.
 
@@ -82,6 +86,11 @@ class Shapes:
     def alarm(self) -> slice:
         """What is remembered for its alarms."""
         return slice(self.held.stop, self.held.stop + (0 if self.alarms is None else self.alarms.numbers))
+
+    @property
+    def heard(self) -> slice:
+        """The partition time as of its last record."""
+        return slice(self.alarm.stop, self.alarm.stop + (0 if self.silent_ms is None else HEARD_NUMBERS))
 
 
 @dataclass(slots=True)
@@ -165,6 +174,8 @@ class Stepping:
         if self._shapes.residual:
             self._residuals(batch, record, sequence, inside, y, start, applied)
         memory = self._alarms(batch, of, first, of_group, goes_on, after, applied)
+        if self._shapes.silent_ms is not None:
+            heard_again(self._shapes.silent_ms, batch, of, after, heard_of(of.stored.state[:, self._shapes.heard]), applied)
 
         last_record = np.append(of.first[1:], n) - 1
         final = sequence[last_record]
@@ -172,7 +183,7 @@ class Stepping:
         held = self._held(batch, record, readings, before_sequence[final], last_reading, start, final)
         event = np.maximum.reduceat(np.where(null, np.iinfo(np.int64).min, batch.event_ms[record]), first)[final]
         rows = Rows(
-            state=self._row_states(end[final], y, last_reading, held, None if memory is None else memory[final]),
+            state=self._row_states(end[final], y, last_reading, held, *self._remembered(batch, record[last_record], memory, final)),
             applied=batch.offset[record[last_record]],
             steps=applied.steps[record[last_record]],
             event_ms=np.where(goes_on[final], np.maximum(start.event_ms[final], event), event),
@@ -202,13 +213,17 @@ class Stepping:
         unseen = ~finite & (steps < self._shapes.window)
         y[unseen], finite[unseen] = 0, True
 
-    def _row_states(self, states: Floats, y: Floats, last: Indices, held: Floats | None, memory: Floats | None) -> Floats:
-        """The state column of rows: the model's states [n, W], for residuals each sensor's prediction at `last` in y, what it holds, and
-        what is remembered for its alarms."""
+    def _remembered(self, batch: Batch, last: Indices, memory: Floats | None, final: Indices) -> tuple[Floats | None, Floats | None]:
+        """For alarms and for silence, of each sensor. last: its last record. memory: for alarms, of each sequence."""
+        heard = None if self._shapes.silent_ms is None else packed_heard(batch.time_ms[last])
+        return None if memory is None else memory[final], heard
+
+    def _row_states(self, states: Floats, y: Floats, last: Indices, *more: Floats | None) -> Floats:
+        """The state column of rows: the model's states [n, W], for residuals each sensor's prediction at `last` in y, and more."""
         parts = [states]
         if self._shapes.residual:
             parts.append(y[last] if len(y) else np.zeros((len(states), self._shapes.outputs), np.float32))
-        parts += [part for part in (held, memory) if part is not None]
+        parts += [part for part in more if part is not None]
         return np.concatenate(parts, axis=1) if len(parts) > 1 else states
 
     def _alarms(

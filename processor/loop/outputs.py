@@ -24,7 +24,8 @@ class Outputs:
             return []
         along = topic.partitions == self._topics.input.partitions
         return [
-            Out(topic.name, batch.partition[i] if along else None, batch.key[i], value, int(batch.record_ms[i])) for i, value in done.alarms
+            Out(topic.name, batch.partition[i] if along else None, sensor, value, int(batch.record_ms[i]))
+            for i, sensor, value in done.alarms
         ]
 
     def dead_letters(self, messages: Sequence[Message], done: Processed) -> Iterator[Out]:

@@ -10,7 +10,7 @@ from processor.settings.section import Section
 from processor.settings.values import duration, integer, kafka_name, or_null
 
 MEAN_OF_MAX = 256
-_DECIDING = ("score", "mean_of", "raise_", "clear", "repeat", "thresholds")
+_DECIDING = ("score", "mean_of", "raise_", "clear", "repeat", "silent", "thresholds")
 
 
 class Alarm(Section):
@@ -39,6 +39,11 @@ class Alarm(Section):
     repeat: Annotated[float | None, or_null(duration())] = Field(
         default=None, description="publish an alarm again whenever it has lasted this much longer, by the records' times; null: never"
     )
+    silent: Annotated[float | None, or_null(duration())] = Field(
+        default=None,
+        description="a sensor without a record for longer than this is silent, which is raised as an alarm and cleared by its next record; "
+        "by its partition's time, which the records of all its sensors move; null: never",
+    )
     thresholds: Annotated[dict[str, Threshold], threshold_patterns()] = Field(
         default={},
         description="thresholds of sensors whose name matches a pattern (* and ? are wildcards), in place of the one of raise: a number, "
@@ -51,13 +56,13 @@ class Alarm(Section):
     @property
     def on(self) -> bool:
         """Whether there are alarms at all."""
-        return self.raise_ is not None
+        return self.raise_ is not None or self.silent is not None
 
     def fault(self) -> tuple[str, Any, str] | None:
         """What does not fit together: the key, what was found, and what was expected. None: everything does."""
-        if not self.on:
-            given = [name for name in ("clear", "repeat", "thresholds", "topic") if getattr(self, name)]
-            words = "alarm.raise with it: without it there are no alarms"
+        if self.raise_ is None:
+            given = [name for name in ("clear", "repeat", "thresholds") if getattr(self, name)]
+            words = "alarm.raise with it: without it nothing is raised by a score"
             return (f"alarm.{given[0]}", _plain(getattr(self, given[0])), words) if given else None
         return self._fault_of_clear() or self._fault_of_thresholds()
 

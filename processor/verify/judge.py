@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from processor.verify.oracle import alarm_as_published, as_published
+from processor.verify.oracle import as_published
+from processor.verify.oracle_alarms import alarm_as_published
 from processor.verify.oracle_records import InputRecord
 
 Kind = Literal["prediction", "dead letter", "alarm"]

@@ -71,6 +71,7 @@ class Reference:
         self._records = RecordReader(settings, model.features, model.inputs.categories)
         self._alarms = AlarmReference(settings, model_id) if settings.alarm.on else None
         self._told: list[dict[str, Any]] = []
+        self._event_ms: int | None = None  # of the record that is fed, once it has moved its partition's time
         self._forgotten: set[tuple[int, bytes]] = set()  # by a null value or `end`: these lack nothing
         self._x = np.zeros((REFERENCE.steps_max, REFERENCE.rows, model.features), np.float32)
         self._state = np.zeros((REFERENCE.rows, model.width), np.float32)
@@ -83,10 +84,16 @@ class Reference:
         return {(record.partition, record.offset): answer for record, answer in found if answer is not None}
 
     def feed(self, record: InputRecord) -> dict[str, Any] | str | None:
+        answer: dict[str, Any] | str | None
+        self._event_ms = None
         try:
-            return self._feed(record)
+            answer = self._feed(record)
         except BadError as error:
-            return str(error)
+            answer = str(error)
+        if self._alarms is not None and self._event_ms is not None:
+            pasts = [(key, sensor.past) for (partition, key), sensor in self._sensors.items() if partition == record.partition]
+            self._told += self._alarms.passed(pasts, record, self._event_ms, self._time_ms.get(record.partition, self._event_ms))
+        return answer
 
     def take_alarms(self) -> list[dict[str, Any]]:
         """What is published of alarms with the records that were fed since the last call, in their order."""
@@ -105,12 +112,15 @@ class Reference:
             raise BadError("too_large")
         sensor_id = (record.partition, key)
         if record.value is None:
+            if self._alarms is not None and (known := self._sensors.get(sensor_id)) is not None:
+                self._told += self._alarms.heard(known.past, record, key, record.record_ms, forgotten=True)
             self._lose_alarm(self._sensors.pop(sensor_id, None), record, key, record.record_ms)
             self._forgotten.add(sensor_id)
             return None
         before, after = self._records.resets(record)
         readings, holes, event_ms = self._records.parse(record)
         self._pass_time(*sensor_id, event_ms)
+        self._event_ms = event_ms
         time_ms = max(event_ms, self._time_ms.get(record.partition, event_ms))  # for itself its own time counts
         sensor = None if before else self._go_on(self._sensors.get(sensor_id), event_ms, time_ms)
         incomplete = sensor.incomplete if sensor else not before and self._may_lack(sensor_id)
@@ -136,13 +146,17 @@ class Reference:
         warming = filling or incomplete or steps < self._settings.model.warmup_steps
         out = self._output(record, key, event_ms, prediction, steps, residual, warming=warming)
         if self._alarms is not None:
+            if (known := self._sensors.get(sensor_id)) is not None:
+                self._told += self._alarms.heard(known.past, record, key, event_ms)
             if sensor is None:
                 self._lose_alarm(self._sensors.get(sensor_id), record, key, event_ms)
             past = sensor.past if sensor else Past()
-            score = None if warming else residual if self._settings.alarm.score == "residual" else self._score(ys[-1])
-            out["score"], told = self._alarms.judge(past, score, record, key, event_ms, parts)
-            out["alarm"] = past.active is not None
-            self._told += told
+            past.heard_ms, past.heard_at = self._time_ms.get(record.partition, event_ms), record.offset
+            if self._settings.alarm.raise_ is not None:
+                score = None if warming else residual if self._settings.alarm.score == "residual" else self._score(ys[-1])
+                out["score"], told = self._alarms.judge(past, score, record, key, event_ms, parts)
+                out["alarm"] = past.active is not None
+                self._told += told
         else:
             past = Past()
         if after:
@@ -311,16 +325,6 @@ def as_published(value: bytes) -> dict[str, Any]:
         found["residual"] = float(np.float32(found["residual"]))
     if found.get("score") is not None:
         found["score"] = float(np.float32(found["score"]))
-    return found
-
-
-def alarm_as_published(value: bytes) -> dict[str, Any]:
-    """What is published of an alarm, as take_alarms() has it."""
-    found: dict[str, Any] = json.loads(value)
-    if found["score"] is not None:
-        found["score"] = float(np.float32(found["score"]))
-    for part in found.get("features", ()):
-        part["residual"] = float(np.float32(part["residual"]))
     return found
 
 

@@ -4,13 +4,15 @@ Shares nothing with the service's own alarms: neither columns nor state rows. do
 """
 
 import fnmatch
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from processor.settings import Clear, Learnt, Settings
+from processor.settings import Clear, Learnt, Raise, Settings
 from processor.verify.oracle_records import InputRecord
 
 TOP = 3
@@ -29,15 +31,17 @@ class Past:
     in_a_row: int = 0
     active: dict[str, Any] | None = None  # id and since of the alarm that lasts
     told_ms: int = 0
+    heard_ms: int = 0  # the partition's time as of the last record, and that record's offset
+    heard_at: int = 0
+    silent: bool = False
 
 
 class AlarmReference:
     """settings: with alarm.raise. model_id: as in the outputs."""
 
     def __init__(self, settings: Settings, model_id: str) -> None:
-        raised = settings.alarm.raise_
-        if raised is None:
-            raise ValueError("there are no alarms")
+        # Where only silence is an alarm, nothing is judged.
+        raised = settings.alarm.raise_ or Raise(True, math.inf, 1)
         self._settings, self._alarm, self._raised, self._model_id = settings, settings.alarm, raised, model_id
         self._clear = settings.alarm.clear or Clear(None, None, 1)
 
@@ -48,6 +52,29 @@ class AlarmReference:
         told = self._told("cleared", past, record, key, event_ms, None, None)
         past.active = None
         return [told | {"reason": "reset"}]
+
+    def heard(self, past: Past, record: InputRecord, key: bytes, event_ms: int, *, forgotten: bool = False) -> list[dict[str, Any]]:
+        """What is published when a sensor sends a record that is taken."""
+        if not past.silent:
+            return []
+        past.silent = False
+        told = self._silence("cleared", past, record, key, event_ms)
+        return [told | {"reason": "reset"} if forgotten else told]
+
+    def passed(self, pasts: Sequence[tuple[bytes, Past]], record: InputRecord, event_ms: int, time_ms: int) -> list[dict[str, Any]]:
+        """What is published when the partition's time is now this. pasts: of its sensors."""
+        limit_s = self._alarm.silent
+        if limit_s is None:
+            return []
+        gone = [(key, past) for key, past in pasts if not past.silent and time_ms - past.heard_ms > round(limit_s * 1000)]
+        for _, past in gone:
+            past.silent = True
+        return [self._silence("raised", past, record, key, event_ms) for key, past in sorted(gone, key=lambda each: each[1].heard_at)]
+
+    def _silence(self, state: str, past: Past, record: InputRecord, key: bytes, event_ms: int) -> dict[str, Any]:
+        name = f"{self._settings.input.topic}-{record.partition}-{past.heard_at}-silent"
+        of = Past(active={"id": name, "since": past.heard_ms})
+        return self._told(state, of, record, key, event_ms, None, None, level="silent")
 
     def judge(
         self, past: Past, score: float | None, record: InputRecord, key: bytes, event_ms: int, parts: Sequence[tuple[Any, float]]
@@ -110,6 +137,7 @@ class AlarmReference:
         score: float | None,
         threshold: float | None,
         parts: Sequence[tuple[Any, float]] = (),
+        level: str = "alarm",
     ) -> dict[str, Any]:
         try:
             name = key.decode()
@@ -119,8 +147,8 @@ class AlarmReference:
             **(past.active or {}),
             "sensor": name,
             "state": state,
-            "level": "normal" if state == "cleared" else "alarm",
-            "previous_level": "normal" if state == "raised" else "alarm",
+            "level": "normal" if state == "cleared" else level,
+            "previous_level": "normal" if state == "raised" else level,
             "timestamp": event_ms,
             "score": score,
             "threshold": threshold,
@@ -176,6 +204,16 @@ class AlarmReference:
         weight = 1.0 / min(past.learnt + 1, at.warmup)
         past.mean += weight * (score - past.mean)
         past.deviation += weight * (abs(score - past.mean) - past.deviation)
+
+
+def alarm_as_published(value: bytes) -> dict[str, Any]:
+    """What is published of an alarm, as take_alarms() has it."""
+    found: dict[str, Any] = json.loads(value)
+    if found["score"] is not None:
+        found["score"] = float(np.float32(found["score"]))
+    for part in found.get("features", ()):
+        part["residual"] = float(np.float32(part["residual"]))
+    return found
 
 
 def _follow(past: Past, score: float, quantile: float) -> None:

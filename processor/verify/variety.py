@@ -24,7 +24,10 @@ def drawn(seed: int, config: Path | None, words: Sequence[str], environ: Mapping
     options = [] if _given("input", words, environ) else _input(np.random.default_rng((seed, STREAM)))
     if not forecasts or _given("alarm", words, environ):
         return options
-    return options + _alarms(np.random.default_rng((seed, STREAM_ALARMS)))
+    rng = np.random.default_rng((seed, STREAM_ALARMS))
+    options += _alarms(rng)
+    # Silence and expiry exclude each other.
+    return options if _given("state", words, environ) or rng.random() < HALF else [*options, f"--alarm.silent={int(rng.integers(1, 90))}s"]
 
 
 def _given(section: str, words: Sequence[str], environ: Mapping[str, str]) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka.admin import NewTopic
 from harness import Service, Topics, answers_due, assert_same, readings, save_model, served
 
-from processor.verify.oracle import alarm_as_published
+from processor.verify.oracle_alarms import alarm_as_published
 
 L = keras.layers
 RULES = {
@@ -51,7 +51,7 @@ def test_each_alarm_is_published_once_through_kill_9(kafka, unique, tmp_path, na
     with service:
         topics.produce(thirds[2])
         service.wait_answered(answers_due(records))
-        assert service.metric("alarms_total", '{state="raised"}') > 0
+        assert service.metric("alarms_total", '{level="alarm",state="raised"}') > 0
         assert service.stop() == 0
     _, reference = served(service, topics)
     want, due = {}, defaultdict(list)

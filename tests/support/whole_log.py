@@ -18,7 +18,7 @@ from processor.pipeline import Pipeline, Processed
 from processor.rules import Clock
 from processor.settings import Settings
 from processor.slots.rows import Rows
-from processor.verify import oracle
+from processor.verify import oracle, oracle_alarms
 from processor.verify.oracle_records import InputRecord
 
 F = 3
@@ -130,8 +130,8 @@ def answers(done: Processed, into: dict[Any, Any]) -> None:
             into[int(done.batch.offset[done.decoded.source.index(i)])] = oracle.as_published(value)
     for _, reason in done.rejected:
         into[reason.offset] = reason.error
-    for i, value in done.alarms:
-        into.setdefault(("alarms", int(done.batch.offset[i])), []).append(oracle.alarm_as_published(value))
+    for i, _, value in done.alarms:
+        into.setdefault(("alarms", int(done.batch.offset[i])), []).append(oracle_alarms.alarm_as_published(value))
 
 
 def served(settings: Settings, log: list[Message], random: Random, slots: int) -> dict[Any, Any]:

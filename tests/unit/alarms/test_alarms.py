@@ -27,6 +27,9 @@ RULES = {
     "warming up": [RESIDUAL, ABOVE, "--model.warmup_steps=3"],
     "resets": [RESIDUAL, "--alarm.raise={above: 2}", "--reset.after_gap=3s", "--reset.after_steps=9", "--late=dead_letter"],
     "expiry": [RESIDUAL, "--alarm.raise={above: 2}", "--alarm.clear={below: 0.5}", "--state.expire_after=3s"],
+    "silence": ["--alarm.silent=4s", "--reset.after_steps=9"],
+    "silence and alarms": [RESIDUAL, "--alarm.raise={above: 2}", "--alarm.silent=1s", "--late=dead_letter"],
+    "silence and dead letters": [RESIDUAL, ABOVE, "--alarm.silent=2s", "--input.missing=hold", "--input.missing_values=[-200, N/A]"],
     "each record": ["--alarm.score=prediction[0]", "--alarm.raise={above: 3}", "--reset.each_record=true"],
     "held": [RESIDUAL, ABOVE, "--input.missing=hold", "--input.hold_max=1s", "--input.missing_values=[-200, N/A]"],
 }
@@ -55,11 +58,12 @@ def assert_each_is_raised_and_cleared_once(told: list[dict[str, object]]) -> Non
     ids = Counter[object]()
     for each in told:
         if each["state"] == "raised":
-            assert each["sensor"] not in lasting
-            lasting[each["sensor"]] = each["id"]
+            assert (each["sensor"], each["level"]) not in lasting
+            lasting[each["sensor"], each["level"]] = each["id"]
             ids[each["id"]] += 1
         else:
-            assert lasting.get(each["sensor"]) == each["id"]
+            of = each["sensor"], each["previous_level"]
+            assert lasting.get(of) == each["id"]
             if each["state"] == "cleared":
-                del lasting[each["sensor"]]
+                del lasting[of]
     assert set(ids.values()) <= {1}

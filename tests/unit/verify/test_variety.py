@@ -11,6 +11,7 @@ def test_what_is_drawn_is_always_allowed_and_of_every_kind() -> None:
     raised = [settings.alarm.raise_ for settings in found if settings.alarm.raise_ is not None]
     assert {(each.above, type(each.at).__name__) for each in raised} == {(a, b) for a in (True, False) for b in ("float", "Learnt")}
     assert len(raised) < len(found)
+    assert {settings.alarm.silent is None for settings in found} == {True, False}
 
 
 def test_a_section_that_the_user_has_set_is_left_alone() -> None:
