@@ -89,7 +89,7 @@ def answers(engine, codec, records, clocks, expire_ms=None):
     return found
 
 
-@pytest.mark.parametrize("name", few(MODELS, "lstm", "by rules", "expiring", "windowed"))
+@pytest.mark.parametrize("name", few(MODELS, "lstm", "windowed", long=("by rules", "expiring")))
 def test_any_cuts_slots_and_aborts_give_the_references_bits(name, tmp_path):
     layers, options, settings = MODELS[name]
     model, settings, codec = built(tmp_path, layers, options, settings)
