@@ -11,6 +11,7 @@ from processor.alarms.learn import Deviations, Learner, Quantile
 from processor.alarms.rule import Rule
 from processor.alarms.score import Score
 from processor.app.named_columns import scales_of
+from processor.app.scored_outputs import residual_of
 from processor.errors import ConfigurationError
 from processor.records import Output
 from processor.settings import Alarm, Learnt, Raise, Settings
@@ -66,22 +67,24 @@ def _learner(alarm: Alarm, raised: Raise, at: Learnt) -> Learner:
 
 
 def _score(settings: Settings, model: "ServableModel") -> Score:
-    wanted = settings.alarm.score
+    wanted, output = settings.alarm.score, settings.output
+    if (wanted == "residual" and not output.residual) or (wanted == "reconstruction" and not output.reconstruction):
+        raise ConfigurationError(
+            f"alarm.score is {wanted}, and output.{wanted} is false",
+            expected=f"a {wanted} to judge",
+            do=f"set output.{wanted}, or name a number of the prediction in alarm.score: prediction[0]",
+            see=SEE,
+        )
     if wanted == "residual":
-        if not settings.output.residual:
-            raise ConfigurationError(
-                "alarm.score is residual, and output.residual is false",
-                expected="residuals to judge",
-                do="set output.residual, or name a number of the prediction in alarm.score: prediction[0]",
-                see=SEE,
-            )
-        return Score()
-    output, number = _output(wanted, model.named_outputs)
-    scale = scales_of(model, settings)[model.named_outputs.index(output)]
+        return Score("residual", features=tuple(residual_of(model, settings).values()))
+    if wanted == "reconstruction":
+        return Score("reconstruction")
+    named, number = _output(wanted, model.named_outputs)
+    scale = scales_of(model, settings)[model.named_outputs.index(named)]
     if scale is None:
-        return Score(output.first + number)
+        return Score("prediction", named.first + number)
     several = len(scale.offset) > 1
-    return Score(output.first + number, scale.offset[number if several else 0], scale.divisor[number if several else 0])
+    return Score("prediction", named.first + number, scale.offset[number if several else 0], scale.divisor[number if several else 0])
 
 
 def _output(wanted: str, outputs: tuple[Output, ...]) -> tuple[Output, int]:

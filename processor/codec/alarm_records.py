@@ -16,7 +16,7 @@ from processor.codec.encode import shown
 from processor.records import CLEARED, RAISED, SILENT, AlarmEvent, Applied, Batch
 
 NORMAL = "normal"
-FEATURES_MAX = 3
+FEATURES_MAX = 3  # that are told of
 TOPIC_BYTES_MAX = 249
 # Names, seven numbers, the topic in the id, and the sensor's name escaped at six bytes for one.
 ENVELOPE_BYTES_MAX = 768 + TOPIC_BYTES_MAX + 6 * KEY_BYTES_MAX

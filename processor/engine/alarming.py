@@ -20,6 +20,7 @@ Bools = NDArray[np.bool_]
 
 class Score(Protocol):
     def of(self, applied: Applied, record: Indices, /) -> Floats: ...
+    def largest(self, applied: Applied, record: int, /) -> tuple[tuple[int, float], ...]: ...
 
 
 class Alarms(Protocol):
@@ -60,5 +61,6 @@ def alarms_of(
             applied.events.pop(i, None)
     for event in decided.events:
         at = int(record[event.record])
-        applied.events.setdefault(at, []).append(event._replace(record=at))
+        features = () if event.score is None else alarms.score.largest(applied, at)
+        applied.events.setdefault(at, []).append(event._replace(record=at, features=features))
     return decided.memory

@@ -11,7 +11,7 @@ from processor.settings.values import Allowed, listed
 READINGS_MAX = 1_000_000
 WARMUP = 1000
 WARMUP_MIN = 10
-_SCORE = re.compile(r"residual|prediction(\[\d{1,6}\])?|predicted_.{1,200}")
+_SCORE = re.compile(r"residual|reconstruction|prediction(\[\d{1,6}\])?|predicted_.{1,200}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def score_name() -> Allowed:
             raise ValueError
         return value
 
-    return Allowed("residual, prediction[I] or predicted_OUTPUT", parse)
+    return Allowed("residual, reconstruction, prediction[I] or predicted_OUTPUT", parse)
 
 
 def raise_rule() -> Allowed:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from processor.model.rungs import REFERENCE, Run
 from processor.settings import Scale, Settings
-from processor.verify.oracle_alarms import AlarmReference, Past
+from processor.verify.oracle_alarms import AlarmReference, Past, Record
 from processor.verify.oracle_records import KEY_BYTES_MAX, BadError, InputRecord, RecordReader, column
+from processor.verify.oracle_scores import SCORES, Scores
 
 if TYPE_CHECKING:  # loading a model imports TensorFlow, and the rules can be tried without it
     from processor.model.load import ServableModel
@@ -34,6 +35,7 @@ class _Sensor:
     previous: NDArray[np.float32] | None = None
     latest_ms: int = 0
     incomplete: bool = False
+    recent: tuple[NDArray[np.float32], ...] = ()  # its last readings, as many as a prediction reconstructs
     seen: NDArray[np.float32] | None = None  # its last reading as it was fed, and when each number of it was measured
     seen_ms: list[int] = field(default_factory=list)
     past: Past = field(default_factory=Past)
@@ -68,9 +70,9 @@ class Reference:
         self._first_ms: dict[int, int] = {}
         self._ahead: dict[int, _Ahead] = {}
         self._gap_partitions = gap_partitions
+        self._scores = Scores(model, settings)
         self._records = RecordReader(settings, model.features, model.inputs.categories)
         self._alarms = AlarmReference(settings, model_id) if settings.alarm.on else None
-        self._told: list[dict[str, Any]] = []
         self._event_ms: int | None = None  # of the record that is fed, once it has moved its partition's time
         self._forgotten: set[tuple[int, bytes]] = set()  # by a null value or `end`: these lack nothing
         self._x = np.zeros((REFERENCE.steps_max, REFERENCE.rows, model.features), np.float32)
@@ -92,13 +94,12 @@ class Reference:
             answer = str(error)
         if self._alarms is not None and self._event_ms is not None:
             pasts = [(key, sensor.past) for (partition, key), sensor in self._sensors.items() if partition == record.partition]
-            self._told += self._alarms.passed(pasts, record, self._event_ms, self._time_ms.get(record.partition, self._event_ms))
+            self._alarms.passed(pasts, record, self._event_ms, self._time_ms.get(record.partition, self._event_ms))
         return answer
 
     def take_alarms(self) -> list[dict[str, Any]]:
         """What is published of alarms with the records that were fed since the last call, in their order."""
-        told, self._told = self._told, []
-        return told
+        return [] if self._alarms is None else self._alarms.take()
 
     def key_of(self, record: InputRecord) -> bytes | None:
         """As RecordReader.key_of."""
@@ -112,9 +113,9 @@ class Reference:
             raise BadError("too_large")
         sensor_id = (record.partition, key)
         if record.value is None:
-            if self._alarms is not None and (known := self._sensors.get(sensor_id)) is not None:
-                self._told += self._alarms.heard(known.past, record, key, record.record_ms, forgotten=True)
-            self._lose_alarm(self._sensors.pop(sensor_id, None), record, key, record.record_ms)
+            known = self._sensors.pop(sensor_id, None)
+            if self._alarms is not None and known is not None:
+                self._alarms.forgotten(known.past, Record(record, key, record.record_ms))
             self._forgotten.add(sensor_id)
             return None
         before, after = self._records.resets(record)
@@ -125,58 +126,47 @@ class Reference:
         sensor = None if before else self._go_on(self._sensors.get(sensor_id), event_ms, time_ms)
         incomplete = sensor.incomplete if sensor else not before and self._may_lack(sensor_id)
         state, steps, previous = (sensor.state, sensor.steps, sensor.previous) if sensor else (self._zeros(), 0, None)
+        recent = sensor.recent if sensor else ()
         latest_ms = max(event_ms, sensor.latest_ms) if sensor else event_ms
         seen, seen_ms = (sensor.seen, sensor.seen_ms) if sensor else (None, [])
         for x, missing in zip(readings, holes, strict=True):
             seen_ms = self._hold(x, missing, seen, seen_ms, event_ms)
             seen = x
         window = self._model.window if self._model.mode == "windowed" else None
-        ys, residual, y, parts = [], None, None, list[tuple[Any, float]]()
+        ys, scores, parts = [], dict[str, Any](), list[tuple[Any, float]]()
         for x in readings:
             y, state = self._step(x, state, unseen=window is not None and steps + 1 < window)
-            residual = None
-            if previous is not None:
-                differences = [abs(float(x[feature]) - float(previous[i])) for i, feature in self._forecast()]
-                residual = float(np.float32(min(sum(differences) / len(differences), FLOAT32_MAX)))
             steps += 1
-            previous = y if self._settings.output.residual and steps >= (window or 1) else None
+            recent = self._scores.last([*recent, x])
+            parts = self._scores.parts(x, previous) if self._alarms is not None else []
+            scores = self._scores.of(x, previous, y if steps >= (window or 1) else None, recent)
+            previous = y if steps >= (window or 1) else None
             ys.append(self._written(y))
         filling = window is not None and steps < window
         prediction: Any = None if filling else self._prediction(ys)
         warming = filling or incomplete or steps < self._settings.model.warmup_steps
-        out = self._output(record, key, event_ms, prediction, steps, residual, warming=warming)
+        out = self._output(record, key, event_ms, prediction, steps, scores, warming=warming)
+        past = Past()
         if self._alarms is not None:
-            if (known := self._sensors.get(sensor_id)) is not None:
-                self._told += self._alarms.heard(known.past, record, key, event_ms)
-            if sensor is None:
-                self._lose_alarm(self._sensors.get(sensor_id), record, key, event_ms)
-            past = sensor.past if sensor else Past()
-            past.heard_ms, past.heard_at = self._time_ms.get(record.partition, event_ms), record.offset
-            if self._settings.alarm.raise_ is not None:
-                score = None if warming else residual if self._settings.alarm.score == "residual" else self._score(ys[-1])
-                out["score"], told = self._alarms.judge(past, score, record, key, event_ms, parts)
-                out["alarm"] = past.active is not None
-                self._told += told
-        else:
-            past = Past()
+            known, at_ms = self._sensors.get(sensor_id), self._time_ms.get(record.partition, event_ms)
+            judged, of = None if warming else self._judged(scores, ys[-1]), Record(record, key, event_ms)
+            past = self._alarms.follow(known.past if known else None, of, at_ms, judged, parts, goes_on=sensor is not None)
+            out |= self._alarms.said(past, ends=after)
         if after:
-            self._lose_alarm(_Sensor(state, past=past), record, key, event_ms)
             self._sensors.pop(sensor_id, None)
             self._forgotten.add(sensor_id)
         else:
-            self._sensors[sensor_id] = _Sensor(state, steps, previous, latest_ms, incomplete, seen, seen_ms, past)
+            self._sensors[sensor_id] = _Sensor(state, steps, previous, latest_ms, incomplete, recent, seen, seen_ms, past)
         if holes.any():
             names = self._settings.input.features or range(self._model.features)
             out["held"] = [name for i, name in enumerate(names) if holes[:, i].any()]
         return out
 
-    def _lose_alarm(self, sensor: _Sensor | None, record: InputRecord, key: bytes, event_ms: int) -> None:
-        if self._alarms is not None and sensor is not None:
-            self._told += self._alarms.lost(sensor.past, record, key, event_ms)
-
-    def _score(self, written: list[Any]) -> float:
+    def _judged(self, scores: dict[str, Any], written: list[Any]) -> float | None:
         """The number that alarm.score names. written: what is published of a step, output by output."""
         wanted, outputs = self._settings.alarm.score, self._model.named_outputs
+        if wanted in SCORES:
+            return scores.get(wanted)
         name, _, number = wanted.removesuffix("]").rpartition("[") if wanted.endswith("]") else (wanted, "", "0")
         of = [output.name for output in outputs].index(name.removeprefix("predicted_")) if name != "prediction" else 0
         return float(written[of][int(number)])
@@ -194,7 +184,7 @@ class Reference:
         return times
 
     def _output(
-        self, record: InputRecord, key: bytes, event_ms: int, prediction: Any, steps: int, residual: float | None, *, warming: bool
+        self, record: InputRecord, key: bytes, event_ms: int, prediction: Any, steps: int, scores: dict[str, Any], *, warming: bool
     ) -> dict[str, Any]:
         try:
             name = key.decode()
@@ -208,9 +198,8 @@ class Reference:
             "partition": record.partition,
             "offset": record.offset,
             "model": self._model_id,
+            **scores,
         }
-        if self._settings.output.residual:
-            out["residual"] = residual
         if warming:
             out["warming_up"] = True
         if self._model.trained_window is not None and steps > self._model.trained_window:
@@ -272,16 +261,6 @@ class Reference:
             return True
         return self._time_ms[partition] - self._first_ms[partition] <= round(expire_s * 1000)
 
-    def _forecast(self) -> list[tuple[int, int]]:
-        """The numbers of a prediction that forecast features, each with its feature."""
-        wanted, first = self._settings.output.residual, 0
-        if isinstance(wanted, dict):
-            ((of, wanted),) = wanted.items()
-            first = next(output.first for output in self._model.named_outputs if output.name == of)
-        names = self._settings.input.features or ()
-        features = range(self._model.features) if isinstance(wanted, bool) else wanted
-        return [(first + i, names.index(f) if isinstance(f, str) else f) for i, f in enumerate(features)]
-
     def _written(self, y: NDArray[np.float32]) -> list[Any]:
         """A step's numbers as they are published, output by output."""
         written = list[Any]()
@@ -318,14 +297,10 @@ class Reference:
 
 
 def as_published(value: bytes) -> dict[str, Any]:
-    """An output as expect() writes one: every number of the prediction and the residual the float32 that it stands for."""
+    """An output as expect() writes one: every number of the prediction and of the scores the float32 that it stands for."""
     found: dict[str, Any] = json.loads(value)
     found["prediction"] = _float32(found["prediction"])
-    if found.get("residual") is not None:
-        found["residual"] = float(np.float32(found["residual"]))
-    if found.get("score") is not None:
-        found["score"] = float(np.float32(found["score"]))
-    return found
+    return {**found, **{name: _float32(found[name]) for name in (*SCORES, "score") if name in found}}
 
 
 def _reference_rung(model: "ServableModel") -> Run:

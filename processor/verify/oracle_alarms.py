@@ -34,6 +34,17 @@ class Past:
     heard_ms: int = 0  # the partition's time as of the last record, and that record's offset
     heard_at: int = 0
     silent: bool = False
+    said: dict[str, Any] = field(default_factory=dict)  # in the last record's prediction
+    last: "Record | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record, its sensor, and its time."""
+
+    record: InputRecord
+    key: bytes
+    event_ms: int
 
 
 class AlarmReference:
@@ -44,56 +55,85 @@ class AlarmReference:
         raised = settings.alarm.raise_ or Raise(True, math.inf, 1)
         self._settings, self._alarm, self._raised, self._model_id = settings, settings.alarm, raised, model_id
         self._clear = settings.alarm.clear or Clear(None, None, 1)
+        self._published: list[dict[str, Any]] = []
 
-    def lost(self, past: Past | None, record: InputRecord, key: bytes, event_ms: int) -> list[dict[str, Any]]:
-        """What is published when a sensor is reset with this record, or after it."""
-        if past is None or past.active is None:
-            return []
-        told = self._told("cleared", past, record, key, event_ms, None, None)
-        past.active = None
-        return [told | {"reason": "reset"}]
+    def take(self) -> list[dict[str, Any]]:
+        """What was published since the last call."""
+        told, self._published = self._published, []
+        return told
 
-    def heard(self, past: Past, record: InputRecord, key: bytes, event_ms: int, *, forgotten: bool = False) -> list[dict[str, Any]]:
-        """What is published when a sensor sends a record that is taken."""
-        if not past.silent:
-            return []
-        past.silent = False
-        told = self._silence("cleared", past, record, key, event_ms)
-        return [told | {"reason": "reset"} if forgotten else told]
+    def forgotten(self, past: Past, of: Record) -> None:
+        """A sensor is deleted."""
+        self._heard(past, of, reason="reset")
+        self._lose(past, of)
 
-    def passed(self, pasts: Sequence[tuple[bytes, Past]], record: InputRecord, event_ms: int, time_ms: int) -> list[dict[str, Any]]:
-        """What is published when the partition's time is now this. pasts: of its sensors."""
+    def follow(
+        self,
+        known: Past | None,
+        of: Record,
+        time_ms: int,
+        score: float | None,
+        parts: Sequence[tuple[Any, float]],
+        *,
+        goes_on: bool,
+    ) -> Past:
+        """A record with readings, at this partition time. known: what its sensor had before; parts: the features' share of the score."""
+        if known is not None:
+            self._heard(known, of)
+            if not goes_on:
+                self._lose(known, of)
+        past = known if known is not None and goes_on else Past()
+        past.heard_ms, past.heard_at = time_ms, of.record.offset
+        past.said = {}
+        if self._alarm.raise_ is not None:
+            judged = None if score is None else self._smoothed(past, score)
+            if judged is not None:
+                self._judge(past, of, judged, parts)
+            past.said = {"score": judged, "alarm": past.active is not None}
+        past.last = of
+        return past
+
+    def said(self, past: Past, *, ends: bool) -> dict[str, Any]:
+        """What the prediction says. ends: the sensor's sequence ends with it."""
+        if ends and past.last is not None:
+            self._lose(past, past.last)
+        return past.said
+
+    def passed(self, pasts: Sequence[tuple[bytes, Past]], record: InputRecord, event_ms: int, time_ms: int) -> None:
+        """The partition's time is now this. pasts: of its sensors."""
         limit_s = self._alarm.silent
         if limit_s is None:
-            return []
+            return
         gone = [(key, past) for key, past in pasts if not past.silent and time_ms - past.heard_ms > round(limit_s * 1000)]
-        for _, past in gone:
+        for key, past in sorted(gone, key=lambda each: each[1].heard_at):
             past.silent = True
-        return [self._silence("raised", past, record, key, event_ms) for key, past in sorted(gone, key=lambda each: each[1].heard_at)]
+            self._silence("raised", past, Record(record, key, event_ms))
 
-    def _silence(self, state: str, past: Past, record: InputRecord, key: bytes, event_ms: int) -> dict[str, Any]:
-        name = f"{self._settings.input.topic}-{record.partition}-{past.heard_at}-silent"
-        of = Past(active={"id": name, "since": past.heard_ms})
-        return self._told(state, of, record, key, event_ms, None, None, level="silent")
+    def _heard(self, past: Past, of: Record, reason: str | None = None) -> None:
+        if past.silent:
+            past.silent = False
+            self._silence("cleared", past, of, reason)
 
-    def judge(
-        self, past: Past, score: float | None, record: InputRecord, key: bytes, event_ms: int, parts: Sequence[tuple[Any, float]]
-    ) -> tuple[float | None, list[dict[str, Any]]]:
-        """The score as it is published, and what is published of alarms. parts: the features' share of it."""
-        judged = None if score is None else self._smoothed(past, score)
-        if judged is None:
-            return None, []
-        raise_at, clear_at = self._thresholds(past, key)
-        told = list[dict[str, Any]]()
+    def _lose(self, past: Past, of: Record) -> None:
+        """A sensor is reset."""
+        if past.active is not None:
+            self._publish("cleared", past.active, of, reason="reset")
+            past.active = None
+
+    def _silence(self, state: str, past: Past, of: Record, reason: str | None = None) -> None:
+        name = f"{self._settings.input.topic}-{of.record.partition}-{past.heard_at}-silent"
+        self._publish(state, {"id": name, "since": past.heard_ms}, of, level="silent", reason=reason)
+
+    def _judge(self, past: Past, of: Record, score: float, parts: Sequence[tuple[Any, float]]) -> None:
+        raise_at, clear_at = self._thresholds(past, of.key)
         if raise_at is not None:
-            state = self._step(past, judged, raise_at, clear_at, record, event_ms)
-            if state is not None:
+            state = self._step(past, score, raise_at, clear_at, of.record, of.event_ms)
+            if state is not None and past.active is not None:
                 threshold = clear_at if state == "cleared" and clear_at is not None else raise_at
-                told.append(self._told(state, past, record, key, event_ms, judged, threshold, parts))
+                self._publish(state, past.active, of, score, threshold, parts)
                 if state == "cleared":
                     past.active = None
-        self._learn(past, judged)
-        return judged, told
+        self._learn(past, score)
 
     def _smoothed(self, past: Past, score: float) -> float | None:
         n = self._alarm.mean_of
@@ -127,39 +167,41 @@ class AlarmReference:
             return "repeated"
         return None
 
-    def _told(
+    def _publish(
         self,
         state: str,
-        past: Past,
-        record: InputRecord,
-        key: bytes,
-        event_ms: int,
-        score: float | None,
-        threshold: float | None,
+        alarm: dict[str, Any],
+        of: Record,
+        score: float | None = None,
+        threshold: float | None = None,
         parts: Sequence[tuple[Any, float]] = (),
+        *,
         level: str = "alarm",
-    ) -> dict[str, Any]:
+        reason: str | None = None,
+    ) -> None:
         try:
-            name = key.decode()
+            name = of.key.decode()
         except UnicodeDecodeError:
-            name = "0x" + key.hex()
+            name = "0x" + of.key.hex()
         told = {
-            **(past.active or {}),
+            **alarm,
             "sensor": name,
             "state": state,
             "level": "normal" if state == "cleared" else level,
             "previous_level": "normal" if state == "raised" else level,
-            "timestamp": event_ms,
+            "timestamp": of.event_ms,
             "score": score,
             "threshold": threshold,
-            "partition": record.partition,
-            "offset": record.offset,
+            "partition": of.record.partition,
+            "offset": of.record.offset,
             "model": self._model_id,
         }
-        if parts and score is not None:
+        if reason is not None:
+            told["reason"] = reason
+        if parts:
             largest = sorted(parts, key=lambda part: -part[1])[:TOP]
-            told["features"] = [{"feature": feature, "residual": float(np.float32(residual))} for feature, residual in largest]
-        return told
+            told["features"] = [{"feature": feature, "residual": residual} for feature, residual in largest]
+        self._published.append(told)
 
     # Thresholds.
 

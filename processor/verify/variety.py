@@ -10,24 +10,27 @@ import numpy as np
 
 from processor.settings import ENV_PREFIX
 
-STREAM, STREAM_ALARMS = 5, 7  # of the seed: other numbers are drawn from it for other things
+STREAM, STREAM_OUTPUT, STREAM_ALARMS = 5, 6, 7  # of the seed: other numbers are drawn from it for other things
 HALF = 0.5
 
 
 def drawn(seed: int, config: Path | None, words: Sequence[str], environ: Mapping[str, str], *, forecasts: bool = False) -> list[str]:
     """Options for the command line, none about a section that the user says anything about.
 
-    forecasts: whether the model gives a number for each of its 4 features, one of which may then be judged for alarms.
+    forecasts: whether the model gives a number for each of its 4 features, so that outputs may have scores, and alarms.
     """
     if config is not None:
         return []
-    options = [] if _given("input", words, environ) else _input(np.random.default_rng((seed, STREAM)))
-    if not forecasts or _given("alarm", words, environ):
-        return options
-    rng = np.random.default_rng((seed, STREAM_ALARMS))
-    options += _alarms(rng)
-    # Silence and expiry exclude each other.
-    return options if _given("state", words, environ) or rng.random() < HALF else [*options, f"--alarm.silent={int(rng.integers(1, 90))}s"]
+    given = {section: _given(section, words, environ) for section in ("input", "output", "alarm", "state")}
+    options = [] if given["input"] else _input(np.random.default_rng((seed, STREAM)))
+    if forecasts and not given["output"]:
+        options += _scores(np.random.default_rng((seed, STREAM_OUTPUT)))
+    if forecasts and not given["alarm"]:
+        rng = np.random.default_rng((seed, STREAM_ALARMS))
+        options += _alarms(rng, residual=any(word.startswith("--output.residual") and not word.endswith("=false") for word in options))
+        if not given["state"] and rng.random() < HALF:  # silence and expiry exclude each other
+            options.append(f"--alarm.silent={int(rng.integers(1, 90))}s")
+    return options
 
 
 def _given(section: str, words: Sequence[str], environ: Mapping[str, str]) -> bool:
@@ -35,14 +38,18 @@ def _given(section: str, words: Sequence[str], environ: Mapping[str, str]) -> bo
     return any(word.startswith(f"--{section}.") for word in words) or any(name.startswith(named) for name in environ)
 
 
-def _alarms(rng: np.random.Generator) -> list[str]:
+def _scores(rng: np.random.Generator) -> list[str]:
+    residual = ("true", "each", "{each: [3, 0, 1, 2]}", "false")[int(rng.integers(4))]
+    return [f"--output.residual={residual}", *(["--output.reconstruction=true"] if rng.random() < HALF else [])]
+def _alarms(rng: np.random.Generator, *, residual: bool) -> list[str]:
     """Thresholds that scores often pass, whatever the numbers are: most are learnt, and one is where numbers around 0 are half the time."""
     if rng.random() < HALF:
         return []
     side, other = (("above", "below"), ("below", "above"))[int(rng.integers(2))]
     quantile = 0.8 if side == "above" else 0.2
     threshold = ("0.1", "{mad: 1, warmup: 20}", f"{{quantile: {quantile}, warmup: 20}}")[int(rng.integers(3))]
-    options = [f"--alarm.score=prediction[{int(rng.integers(4))}]"]
+    score = f"prediction[{int(rng.integers(4))}]"
+    options = [f"--alarm.score={'residual' if residual and rng.random() < HALF else score}"]
     options.append(f"--alarm.raise={{{side}: {threshold}, for: {int(rng.integers(1, 3))}}}")
     if rng.random() < HALF:
         options.append(f"--alarm.mean_of={int(rng.integers(2, 6))}")

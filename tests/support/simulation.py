@@ -132,7 +132,8 @@ class Process:
         self.name, self.mark, broker, parts = name, mark, world.broker, world.parts
         now_s = broker.clock.now_s
         self.partitions, recorder = Partitions(), Recorder(world.metrics)
-        self.engine = parts.engine(Decay(), Shapes(1, 1, 1, alarms=Decider(RULE, Score(0))), Rules(expire_ms=EXPIRE_MS), slots=SLOTS)
+        shapes = Shapes(1, 1, 1, alarms=Decider(RULE, Score("prediction")))
+        self.engine = parts.engine(Decay(), shapes, Rules(expire_ms=EXPIRE_MS), slots=SLOTS)
         decoder = Decoder(JsonFormat(features=1, record_steps_max=4), ahead_max_s=10**9, each_record=False)
         encoder = Encoder(model_id="decay", outputs=[Output("y", 0, 1)], scales=[None], residual=False)
         codec = Codec(decoder.decode, encoder.encode, AlarmEncoder(INPUT.name, "decay", [0]).encode)

@@ -11,7 +11,7 @@ from processor.records import Output
 from processor.settings import load_settings
 
 ABOVE = "--alarm.raise={above: 2}"
-ONE = SimpleNamespace(named_outputs=(Output("y", 0, 3),))
+ONE = SimpleNamespace(named_outputs=(Output("y", 0, 3),), features=3)
 WINDOW = SimpleNamespace(named_outputs=(Output("y", 0, 12, rows=4),))
 TWO = SimpleNamespace(named_outputs=(Output("next", 0, 3), Output("left[0]", 3, 4)))
 
@@ -19,12 +19,12 @@ TWO = SimpleNamespace(named_outputs=(Output("next", 0, 3), Output("left[0]", 3, 
 @pytest.mark.parametrize(
     ("model", "options", "score"),
     [
-        (ONE, ["--output.residual=true"], Score()),
-        (ONE, ["--alarm.score=prediction[2]"], Score(2)),
-        (ONE, ["--alarm.score=predicted_y[1]", "--output.scale={mean: [1, 2, 3], std: 4}"], Score(1, 2.0, 4.0)),
-        (ONE, ["--alarm.score=prediction[1]", "--output.scale={mean: 1, std: 4}"], Score(1, 1.0, 4.0)),
-        (TWO, ["--alarm.score=predicted_next[2]"], Score(2)),
-        (TWO, ["--alarm.score=predicted_left[0]"], Score(3)),
+        (ONE, ["--output.residual=[2, 0, 1]"], Score("residual", features=(2, 0, 1))),
+        (ONE, ["--alarm.score=prediction[2]"], Score("prediction", 2)),
+        (ONE, ["--alarm.score=predicted_y[1]", "--output.scale={mean: [1, 2, 3], std: 4}"], Score("prediction", 1, 2.0, 4.0)),
+        (ONE, ["--alarm.score=prediction[1]", "--output.scale={mean: 1, std: 4}"], Score("prediction", 1, 1.0, 4.0)),
+        (TWO, ["--alarm.score=predicted_next[2]"], Score("prediction", 2)),
+        (TWO, ["--alarm.score=predicted_left[0]"], Score("prediction", 3)),
     ],
 )
 def test_the_score_is_the_number_that_is_named(model, options, score):

@@ -136,13 +136,13 @@ def test_an_answer_without_a_prediction_is_compared_and_counts_as_none() -> None
         court.answer("prediction", 0, judge.prediction(b"pump", answered, START_MS + offset)[1])
     court.answer("dead letter", 0, letter(4, b"non_finite_state"))
     court.finish()
-    assert court.compared == {"prediction": 0, "filling": 4, "dead letter": 1}
+    assert court.compared == {"prediction": 0, "filling": 4, "dead letter": 1, "alarm": 0}
 
 
 def test_what_is_right_is_found_right_phase_after_phase_and_counted(court: Judge) -> None:
     for phase in (1, 2):
         hand_over(court, right(), [letter(2)])
-        assert court.compared == {"prediction": 3 * phase, "filling": 0, "dead letter": phase}
+        assert court.compared == {"prediction": 3 * phase, "filling": 0, "dead letter": phase, "alarm": 0}
         assert court.next_offset[0] == 5
     assert court.records == 5
     with pytest.raises(DifferentError, match="lost: sensor pump, partition 0, offset 0"):
