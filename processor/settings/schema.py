@@ -369,20 +369,7 @@ class Settings(BaseSettings):
     @field_validator("alarm", mode="after")
     @classmethod
     def _alarms_fit_together(cls, alarm: Alarm, info: ValidationInfo) -> Alarm:
-        if (fault := alarm.fault()) is not None:
-            key, found, words = fault
-            raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": key, "found": found})
-        output = _topic(info, "output")
-        if alarm.on and output is not None:
-            topic = alarm.topic or alarms_of(output)
-            dead_letter, source = info.data.get("dead_letter"), _topic(info, "input")
-            others = {"input.topic": source, "output.topic": output}
-            if dead_letter is not None and source is not None:
-                others["dead_letter.topic"] = dead_letter.topic or dead_letter_of(source)
-            _refuse_clash("alarm.topic", topic, others)
-            if len(topic) > 249:
-                words = "a topic of 249 characters at most: set alarm.topic"
-                raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": "alarm.topic", "found": topic})
+        _check_alarms(alarm, info)
         return alarm
 
     @field_validator("checkpoint", mode="after")
@@ -524,6 +511,23 @@ def dead_letter_of(topic: str) -> str:
 
 def alarms_of(topic: str) -> str:
     return f"{topic}.alarms"
+
+
+def _check_alarms(alarm: Alarm, info: ValidationInfo) -> None:
+    if (fault := alarm.fault()) is not None:
+        key, found, words = fault
+        raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": key, "found": found})
+    output = _topic(info, "output")
+    if alarm.on and output is not None:
+        topic = alarm.topic or alarms_of(output)
+        dead_letter, source = info.data.get("dead_letter"), _topic(info, "input")
+        others = {"input.topic": source, "output.topic": output}
+        if dead_letter is not None and source is not None:
+            others["dead_letter.topic"] = dead_letter.topic or dead_letter_of(source)
+        _refuse_clash("alarm.topic", topic, others)
+        if len(topic) > 249:
+            words = "a topic of 249 characters at most: set alarm.topic"
+            raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": "alarm.topic", "found": topic})
 
 
 def _topic(info: ValidationInfo, section: str) -> str | None:
