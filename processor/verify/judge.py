@@ -59,13 +59,13 @@ class _Stream:
 
 class Judge:
     """expect: what the oracle says to a record, called once for each. key_of: whose record it is. alarms: what the oracle then expects of
-    alarms, in order. Knows no time and no thread."""
+    alarms, in order, each with its sensor. Knows no time and no thread."""
 
     def __init__(
         self,
         expect: Expect,
         key_of: Callable[[InputRecord], bytes | None] = lambda record: record.key,
-        alarms: Callable[[], list[dict[str, Any]]] = list,
+        alarms: Callable[[], list[tuple[bytes, dict[str, Any]]]] = list,
     ) -> None:
         self._expect, self._key_of, self._alarms = expect, key_of, alarms
         self._streams: defaultdict[tuple[Kind, int], _Stream] = defaultdict(_Stream)
@@ -97,8 +97,8 @@ class Judge:
         while self._unjudged and not enough():
             record = self._unjudged.popleft()
             said = self._expect(record)
-            for alarm in self._alarms():
-                told = _said(self._key_of(record), record.record_ms, alarm=alarm)
+            for key, alarm in self._alarms():
+                told = _said(key, record.record_ms, alarm=alarm)
                 self._streams["alarm", record.partition].wanted.append(Answer(record.offset, told))
                 self._compare("alarm", record.partition, self._streams["alarm", record.partition])
             if said is None:

@@ -97,8 +97,8 @@ class Reference:
             self._alarms.passed(pasts, record, self._event_ms, self._time_ms.get(record.partition, self._event_ms))
         return answer
 
-    def take_alarms(self) -> list[dict[str, Any]]:
-        """What is published of alarms with the records that were fed since the last call, in their order."""
+    def take_alarms(self) -> list[tuple[bytes, dict[str, Any]]]:
+        """What is published of alarms with the records that were fed since the last call, in their order, each with its sensor."""
         return [] if self._alarms is None else self._alarms.take()
 
     def key_of(self, record: InputRecord) -> bytes | None:

@@ -55,10 +55,10 @@ class AlarmReference:
         raised = settings.alarm.raise_ or Raise(True, math.inf, 1)
         self._settings, self._alarm, self._raised, self._model_id = settings, settings.alarm, raised, model_id
         self._clear = settings.alarm.clear or Clear(None, None, 1)
-        self._published: list[dict[str, Any]] = []
+        self._published: list[tuple[bytes, dict[str, Any]]] = []
 
-    def take(self) -> list[dict[str, Any]]:
-        """What was published since the last call."""
+    def take(self) -> list[tuple[bytes, dict[str, Any]]]:
+        """What was published since the last call, each with its sensor."""
         told, self._published = self._published, []
         return told
 
@@ -201,7 +201,7 @@ class AlarmReference:
         if parts:
             largest = sorted(parts, key=lambda part: -part[1])[:TOP]
             told["features"] = [{"feature": feature, "residual": residual} for feature, residual in largest]
-        self._published.append(told)
+        self._published.append((of.key, told))
 
     # Thresholds.
 

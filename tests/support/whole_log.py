@@ -130,8 +130,8 @@ def answers(done: Processed, into: dict[Any, Any]) -> None:
             into[int(done.batch.offset[done.decoded.source.index(i)])] = oracle.as_published(value)
     for _, reason in done.rejected:
         into[reason.offset] = reason.error
-    for i, _, value in done.alarms:
-        into.setdefault(("alarms", int(done.batch.offset[i])), []).append(oracle_alarms.alarm_as_published(value))
+    for i, sensor, value in done.alarms:
+        into.setdefault(("alarms", int(done.batch.offset[i])), []).append((sensor, oracle_alarms.alarm_as_published(value)))
 
 
 def served(settings: Settings, log: list[Message], random: Random, slots: int) -> dict[Any, Any]:
