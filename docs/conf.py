@@ -28,6 +28,7 @@ NAVIGATION = {
     "tutorials/index": ["tutorials/csv", "tutorials/keras2", "tutorials/anomalies", "tutorials/scaling", "recipes"],
     "reference": [
         "records",
+        "alarms",
         "models",
         "kinds-of-models",
         "csv-files",
@@ -47,7 +48,7 @@ NAVIGATION = {
         )
     ],
     "architecture/index": [
-        *(f"architecture/{page}" for page in ("promise", "engine", "commit", "checkpoints", "restore", "failures", "judging")),
+        *(f"architecture/{page}" for page in ("promise", "engine", "commit", "alarms", "checkpoints", "restore", "failures", "judging")),
         "decisions/index",
     ],
     "contributing": ["code-map", "verify"],

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from processor.records import ERRORS, RULES
+from processor.records import ALARM, CLEARED, ERRORS, RAISED, REPEATED, RULES, SILENT
 
 PREFIX = "slotstream_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -70,6 +70,13 @@ CATALOGUE: tuple[Spec, ...] = (
         "values",
         "missing values that were replaced (input.missing), by feature, without those in dead letters",
         _free("feature"),
+    ),
+    Spec(
+        "alarms_total",
+        "counter",
+        "records",
+        "what became of alarms (alarm.raise), and of silent sensors (alarm.silent), in committed transactions",
+        {"level": (ALARM, SILENT), "state": (RAISED, CLEARED, REPEATED)},
     ),
     Spec(
         "resets_total",
@@ -144,7 +151,7 @@ CATALOGUE: tuple[Spec, ...] = (
         "gauge",
         "boolean",
         "1 while the topic does not exist on the broker, by setting: the service waits for it, and ends after a minute",
-        {"topic": ("input", "output", "dead_letter", "checkpoint")},
+        {"topic": ("input", "output", "dead_letter", "checkpoint", "alarm")},
     ),
     Spec(
         "topic_findings",

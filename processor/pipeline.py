@@ -6,7 +6,7 @@ times, the result depends only on the messages. Must not touch topics, transacti
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -32,11 +32,13 @@ class Codec(NamedTuple):
     """decode: every message becomes part of the batch or is rejected. encode: one output for each record, None if there is none.
 
     carrier: adds to outputs what they take from their records; None: nothing.
+    alarms: what became of alarms, each with the index of its record and the sensor; None: there are none.
     """
 
     decode: Callable[[Sequence[Message]], Decoded]
     encode: Callable[[Batch, Applied], list[bytes | None]]
     carrier: Carrier | None = None
+    alarms: Callable[[Batch, Applied], list[tuple[int, bytes, bytes]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Processed:
     rejected  (message index, reason) of each record that must become a dead letter, in message order
     clocks    the clock of each partition after the batch
     headers   of each output; None: none has any
+    alarms    (batch index, sensor, what became of its alarm), in batch order
     """
 
     decoded: Decoded
@@ -55,6 +58,7 @@ class Processed:
     rejected: list[tuple[int, Rejected]]
     clocks: dict[int, Clock]
     headers: list[Headers | None] | None = None
+    alarms: list[tuple[int, bytes, bytes]] = field(default_factory=list)
 
     @property
     def batch(self) -> Batch:
@@ -89,7 +93,8 @@ class Pipeline:
             values = self._codec.encode(batch, applied)
             carrier = self._codec.carrier
             headers = None if carrier is None else carrier.add(messages, decoded.source, values)
-        return Processed(decoded, applied, values, _with_left_out(decoded, applied), after, headers)
+            alarms = [] if self._codec.alarms is None else self._codec.alarms(batch, applied)
+        return Processed(decoded, applied, values, _with_left_out(decoded, applied), after, headers, alarms)
 
     def replay(self, messages: Sequence[Message], clocks: Mapping[int, Clock]) -> tuple[int, dict[int, Clock]]:
         """Like process(), for messages that were committed before: no outputs. Returns the number of readings, and the new clocks."""

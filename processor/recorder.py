@@ -25,6 +25,7 @@ class _Open:
     readings: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     resets: Counter[str] = field(default_factory=Counter)
+    alarms: Counter[tuple[str, str]] = field(default_factory=Counter)
     record_ms: list[NDArray[np.int64]] = field(default_factory=list)
     missing: list[NDArray[np.int64]] = field(default_factory=list)
 
@@ -55,6 +56,7 @@ class Recorder:
         counts.predictions += int(applied.published(batch).sum())
         counts.readings += len(batch.x)
         counts.errors.update(reason.error for _, reason in rejected)
+        counts.alarms.update((event.level, event.state) for event in applied.alarm_events())
         counts.resets.update(resets)
         if applied.reset_by.any():
             counts.resets.update({rule: int((applied.reset_by == 1 + i).sum()) for i, rule in enumerate(RULES)})
@@ -73,6 +75,8 @@ class Recorder:
             metrics.add("dead_letters_total", count, error=error)
         for reason, count in counts.resets.items():
             metrics.add("resets_total", count, reason=reason)
+        for (level, state), count in counts.alarms.items():
+            metrics.add("alarms_total", count, level=level, state=state)
         for name, count in zip(self._may_miss, np.sum(counts.missing, 0).tolist() if counts.missing else (), strict=False):
             metrics.add("missing_values_total", count, feature=name)
         if counts.record_ms:

@@ -30,6 +30,11 @@ ERRORS = (
 RULES = ("after_gap", "after_steps", "expired")
 NO_GAP = -1
 
+# What becomes of an alarm, and why one is cleared that did not end by itself.
+RAISED, CLEARED, REPEATED = "raised", "cleared", "repeated"
+RESET = "reset"
+ALARM, SILENT = "alarm", "silent"
+
 
 class Claim(NamedTuple):
     """A sensor's timestamp that partition time has not followed, because it is further ahead than the expiry.
@@ -72,6 +77,31 @@ class Jump(NamedTuple):
     other: bytes | None = None
 
 
+class AlarmEvent(NamedTuple):
+    """What became of a sensor's alarm with a record.
+
+    record     its index in the batch
+    state      raised, cleared or repeated
+    raised_at  the offset of the record that raised it, and since_ms that record's event time
+    score      what was judged, and the threshold that it was compared with; None if the sensor was reset
+    features   those that contributed most to the score, by index, and how much each
+    level      alarm; or silent: the sensor has had no reading for too long. Then raised_at is the offset of its last record, and
+               since_ms the partition time as of it
+    sensor     its name, if it is not the record's
+    """
+
+    record: int
+    state: str
+    raised_at: int
+    since_ms: int
+    score: float | None = None
+    threshold: float | None = None
+    reason: str | None = None
+    features: tuple[tuple[int, float], ...] = ()
+    level: str = ALARM
+    sensor: bytes | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """One of a model's outputs: the numbers first to last of a prediction, without last.
@@ -105,6 +135,7 @@ class Batch:
     since_gap_ms              in a partition whose earlier readings were lost, how far its time has come since, int64 [n]; NO_GAP in others;
                               empty where no partition is such
     jumps                     where partition time jumped further than sensors are remembered, or a sensor's time did alone
+    began_ms                  partition time before the first record, by partition; empty until rules.keep_time()
     missing                   bool [steps.sum(), F]: which numbers of x were not measured; None: all were
     """
 
@@ -120,6 +151,7 @@ class Batch:
     time_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     since_gap_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     jumps: list[Jump] = field(default_factory=list)
+    began_ms: dict[int, int] = field(default_factory=dict)
     missing: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
@@ -142,6 +174,10 @@ class Applied:
     late      bool [n]: the record is older than the sensor's latest one, and was rejected
     reset_by  int8 [n]: 0, or 1 + the index in RULES of the rule that reset the sensor before this record
     missing   bool [n]: a value is missing, the sensor has none to hold, and the record was rejected; None: in no record
+    score     float32 [n]: what was judged for alarms, NaN if nothing was; None without alarms
+    alarm     bool [n]: the sensor has an alarm as of the record; None without alarms
+    events    what became of alarms, by record
+    silences  of sensors that were silent before a record of theirs, by that record; crossings: of those that still are
     """
 
     y: NDArray[np.float32]
@@ -156,11 +192,30 @@ class Applied:
     missing: NDArray[np.bool_] | None = None
     residuals: NDArray[np.float32] | None = None
     reconstruction: NDArray[np.float32] | None = None
+    score: NDArray[np.float32] | None = None
+    alarm: NDArray[np.bool_] | None = None
+    events: dict[int, list[AlarmEvent]] = field(default_factory=dict)
+    silences: dict[int, list[AlarmEvent]] = field(default_factory=dict)
+    crossings: list[AlarmEvent] = field(default_factory=list)
 
     def published(self, batch: Batch) -> NDArray[np.bool_]:
         """bool [n]: the records that have an output."""
         published: NDArray[np.bool_] = self.finite & ~self.late & (batch.steps > 0)
         return published if self.missing is None else published & ~self.missing
+
+    def alarm_events(self) -> list[AlarmEvent]:
+        """In the order of the records; what only a rejected record would have caused never happened.
+
+        With a record, its own sensor comes first, and then those that became silent, in the order of their last records.
+        """
+        if not (self.events or self.silences or self.crossings):
+            return []
+        rejected = ~self.finite | self.late if self.missing is None else ~self.finite | self.late | self.missing
+        own = [event for record, events in self.events.items() if not rejected[record] for event in events]
+        silent = [event for record, events in self.silences.items() if not rejected[record] for event in events]
+        back = [event for event in silent if event.state == CLEARED]
+        gone = sorted((event for event in [*silent, *self.crossings] if event.state == RAISED), key=lambda event: event.raised_at)
+        return sorted([*back, *own, *gone], key=lambda event: event.record)  # which keeps their order within a record
 
 
 @dataclass(frozen=True, slots=True)

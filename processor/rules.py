@@ -169,6 +169,7 @@ def keep_time(batch: Batch, clocks: Mapping[int, Clock], expire_ms: int | None =
     numbers, stand = np.array(batch.partition, np.int64), dict[int, Clock]()
     for number in np.unique(numbers).tolist():
         at, clock = np.flatnonzero(numbers == number), clocks[number]
+        batch.began_ms[number] = NEVER if clock.time_ms is None else clock.time_ms
         time_ms = np.maximum(np.maximum.accumulate(batch.time_ms[at]), NEVER if clock.time_ms is None else clock.time_ms)
         if expire_ms is not None and not _steady(batch.time_ms[at], time_ms, clock, expire_ms):
             time_ms, stand[number] = _told_one_by_one(batch, at, clock, expire_ms)

@@ -166,8 +166,8 @@ def _yaml_lines() -> Iterator[str]:
             yield from [*_comment(described[name].meaning, ""), "kafka:", f'  bootstrap.servers: "{BOOTSTRAP_DEFAULT}"']
         elif name in parts:
             yield from [*_comment(field.description or "", ""), f"{name}:"]
-            for inner in parts[name].model_fields:
-                yield from _yaml_key(described[f"{name}.{inner}"], inner, "  ")
+            for inner, part in parts[name].model_fields.items():
+                yield from _yaml_key(described[f"{name}.{part.alias or inner}"], part.alias or inner, "  ")
         else:
             yield from _yaml_key(described[name], name, "")
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from processor.app.alarm_rules import decider_of, silent_ms_of
 from processor.app.forms import decoder_of, held_features, may_miss, names_of
 from processor.app.named_columns import check_features, fields_of, scales_of
 from processor.app.scored_outputs import reconstruction_of, residual_of
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.policy import Policies
 from processor.checkpoint.topic import row_bytes_max
+from processor.codec.alarm_records import AlarmEncoder
 from processor.codec.carry import Carrier, carried_bytes_max
 from processor.codec.columns import KEY_BYTES_MAX
 from processor.codec.encode import Encoder, output_bytes_max
@@ -70,11 +72,14 @@ def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
         window=model.window if model.mode == "windowed" else None,
         residual=tuple(forecast.values()),
         forecasts=tuple(forecast),
-        residual_each=settings.output.residual_each,
+        # An alarm tells which features it is of, whether or not predictions do.
+        residual_each=settings.output.residual_each or (settings.alarm.raise_ is not None and settings.alarm.score == "residual"),
         reconstruction=reconstruction_of(model, settings),
         warmup_steps=settings.model.warmup_steps,
         hold=held_features(settings, model.features),
         hold_max_ms=None if hold_max_s is None else round(hold_max_s * 1000),
+        alarms=decider_of(settings, model),
+        silent_ms=silent_ms_of(settings),
     )
 
 
@@ -106,7 +111,7 @@ def record_bytes_of(settings: Settings, model: "ServableModel", shapes: Shapes) 
     largest += flat_bytes_max(fields_of(model, settings)) + carried_bytes_max(settings.output.carry)
     if may_miss(settings):
         largest += held_bytes_max(names_of(settings, shapes.features))
-    return findings.RecordBytes(largest, row_bytes_max(shapes.row_width, KEY_BYTES_MAX))
+    return findings.RecordBytes(largest, row_bytes_max(shapes.row_width, KEY_BYTES_MAX), _alarms(settings, shapes.features, "").bytes_max)
 
 
 def slots_of(settings: Settings, shapes: Shapes) -> int:
@@ -167,9 +172,13 @@ def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Co
     )
     decode = decoder_of(settings, model.features, model.inputs.categories).decode
     carrier = Carrier(settings.output.carry) if settings.output.carry else None
-    if not may_miss(settings):
-        return Codec(decode, encoder.encode, carrier)
-    return Codec(decode, WholeEncoder(encoder.encode, names_of(settings, model.features)).encode, carrier)
+    encode = WholeEncoder(encoder.encode, names_of(settings, model.features)).encode if may_miss(settings) else encoder.encode
+    alarms = _alarms(settings, model.features, fingerprint[:8]).encode if settings.alarm.on else None
+    return Codec(decode, encode, carrier, alarms)
+
+
+def _alarms(settings: Settings, features: int, model_id: str) -> AlarmEncoder:
+    return AlarmEncoder(settings.input.topic, model_id, names_of(settings, features))
 
 
 def rules_of(settings: Settings) -> Rules:

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,12 +79,28 @@ def init(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def try_csv(arguments: argparse.Namespace, rest: list[str]) -> int:
-    settings = settings_of(arguments, [*rest, f"--model.path={arguments.model}"])
+    words = [*rest, f"--model.path={arguments.model}"]
+    settings = settings_of(arguments, words)
+    if arguments.propose_threshold is not None and settings.alarm.raise_ is None:
+        settings = settings_of(arguments, [*words, "--alarm.raise={above: 1e300}"])  # scores, and no alarm
     form, wanted = _of_csv(arguments)
     _quiet_clients()
+    from processor.csv_io.labels import windows_of
     from processor.csv_io.try_model import try_model
 
-    tried = try_model(settings, arguments.file, form, wanted, sys.stdout, output=arguments.output, plot=arguments.plot)
+    windows = windows_of(Path(arguments.labels), arguments.file) if (arguments.labels or "").endswith(".json") else None
+    wanted = replace(wanted, labels=arguments.labels if windows is None else None)
+    tried = try_model(
+        settings,
+        arguments.file,
+        form,
+        wanted,
+        sys.stdout,
+        output=arguments.output,
+        plot=arguments.plot,
+        labels=windows,
+        alarms_a_day=arguments.propose_threshold,
+    )
     return 1 if tried.errors.total() == tried.readings else 0
 
 

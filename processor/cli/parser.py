@@ -8,7 +8,7 @@ from typing import Any
 
 from processor.cli import commands
 from processor.cli.given import settings_help
-from processor.cli.types import above_zero, encoding, partition, positive, separator, several, speed
+from processor.cli.types import a_day, above_zero, encoding, partition, positive, separator, several, speed
 
 Command = Callable[[argparse.Namespace, list[str]], int]
 
@@ -26,7 +26,14 @@ def make_parser() -> argparse.ArgumentParser:
     trial.add_argument("model", type=Path, metavar="MODEL", help="the Keras file, instead of model.path")
     _with_csv(trial)
     trial.add_argument("--output", type=Path, metavar="FILE", help="write the predictions to this file")
-    trial.add_argument("--plot", type=Path, metavar="OUT.png", help="plot the predictions (needs the extra plot)")
+    trial.add_argument("--plot", type=Path, metavar="OUT.png", help="plot the predictions, scores and alarms (needs the extra plot)")
+    trial.add_argument(
+        "--labels",
+        metavar="COLUMN|FILE.json",
+        help="compare alarms with this: the column that says which readings are anomalies, or a JSON file of windows of time by file",
+    )
+    proposed = "name the threshold that would have raised about N alarms a day in the file"
+    trial.add_argument("--propose-threshold", type=a_day, metavar="N/day", help=proposed)
     feed = _with_settings(of_all, "feed", commands.feed, "send the readings in a CSV file to the input topic")
     _with_csv(feed)
     pace = feed.add_mutually_exclusive_group()

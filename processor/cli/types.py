@@ -31,6 +31,11 @@ def above_zero(text: str) -> float:
     return number
 
 
+def a_day(text: str) -> float:
+    """1/day or 1."""
+    return above_zero(text.removesuffix("/day"))
+
+
 def speed(text: str) -> float:
     """60x or 60."""
     return above_zero(text.removesuffix("x"))

@@ -88,6 +88,9 @@ class Encoder:
             tails = [b"%b,%b" % pair for pair in zip(tails, self._residuals(applied.residuals), strict=True)]
         if self._reconstruction and applied.reconstruction is not None:
             tails = [b'%b,"reconstruction":%b' % pair for pair in zip(tails, _numbers(applied.reconstruction), strict=True)]
+        if applied.score is not None and applied.alarm is not None:
+            alarms = zip(tails, _numbers(applied.score), _numbers(applied.alarm), strict=True)
+            tails = [b'%b,"score":%b,"alarm":%b' % row for row in alarms]
         marks = [(applied.warming, b',"warming_up":true')]
         if self._trained_window is not None:
             marks.append((applied.steps > self._trained_window, b',"past_window":true'))

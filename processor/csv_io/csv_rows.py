@@ -17,6 +17,7 @@ import orjson
 
 from processor.codec.record_form import features_of, in_unit, key_field, merged, put
 from processor.csv_io.csv_file import CsvFile, Row, counts_rows
+from processor.csv_io.labels import is_anomaly
 from processor.csv_io.timestamps import decide
 from processor.errors import ConfigurationError
 from processor.settings import field_path
@@ -37,7 +38,7 @@ _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 class Wanted:
     """Which columns are what, as asked for. Either `key`, a column, or `sensor`, the one name for all rows.
 
-    missing: what stands in a cell that holds no number, such as -200.
+    missing: what stands in a cell that holds no number, such as -200. labels: which readings are anomalies.
     """
 
     key: str | None = None
@@ -48,6 +49,7 @@ class Wanted:
     timestamp_format: str | None = None
     decimal: str = "auto"
     missing: tuple[str, ...] = ()
+    labels: str | None = None
 
 
 def with_missing(wanted: Wanted, values: Sequence[float | str]) -> Wanted:
@@ -66,6 +68,7 @@ class Reading:
     values     a number a feature: None for a cell that holds none, infinite if it says so; none at all where the cells are not
                as many as the names, since then nobody knows which is which
     problem    what is wrong with the row, in words
+    label      the row says that it is an anomaly; None without a column for it
     """
 
     line: int
@@ -73,6 +76,7 @@ class Reading:
     timestamp: int | str | None
     values: list[float | None]
     problem: str | None
+    label: bool | None = None
 
 
 class Readings:
@@ -86,6 +90,7 @@ class Readings:
     def __init__(self, file: CsvFile, wanted: Wanted, features: Sequence[str] | None) -> None:
         self.file = file
         self._key = _place(file, wanted.key, "--key") if wanted.key is not None else None
+        self._label = _place(file, wanted.labels, "--labels") if wanted.labels is not None else None
         self._sensor = wanted.sensor
         self._time = _places(file, wanted.timestamp, "--timestamp") if wanted.timestamp is not None else []
         self._picked = self._features(wanted.columns, features)
@@ -112,7 +117,7 @@ class Readings:
             named = [name if name in self.file.columns else ".".join(field_path(name)) for name in features]
             if all(self.file.columns.count(name) == 1 for name in named):
                 return [self.file.columns.index(name) for name in named]
-        taken = {self._key, *self._time, *self.file.nameless}
+        taken = {self._key, self._label, *self._time, *self.file.nameless}
         return [i for i in range(len(self.file.columns)) if i not in taken]
 
     def _number(self, text: str) -> float | None:
@@ -174,7 +179,8 @@ class Readings:
                 problem = f"timestamp is {text[:40]!r}: {error}" if text else "timestamp is empty"
         if not sensor:
             sensor, problem = None, f"{self.file.columns[self._key or 0]} is empty: expected a sensor's name"
-        return Reading(row.line, sensor, timestamp, values, problem)
+        label = None if self._label is None else is_anomaly(cells[self._label])
+        return Reading(row.line, sensor, timestamp, values, problem, label)
 
     def _ragged(self, row: Row) -> Reading:
         found = f"found {len(row.cells)} cells, expected {len(self.file.columns)}"

@@ -30,6 +30,8 @@ class _Series:
     measured: list[list[float]] = field(default_factory=list)
     predicted: list[list[float]] = field(default_factory=list)
     score: list[float] = field(default_factory=list)
+    alarms: list[list[float]] = field(default_factory=list)  # from and to, of each
+    alarm: bool = False
     forecast: list[float] | None = None  # the latest prediction, which is of the next reading
 
 
@@ -55,6 +57,8 @@ class Plot:
         measured: Sequence[float | None],
         prediction: Sequence[float] | None,
         score: float | None,
+        *,
+        alarm: bool = False,
     ) -> None:
         """One reading, in order. measured: of the features that the outputs forecast; None: there is none. score: of the kind that
         begin() names."""
@@ -68,6 +72,7 @@ class Plot:
         shown = (series.forecast or [np.nan] * self._outputs) if self._measured else now
         series.forecast = now
         series.readings += 1
+        self._note_alarm(series, series.readings if timestamp is None else timestamp, alarm=alarm)
         if (series.readings - 1) % series.stride:
             return
         series.x.append(series.readings if timestamp is None else timestamp)
@@ -78,6 +83,15 @@ class Plot:
             series.stride *= 2
             for column in (series.x, series.measured, series.predicted, series.score):
                 del column[1::2]
+
+    @staticmethod
+    def _note_alarm(series: _Series, x: float, *, alarm: bool) -> None:
+        """An alarm is drawn from the reading that raised it to the one that cleared it."""
+        if alarm and not series.alarm and len(series.alarms) < POINTS_MAX:
+            series.alarms.append([x, x])
+        if (alarm or series.alarm) and series.alarms:
+            series.alarms[-1][1] = x
+        series.alarm = alarm
 
     def draw(self) -> bool:
         """Writes the picture; False if there was nothing to draw. Raises SlotstreamError if it cannot be written."""
@@ -120,6 +134,10 @@ class Plot:
         if score:
             column[-1].plot(x, series.score, color="tab:red", linewidth=0.8)
             column[-1].set_ylabel(self._score)
+        spans = np.array(series.alarms, "int64" if self._timed else float)
+        for begin, end in spans.astype("datetime64[ms]") if self._timed else spans:
+            for axis in column:
+                axis.axvspan(begin, end, color="tab:red", alpha=0.15, linewidth=0.5)
         for axis in column:
             axis.grid(alpha=0.3)
             axis.margins(x=0.01)

@@ -25,8 +25,10 @@ from processor.app.named_columns import fields_of
 from processor.codec.flat_fields import predicted
 from processor.codec.plain_message import CREATE_TIME, NO_TIME, PlainMessage
 from processor.codec.record_form import key_header
+from processor.csv_io.alarm_report import AlarmReport, report_of
 from processor.csv_io.csv_file import CsvFile, Form
 from processor.csv_io.csv_rows import Reading, Readings, Wanted, value_as, with_missing
+from processor.csv_io.labels import Windows
 from processor.csv_io.plot import Plot
 from processor.csv_io.progress_bar import Shown
 from processor.engine import Engine
@@ -66,8 +68,22 @@ class Tried:
         return said
 
 
-def try_model(settings: Settings, path: Path, form: Form, wanted: Wanted, out: TextIO, *, output: Path | None, plot: Path | None) -> Tried:
-    """Writes a table of predictions to `out`, or to the file `output`. Raises ConfigurationError, ModelRefused, SlotstreamError."""
+def try_model(
+    settings: Settings,
+    path: Path,
+    form: Form,
+    wanted: Wanted,
+    out: TextIO,
+    *,
+    output: Path | None,
+    plot: Path | None,
+    labels: Windows | None = None,
+    alarms_a_day: float | None = None,
+) -> Tried:
+    """Writes a table of predictions to `out`, or to the file `output`. Raises ConfigurationError, ModelRefused, SlotstreamError.
+
+    labels: when there were anomalies. alarms_a_day: for which a threshold is to be proposed.
+    """
     with ExitStack() as stack:
         file = stack.enter_context(CsvFile(path, form))
         for option, target in (("--output", output), ("--plot", plot)):
@@ -86,12 +102,15 @@ def try_model(settings: Settings, path: Path, form: Form, wanted: Wanted, out: T
         readings.may_miss([policy != "dead_letter" for policy in missing_policies(settings, len(readings.names))])
         if output is not None:
             out = stack.enter_context(_created(output))  # last: what was there is lost
-        trial = Trial(settings, model, readings.names, out, picture)
+        report = report_of(settings.alarm.raise_, settings.alarm.clear)
+        trial = Trial(settings, model, readings.names, out, picture, report, labels)
         for batch in _batches(readings):
             trial.apply(batch)
             show.at(file.bytes_read, trial.tried.readings)
         if picture is not None:
             show.tell(f"{plot} is drawn" if picture.draw() else "there is nothing to draw")
+        for line in report.lines(alarms_a_day) if report is not None else ():
+            show.tell(line)
         show.tell(str(trial.tried))
         return trial.tried
 
@@ -130,9 +149,18 @@ class _Answer:
 
 
 class Trial:
-    """A model, its engine and the table. names: of the columns that are the features."""
+    """A model, its engine and the table. names: of the columns that are the features. report: of alarms; None: there are none."""
 
-    def __init__(self, settings: Settings, model: "ServableModel", names: Sequence[str], out: TextIO, plot: Plot | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        model: "ServableModel",
+        names: Sequence[str],
+        out: TextIO,
+        plot: Plot | None,
+        report: AlarmReport | None = None,
+        labels: Windows | None = None,
+    ) -> None:
         from processor.model.tiles import Tiles
 
         shapes = shapes_of(model, settings)
@@ -152,7 +180,7 @@ class Trial:
         self._fields = fields_of(model, settings)
         self._scores = _Scores(settings, [names[i] for i in shapes.residual], [self._fields[i] for i in shapes.forecasts if self._fields])
         self._may_miss = may_miss(settings)
-        self._plot = plot
+        self._plot, self._report, self._labels = plot, report, labels
         if plot is not None:
             title = f"{settings.model.path.name}, {model.mode}"
             plot.begin([names[i] for i in self._forecasts], model.outputs, title, self._scores.drawn)
@@ -170,12 +198,20 @@ class Trial:
         for reading, answer in zip(readings, self._answers(readings), strict=True):
             self._count(reading, answer)
             self._write(reading, answer)
-            if self._plot is not None and answer.output and reading.sensor is not None:
-                time = reading.timestamp if isinstance(reading.timestamp, int) else None
-                measured = [reading.values[i] for i in self._forecasts]
-                prediction = self._numbers(answer) or None
-                self._plot.add(reading.sensor, time, measured, prediction, answer.output.get(self._scores.drawn))
+            if answer.output and reading.sensor is not None:
+                self._show(reading.sensor, reading, answer)
         self._out.flush()
+
+    def _show(self, sensor: str, reading: Reading, answer: _Answer) -> None:
+        """Adds a reading to picture and report."""
+        output = answer.output or {}
+        time, alarm = reading.timestamp if isinstance(reading.timestamp, int) else None, bool(output.get("alarm"))
+        if self._plot is not None:
+            measured, prediction = [reading.values[i] for i in self._forecasts], self._numbers(answer) or None
+            self._plot.add(sensor, time, measured, prediction, output.get(self._scores.drawn), alarm=alarm)
+        if self._report is not None:
+            label = self._labels.holds(time) if self._labels is not None and time is not None else reading.label
+            self._report.add(sensor, time, reading.line, output.get("score"), alarm, label)
 
     def _answers(self, readings: Sequence[Reading]) -> list[_Answer]:
         """As the service would: a prediction or a dead letter for each."""
@@ -221,15 +257,21 @@ class _Scores:
     def __init__(self, settings: Settings, features: Sequence[str], fields: Sequence[str]) -> None:
         output = settings.output
         self._of = [name for name, wanted in (("residual", output.residual), ("reconstruction", output.reconstruction)) if wanted]
+        self._alarms = ["score", "alarm"] if settings.alarm.raise_ is not None else []
         self._fields = fields
         self._each = [f"residual_{name}" for name in fields or features] if output.residual_each else []
-        self.columns = [*self._of, *self._each]
-        self.drawn = self._of[0] if self._of else ""
+        self.columns = [*self._of, *self._each, *self._alarms]
+        self.drawn = "score" if self._alarms else self._of[0] if self._of else ""
 
     def of(self, output: Mapping[str, Any]) -> list[Any]:
         """What an output says, a number for each column."""
         each = [output.get(name) for name in self._each] if self._fields else output.get("residuals")
-        return [*(output.get(name) for name in self._of), *(each or [None] * len(self._each))]
+        each = each or [None] * len(self._each)
+        return [*(output.get(name) for name in self._of), *each, *(_written(output.get(name)) for name in self._alarms)]
+
+
+def _written(value: float | bool | None) -> float | str | None:
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _columns(outputs: Sequence[Output]) -> list[str]:

@@ -120,7 +120,7 @@ def _whole(cluster: str, topics: dict[str, Topic | None]) -> Topics | None:
     source, output, dead_letter = topics.get("input.topic"), topics.get("output.topic"), topics.get("dead_letter.topic")
     if source is None or output is None or dead_letter is None:
         return None
-    return Topics(cluster, source, output, dead_letter, topics.get("checkpoint.topic"))
+    return Topics(cluster, source, output, dead_letter, topics.get("checkpoint.topic"), topics.get("alarm.topic"))
 
 
 def _permissions(client: AdminClient, settings: Settings) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ import numpy as np
 from processor.engine.grouping import Group, grouped, parts
 from processor.engine.isolation import isolate
 from processor.engine.shapes import Shapes
+from processor.engine.silence import Silence
 from processor.engine.stepping import Outcome, Stepper, Stepping
 from processor.records import Applied, Batch
 from processor.rules import Clock, Rules
@@ -40,6 +41,7 @@ class Engine:
         self.table = Table(slots, shapes.row_width, parking)
         self.undo = Undo(self.table)
         self._shapes, self._rules, self._stepping = shapes, rules, Stepping(stepper, shapes, rules)
+        self._silence = None if shapes.silent_ms is None else Silence(shapes.silent_ms, shapes.heard)
         self._evictions = 0
 
     def apply(self, batch: Batch, *, replay: bool = False) -> Applied:
@@ -67,8 +69,15 @@ class Engine:
             applied.reconstruction = np.full(n, np.nan, np.float32)
         if batch.missing is not None and self._shapes.hold:
             applied.missing = np.zeros(n, np.bool_)
+        if self._shapes.alarms is not None:
+            applied.score, applied.alarm = np.full(n, np.nan, np.float32), np.zeros(n, np.bool_)
         for part in parts(batch, self.table.slots):
             self._apply_part(batch, part, applied, replay)
+        if self._silence is not None:
+            if replay:
+                self._silence.forget(batch.began_ms)
+            else:
+                applied.crossings = self._silence.raised(self.table, batch)
         with_readings = batch.steps > 0
         applied.filling = with_readings & (applied.steps < (self._shapes.window or 0))
         applied.warming |= applied.filling | (with_readings & (applied.steps < self._shapes.warmup_steps))
@@ -81,20 +90,24 @@ class Engine:
     def abort(self) -> None:
         """Restores every sensor to the last commit."""
         self.undo.abort()
+        if self._silence is not None:
+            self._silence.forget()
 
     def expire(self, partition: int, position: int, clock: Clock) -> int:
         """Drops the rows of sensors that have expired by the partition's clock at this position; returns the number.
 
         This changes no prediction, because an expired sensor is reset at its next record anyway. A row that is newer than the position is
-        kept, because the records up to its offset still have to be skipped. Raises ValueError within a transaction, because an abort goes
-        back to an earlier time.
+        kept, because the records up to its offset still have to be skipped; so is one with an alarm, which its sensor's next record clears.
+        Raises ValueError within a transaction, because an abort goes back to an earlier time.
         """
         before_ms = self._rules.expired_before(clock)
         if before_ms is None:
             return 0
         if not self.undo.empty:
             raise ValueError("rows are dropped at a commit boundary")
-        return self.table.forget_older(partition, before_ms, position)
+        alarms, part = self._shapes.alarms, self._shapes.alarm
+        keep = None if alarms is None else lambda rows: alarms.lasting(rows.state[:, part])
+        return self.table.forget_older(partition, before_ms, position, keep)
 
     @property
     def at_boundary(self) -> bool:
@@ -104,6 +117,8 @@ class Engine:
     def load(self, partition: int, keys: list[bytes], rows: Rows) -> None:
         """Adds distinct, new sensors with these rows."""
         self.table.load(partition, keys, rows)
+        if self._silence is not None:
+            self._silence.forget([partition])
 
     def copy(self, partition: int, since: int | None = None) -> tuple[list[bytes], Rows, list[bytes]]:
         """A partition's sensors, their rows, and the sensors that were removed since the last call.
@@ -135,6 +150,8 @@ class Engine:
         """Drops a partition: its sensors and their undo entries."""
         self.undo.drop(partition)
         self.table.drop(partition)
+        if self._silence is not None:
+            self._silence.forget([partition])
 
     def _apply_part(self, batch: Batch, part: Indices, applied: Applied, replay: bool) -> None:
         everyone = grouped(self.table, batch, part, replay=replay)

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from processor.engine.alarming import Alarms
+from processor.engine.silence import HEARD_NUMBERS
+
 
 class Reconstructed(NamedTuple):
     """The numbers of a prediction from `first` on that are `rows` readings: the sensor's last ones, oldest first."""
@@ -26,6 +29,9 @@ class Shapes:
     warmup_steps       predictions before this many steps are flagged
     hold               features whose last value replaces a missing one: the row then also keeps these values
     hold_max_ms        the maximum age of a held value, for which the row also keeps when each was measured; None: no limit
+    alarms             decides the sensors' alarms, and remembers of each what its row then also keeps; None: there are none
+    silent_ms          a sensor without a record for longer than this by partition time is silent, for which the row also keeps the time
+                       of its last one; None: never
     """
 
     features: int
@@ -39,10 +45,12 @@ class Shapes:
     warmup_steps: int = 0
     hold: tuple[int, ...] = ()
     hold_max_ms: int | None = None
+    alarms: Alarms | None = None
+    silent_ms: int | None = None
 
     @property
     def row_width(self) -> int:
-        return int(self.held.stop)
+        return int(self.heard.stop)
 
     # The parts of a row, one after another: the states, up to width, and then these.
 
@@ -56,3 +64,13 @@ class Shapes:
         """Its last value of each feature of `hold`, and behind them their times (holding.packed)."""
         numbers = len(self.hold) * (1 if self.hold_max_ms is None else 3)
         return slice(self.previous.stop, self.previous.stop + numbers)
+
+    @property
+    def alarm(self) -> slice:
+        """What is remembered for its alarms."""
+        return slice(self.held.stop, self.held.stop + (0 if self.alarms is None else self.alarms.numbers))
+
+    @property
+    def heard(self) -> slice:
+        """The partition time as of its last record."""
+        return slice(self.alarm.stop, self.alarm.stop + (0 if self.silent_ms is None else HEARD_NUMBERS))

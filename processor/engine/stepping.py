@@ -10,10 +10,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from processor.engine.alarming import alarms_of
 from processor.engine.grouping import Group
 from processor.engine.holding import Fill, last_times, last_values, packed, times_of
 from processor.engine.scores import Scores, Sequences
 from processor.engine.shapes import Shapes
+from processor.engine.silence import heard_again, heard_of, packed_heard
 from processor.records import Applied, Batch
 from processor.rules import NEVER, Rules
 from processor.slots.plan import Shape, plan
@@ -115,6 +117,9 @@ class Stepping:
         applied.warming[record] = start.incomplete[sequence]
         if self._scores:
             self._scores.write(batch, Sequences(record, sequence, inside, readings, start), y, applied)
+        memory = self._alarms(batch, of, first, of_group, goes_on, after, applied)
+        if self._shapes.silent_ms is not None:
+            heard_again(self._shapes.silent_ms, batch, of, after, heard_of(of.stored.state[:, self._shapes.heard]), applied)
 
         last_record = np.append(of.first[1:], n) - 1
         final = sequence[last_record]
@@ -122,7 +127,7 @@ class Stepping:
         held = self._held(batch, record, readings, before_sequence[final], last_reading, start, final)
         event = np.maximum.reduceat(np.where(null, np.iinfo(np.int64).min, batch.event_ms[record]), first)[final]
         rows = Rows(
-            state=self._row_states(end[final], y, last_reading, held),
+            state=self._row_states(end[final], y, last_reading, held, *self._remembered(batch, record[last_record], memory, final)),
             applied=batch.offset[record[last_record]],
             steps=applied.steps[record[last_record]],
             event_ms=np.where(goes_on[final], np.maximum(start.event_ms[final], event), event),
@@ -152,14 +157,37 @@ class Stepping:
         unseen = ~finite & (steps < self._shapes.window)
         y[unseen], finite[unseen] = 0, True
 
-    def _row_states(self, states: Floats, y: Floats, last: Indices, held: Floats | None) -> Floats:
-        """The state column of rows: the model's states [n, W], for residuals each sensor's prediction at `last` in y, and what it holds."""
+    def _remembered(self, batch: Batch, last: Indices, memory: Floats | None, final: Indices) -> tuple[Floats | None, Floats | None]:
+        """For alarms and for silence, of each sensor. last: its last record. memory: for alarms, of each sequence."""
+        heard = None if self._shapes.silent_ms is None else packed_heard(batch.time_ms[last])
+        return None if memory is None else memory[final], heard
+
+    def _row_states(self, states: Floats, y: Floats, last: Indices, *more: Floats | None) -> Floats:
+        """The state column of rows: the model's states [n, W], for residuals each sensor's prediction at `last` in y, and more."""
         parts = [states]
         if self._shapes.residual:
             parts.append(y[last] if len(y) else np.zeros((len(states), self._shapes.outputs), np.float32))
-        if held is not None:
-            parts.append(held)
+        parts += [part for part in more if part is not None]
         return np.concatenate(parts, axis=1) if len(parts) > 1 else states
+
+    def _alarms(
+        self,
+        batch: Batch,
+        of: Group,
+        first: Indices,
+        of_group: Indices,
+        goes_on: NDArray[np.bool_],
+        after: NDArray[np.bool_],
+        applied: Applied,
+    ) -> Floats | None:
+        """Decides the alarms of the part; returns what is remembered after each sequence, None without alarms."""
+        shapes, record = self._shapes, of.record
+        if shapes.alarms is None:
+            return None
+        steps = applied.steps[record]
+        warming = applied.warming[record] | (steps < max(shapes.window or 0, shapes.warmup_steps)) | (batch.steps[record] == 0)
+        stored = of.stored.state[:, shapes.alarm]
+        return alarms_of(shapes.alarms, batch, of, stored, first, of_group, goes_on, after, warming, applied)
 
     def _held(
         self, batch: Batch, record: Indices, readings: Indices, first: Indices, last: Indices, start: Rows, final: Indices

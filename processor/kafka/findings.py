@@ -44,10 +44,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class RecordBytes:
-    """The largest records that the service may write, bytes. row: a sensor's row in the checkpoint topic."""
+    """The largest records that the service may write, bytes. row: a sensor's row in the checkpoint topic; alarm: one in its topic."""
 
     output: int
     row: int
+    alarm: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +148,8 @@ def _replication(topics: Topics) -> Iterator[Finding]:
 
 
 def _partitions(topics: Topics) -> Iterator[Finding]:
-    for key, topic in (("output.topic", topics.output), ("dead_letter.topic", topics.dead_letter)):
-        if topic.partitions != topics.input.partitions:
+    for key, topic in (("output.topic", topics.output), ("dead_letter.topic", topics.dead_letter), ("alarm.topic", topics.alarm)):
+        if topic is not None and topic.partitions != topics.input.partitions:
             found = f"{topic.name} has {topic.partitions} partitions, the input has {topics.input.partitions}"
             yield Finding("ok", f"{key} partitions", f"{found}: records are spread by their keys")
 
@@ -187,6 +188,15 @@ def _sizes(topics: Topics, largest: RecordBytes) -> Iterator[Finding]:
             f"an output may take {largest.output:,} bytes, and {topics.output.name} takes records up to {topics.output.bytes_max:,}",
             "raise its max.message.bytes, or lower input.record_steps_max",
             expected="a topic that takes the largest output",
+            see=SIZES,
+        )
+    if topics.alarm is not None and largest.alarm > topics.alarm.bytes_max:
+        yield Finding(
+            "error",
+            "alarm.topic max.message.bytes",
+            f"an alarm may take {largest.alarm:,} bytes, and {topics.alarm.name} takes records up to {topics.alarm.bytes_max:,}",
+            "raise its max.message.bytes",
+            expected="a topic that takes the largest alarm",
             see=SIZES,
         )
     if topics.checkpoint is not None and largest.row > topics.checkpoint.bytes_max:

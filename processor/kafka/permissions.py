@@ -54,6 +54,8 @@ class Need:
 def of_run(settings: Settings) -> list[Need]:
     """The minimum permissions of `run` and `check`. Read and Write each include Describe."""
     topics = [(settings.input.topic, "Read"), (settings.output.topic, "Write"), (settings.dead_letter_topic, "Write")]
+    if settings.alarm_topic is not None:
+        topics.append((settings.alarm_topic, "Write"))
     if settings.checkpoint_topic is not None:
         topics += [(settings.checkpoint_topic, "Read"), (settings.checkpoint_topic, "Write")]
     needs = [Need("topic", name, operation) for name, operation in topics]
@@ -66,7 +68,7 @@ def of_run(settings: Settings) -> list[Need]:
 
 def of_init(settings: Settings) -> list[Need]:
     """The permissions of `init` for every topic; a missing topic also needs Create."""
-    topics = (settings.input.topic, settings.output.topic, settings.dead_letter_topic, settings.checkpoint_topic)
+    topics = (settings.input.topic, settings.output.topic, settings.dead_letter_topic, settings.checkpoint_topic, settings.alarm_topic)
     return [Need("topic", name, operation) for name in topics if name is not None for operation in ("Describe", "DescribeConfigs")]
 
 

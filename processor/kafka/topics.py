@@ -48,17 +48,19 @@ class Topics:
     output: Topic
     dead_letter: Topic
     checkpoint: Topic | None  # None if checkpoints are files
+    alarm: Topic | None = None  # None if there are no alarms
 
     @property
     def written(self) -> list[Topic]:
         """The topics that the service's transactions write to."""
-        return [topic for topic in (self.output, self.dead_letter, self.checkpoint) if topic is not None]
+        return [topic for topic in (self.output, self.dead_letter, self.checkpoint, self.alarm) if topic is not None]
 
     @property
     def by_key(self) -> dict[str, Topic]:
-        """The topics by the setting that names them: input.topic, output.topic, dead_letter.topic and, if used, checkpoint.topic."""
+        """The topics by the setting that names them: input.topic, output.topic, dead_letter.topic, and the others that are used."""
         found = {"input.topic": self.input, "output.topic": self.output, "dead_letter.topic": self.dead_letter}
-        return found if self.checkpoint is None else {**found, "checkpoint.topic": self.checkpoint}
+        others = {"checkpoint.topic": self.checkpoint, "alarm.topic": self.alarm}
+        return found | {key: topic for key, topic in others.items() if topic is not None}
 
     def put(self, key: str, topic: Topic) -> None:
         setattr(self, key.removesuffix(".topic"), topic)
@@ -79,7 +81,8 @@ class Look:
 def names(settings: Settings) -> dict[str, str]:
     """The topics' names, by setting."""
     found = {"input.topic": settings.input.topic, "output.topic": settings.output.topic, "dead_letter.topic": settings.dead_letter_topic}
-    return found if settings.checkpoint_topic is None else {**found, "checkpoint.topic": settings.checkpoint_topic}
+    others = {"checkpoint.topic": settings.checkpoint_topic, "alarm.topic": settings.alarm_topic}
+    return found | {key: name for key, name in others.items() if name is not None}
 
 
 def describe(settings: Settings) -> Topics:
@@ -95,7 +98,13 @@ def describe(settings: Settings) -> Topics:
     if missing:
         raise _missing(settings, ", ".join(missing), "the topics that the service reads and writes to exist")
     there = {key: topic for key, topic in found.items() if topic is not None}
-    return Topics(cluster, there["input.topic"], there["output.topic"], there["dead_letter.topic"], there.get("checkpoint.topic"))
+    return of_keys(cluster, there)
+
+
+def of_keys(cluster: str, found: Mapping[str, Topic]) -> Topics:
+    """The topics, from those by setting."""
+    source, output, dead_letter = (found[key] for key in ("input.topic", "output.topic", "dead_letter.topic"))
+    return Topics(cluster, source, output, dead_letter, found.get("checkpoint.topic"), found.get("alarm.topic"))
 
 
 def describe_input(settings: Settings) -> Topic:

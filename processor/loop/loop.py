@@ -176,7 +176,8 @@ class Loop:
         self._recorder.applied(done.batch, done.applied, done.decoded.resets, done.rejected)
         self._refusals.tell([messages[i].key() for i, _ in done.rejected], [reason for _, reason in done.rejected])
         self._bad_share.add(messages, done.rejected)
-        self._committer.publish(self._outputs.predictions(done), self._outputs.dead_letters(messages, done))
+        outputs = self._outputs
+        self._committer.publish(outputs.predictions(done), outputs.alarms(done), outputs.dead_letters(messages, done))
 
     def _note_ends(self, polled: Polled) -> None:
         for number, end in polled.ends.items():

@@ -1,4 +1,4 @@
-"""The outputs of a processed batch: predictions and dead letters, each in its record's partition if the topics have that partition."""
+"""The outputs of a processed batch: predictions, alarms and dead letters, in their record's partition if the topics have it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,6 +17,16 @@ class Outputs:
         topic, batch = self._topics.output, done.batch
         along = topic.partitions == self._topics.input.partitions
         return Outs(topic.name, batch.partition if along else None, batch.key, done.values, batch.record_ms.tolist(), done.headers)
+
+    def alarms(self, done: Processed) -> list[Out]:
+        topic, batch = self._topics.alarm, done.batch
+        if topic is None:
+            return []
+        along = topic.partitions == self._topics.input.partitions
+        return [
+            Out(topic.name, batch.partition[i] if along else None, sensor, value, int(batch.record_ms[i]))
+            for i, sensor, value in done.alarms
+        ]
 
     def dead_letters(self, messages: Sequence[Message], done: Processed) -> Iterator[Out]:
         topic, source = self._topics.dead_letter, self._topics.input

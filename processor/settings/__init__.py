@@ -5,7 +5,8 @@
     model_code.py  the file of a model's own layers
     kafka.py     the librdkafka properties that are refused, and those that are secret
     librdkafka.py  the names of the librdkafka properties, by client
-    schema.py    every setting with its default and its description
+    section.py, alarm.py  what sections are, and the section alarm, whose values are in alarm_values.py
+    schema.py    every other setting with its default and its description
     keys.py      the settings as a list, for --help and docs/configuration.md
     sources.py   the YAML file, the environment, the command line
     merge.py     combines the sources, and reports every mistake at once
@@ -18,12 +19,15 @@ number and ignores unknown variables, its command-line source splits bootstrap.s
 without naming the source.
 """
 
+from processor.settings.alarm import Alarm
+from processor.settings.alarm_values import Clear, Learnt, Raise, Threshold
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, KAFKA_REFUSED, TRANSACTION_TIMEOUT_S, addresses, is_secret, kafka_key
 from processor.settings.keys import Key, keys, sections
 from processor.settings.merge import CONFIG_DEFAULT, config_file, load_settings
 from processor.settings.model_code import ModelCode
 from processor.settings.record_values import Missing, Quality
-from processor.settings.schema import Section, Settings, dead_letter_of
+from processor.settings.schema import Settings, dead_letter_of
+from processor.settings.section import Section
 from processor.settings.sources import ENV_CONFIG, ENV_PREFIX
 from processor.settings.values import Allowed, Features, RangeScale, Scale, field_path, format_duration, parse_duration, path_parts
 
@@ -34,16 +38,21 @@ __all__ = [
     "ENV_PREFIX",
     "KAFKA_REFUSED",
     "TRANSACTION_TIMEOUT_S",
+    "Alarm",
     "Allowed",
+    "Clear",
     "Features",
     "Key",
+    "Learnt",
     "Missing",
     "ModelCode",
     "Quality",
+    "Raise",
     "RangeScale",
     "Scale",
     "Section",
     "Settings",
+    "Threshold",
     "addresses",
     "config_file",
     "dead_letter_of",

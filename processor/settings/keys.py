@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from processor.settings.schema import Section, Settings
+from processor.settings.schema import Settings
+from processor.settings.section import Section
 from processor.settings.values import Allowed, format_duration
 
 
@@ -34,7 +35,7 @@ def keys() -> Iterator[Key]:
     parts = sections()
     for name, field in Settings.model_fields.items():
         if name in parts:
-            yield from (_described(f"{name}.{inner}", part) for inner, part in parts[name].model_fields.items())
+            yield from (_described(f"{name}.{part.alias or inner}", part) for inner, part in parts[name].model_fields.items())
         else:
             yield _described(name, field)
 

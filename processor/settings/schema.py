@@ -6,11 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from processor.logs import SECRETS
+from processor.settings.alarm import Alarm
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
 from processor.settings.model_code import ModelCode, model_code
 from processor.settings.output_values import (
@@ -25,6 +26,7 @@ from processor.settings.output_values import (
     residual_setting,
 )
 from processor.settings.record_values import Missing, Quality, clashes, key_source, no_values, path_name, qualities, stand_in
+from processor.settings.section import Section
 from processor.settings.values import (
     Features,
     Scale,
@@ -41,10 +43,6 @@ from processor.settings.values import (
     slots_number,
     text,
 )
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Input(Section):
@@ -270,6 +268,7 @@ class Settings(BaseSettings):
     input: Input = Field(default=Input(), description="the readings")
     output: Output = Field(default=Output(), description="the predictions", validate_default=True)
     dead_letter: DeadLetter = Field(default=DeadLetter(), description="records that cannot be used", validate_default=True)
+    alarm: Alarm = Field(default=Alarm(), description="when a sensor's score raises an alarm, and when it clears it", validate_default=True)
     group: Annotated[str | None, or_null(kafka_name())] = Field(
         default=None, description="the consumer group, which owns offsets and checkpoints; null: slotstream.<output.topic>"
     )
@@ -393,6 +392,12 @@ class Settings(BaseSettings):
                 raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": "dead_letter.topic", "found": topic})
         return dead_letter
 
+    @field_validator("alarm", mode="after")
+    @classmethod
+    def _alarms_fit_together(cls, alarm: Alarm, info: ValidationInfo) -> Alarm:
+        _check_alarms(alarm, info)
+        return alarm
+
     @field_validator("checkpoint", mode="after")
     @classmethod
     def _checkpoints_fit_the_delivery(cls, checkpoint: Checkpoint, info: ValidationInfo) -> Checkpoint:
@@ -400,7 +405,8 @@ class Settings(BaseSettings):
             words = "directory or auto with delivery: at_least_once (without transactions nothing keeps a stale process from the topic)"
             raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": "checkpoint.store", "found": "topic"})
         if checkpoint.topic is not None:
-            topics = {"input.topic": _topic(info, "input"), "output.topic": _topic(info, "output")}
+            alarm = info.data.get("alarm")
+            topics = {"input.topic": _topic(info, "input"), "output.topic": _topic(info, "output"), "alarm.topic": alarm and alarm.topic}
             _refuse_clash("checkpoint.topic", checkpoint.topic, topics)
         return checkpoint
 
@@ -431,6 +437,11 @@ class Settings(BaseSettings):
     def dead_letter_topic(self) -> str:
         return self.dead_letter.topic or dead_letter_of(self.input.topic)
 
+    @property
+    def alarm_topic(self) -> str | None:
+        """None if there are no alarms."""
+        return (self.alarm.topic or alarms_of(self.output.topic)) if self.alarm.on else None
+
     def kafka_config(self) -> dict[str, str]:
         """The properties for librdkafka, with secrets in clear text: for a client's constructor, never for a log.
 
@@ -457,12 +468,14 @@ class Settings(BaseSettings):
     def deciding(self) -> dict[str, Any]:
         """The settings that affect predictions: JSON-serialisable, in a fixed order, part of the fingerprint.
 
-        Those in _OF_RECORDS and _OF_OUTPUTS are included only if they differ from their defaults, so that older fingerprints stay valid.
+        Those in _OF_RECORDS and _OF_OUTPUTS, and of alarms, are included only if they differ from their defaults, so that older
+        fingerprints stay valid.
         """
         return {
             **self._plain_deciding(),
             **_changed(self.input, "input", _OF_RECORDS),
             **_changed(self.output, "output", _OF_OUTPUTS),
+            **self.alarm.deciding(),
             **({} if self.model.code is None else {"model.code": self.model.code.sha256}),
         }
 
@@ -520,6 +533,27 @@ def _in_clear(value: str | SecretStr) -> str:
 
 def dead_letter_of(topic: str) -> str:
     return f"{topic}.dead-letter"
+
+
+def alarms_of(topic: str) -> str:
+    return f"{topic}.alarms"
+
+
+def _check_alarms(alarm: Alarm, info: ValidationInfo) -> None:
+    if (fault := alarm.fault()) is not None:
+        key, found, words = fault
+        raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": key, "found": found})
+    output = _topic(info, "output")
+    if alarm.on and output is not None:
+        topic = alarm.topic or alarms_of(output)
+        dead_letter, source = info.data.get("dead_letter"), _topic(info, "input")
+        others = {"input.topic": source, "output.topic": output}
+        if dead_letter is not None and source is not None:
+            others["dead_letter.topic"] = dead_letter.topic or dead_letter_of(source)
+        _refuse_clash("alarm.topic", topic, others)
+        if len(topic) > 249:
+            words = "a topic of 249 characters at most: set alarm.topic"
+            raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": "alarm.topic", "found": topic})
 
 
 def _topic(info: ValidationInfo, section: str) -> str | None:

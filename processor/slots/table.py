@@ -7,7 +7,7 @@ state. When the slots run out, the least recently used sensors are parked.
 Knows nothing about models, batches or transactions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import groupby, islice, repeat
 
 import numpy as np
@@ -120,12 +120,17 @@ class Table:
         self._index.pop(partition, None)
         self._forgotten.pop(partition, None)
 
-    def forget_older(self, partition: int, event_ms: int, position: int) -> int:
-        """Removes the sensors whose event time and applied offset are both below these values; returns the number."""
+    def forget_older(self, partition: int, event_ms: int, position: int, keep: Callable[[Rows], NDArray[np.bool_]] | None = None) -> int:
+        """Removes the sensors whose event time and applied offset are both below these values; returns the number.
+
+        keep: which of these rows, bool [n], are to stay all the same.
+        """
         index = self._index.get(partition, {})
         locations = np.fromiter(index.values(), np.int64, len(index))
         events, applied = self._times(locations)
         old = (events < event_ms) & (applied < position)
+        if keep is not None and old.any():
+            old[old] = ~keep(self.read(locations[old]))
         if not old.any():
             return 0
         self.forget([(partition, key) for key, gone in zip(index, old.tolist(), strict=True) if gone])

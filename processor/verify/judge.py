@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from processor.verify.oracle import as_published
+from processor.verify.oracle_alarms import alarm_as_published
 from processor.verify.oracle_records import InputRecord
 
-Kind = Literal["prediction", "dead letter"]
-Counted = Literal["prediction", "filling", "dead letter"]
+Kind = Literal["prediction", "dead letter", "alarm"]
+Counted = Literal["prediction", "filling", "dead letter", "alarm"]
 Expect = Callable[[InputRecord], dict[str, Any] | str | None]
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -59,7 +60,7 @@ class _Stream:
 class Judge:
     """expect: what the oracle says to a record, called once for each. key_of: whose record it is. headers_of: of its output.
 
-    Knows no time and no thread.
+    alarms: what the oracle then expects of alarms, in order, each with its sensor. Knows no time and no thread.
     """
 
     def __init__(
@@ -67,13 +68,14 @@ class Judge:
         expect: Expect,
         key_of: Callable[[InputRecord], bytes | None] = lambda record: record.key,
         headers_of: Callable[[InputRecord], Headers] = lambda _: (),
+        alarms: Callable[[], list[tuple[bytes, dict[str, Any]]]] = list,
     ) -> None:
-        self._expect, self._key_of, self._headers_of = expect, key_of, headers_of
+        self._expect, self._key_of, self._headers_of, self._alarms = expect, key_of, headers_of, alarms
         self._streams: defaultdict[tuple[Kind, int], _Stream] = defaultdict(_Stream)
         self._unjudged: deque[InputRecord] = deque()
         self.next_offset: defaultdict[int, int] = defaultdict(int)  # of the input, by partition
         self.records = 0
-        self.compared: dict[Counted, int] = {"prediction": 0, "filling": 0, "dead letter": 0}
+        self.compared: dict[Counted, int] = {"prediction": 0, "filling": 0, "dead letter": 0, "alarm": 0}
 
     @property
     def open(self) -> int:
@@ -98,6 +100,10 @@ class Judge:
         while self._unjudged and not enough():
             record = self._unjudged.popleft()
             said = self._expect(record)
+            for key, alarm in self._alarms():
+                told = _said(key, record.record_ms, alarm=alarm)
+                self._streams["alarm", record.partition].wanted.append(Answer(record.offset, told))
+                self._compare("alarm", record.partition, self._streams["alarm", record.partition])
             if said is None:
                 continue
             kind: Kind = "dead letter" if isinstance(said, str) else "prediction"
@@ -160,6 +166,15 @@ def prediction(key: bytes | None, value: bytes | None, record_ms: int, headers: 
         return output["partition"], Answer(output["offset"], _said(key, record_ms, prediction=output, **_carried(headers)))
     except (KeyError, TypeError) as error:
         raise ValueError(f"an output that names no record: {value!r}") from error
+
+
+def alarm(key: bytes | None, value: bytes | None, record_ms: int) -> tuple[int, Answer]:
+    """The same of what is published of an alarm."""
+    try:
+        told = alarm_as_published(value or b"")
+        return told["partition"], Answer(told["offset"], _said(key, record_ms, alarm=told))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"an alarm that names no record: {value!r}") from error
 
 
 def dead_letter(key: bytes | None, value: bytes | None, record_ms: int, headers: Headers) -> tuple[int, Answer]:

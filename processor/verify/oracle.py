@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from processor.model.rungs import REFERENCE, Run
 from processor.settings import Scale, Settings
+from processor.verify.oracle_alarms import AlarmReference, Past, Record
 from processor.verify.oracle_carry import Carry
 from processor.verify.oracle_records import KEY_BYTES_MAX, BadError, InputRecord, RecordReader, column
 from processor.verify.oracle_scores import FLAT, SCORES, Fields, Scores
@@ -25,7 +26,7 @@ from processor.verify.oracle_scores import FLAT, SCORES, Fields, Scores
 if TYPE_CHECKING:  # loading a model imports TensorFlow, and the rules can be tried without it
     from processor.model.load import ServableModel
 
-NUMBERS = ("prediction", *SCORES)
+NUMBERS = ("prediction", *SCORES, "score")
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -39,6 +40,7 @@ class _Sensor:
     recent: tuple[NDArray[np.float32], ...] = ()  # its last readings, as many as a prediction reconstructs
     seen: NDArray[np.float32] | None = None  # its last reading as it was fed, and when each number of it was measured
     seen_ms: list[int] = field(default_factory=list)
+    past: Past = field(default_factory=Past)
 
 
 @dataclass(slots=True)
@@ -72,6 +74,8 @@ class Reference:
         self._gap_partitions = gap_partitions
         self._scores, self._fields, self._carry = Scores(model, settings), Fields(model, settings), Carry(settings)
         self._records = RecordReader(settings, model.features, model.inputs.categories)
+        self._alarms = AlarmReference(settings, model_id) if settings.alarm.on else None
+        self._event_ms: int | None = None  # of the record that is fed, once it has moved its partition's time
         self._forgotten: set[tuple[int, bytes]] = set()  # by a null value or `end`: these lack nothing
         self._x = np.zeros((REFERENCE.steps_max, REFERENCE.rows, model.features), np.float32)
         self._state = np.zeros((REFERENCE.rows, model.width), np.float32)
@@ -84,10 +88,20 @@ class Reference:
         return {(record.partition, record.offset): answer for record, answer in found if answer is not None}
 
     def feed(self, record: InputRecord) -> dict[str, Any] | str | None:
+        answer: dict[str, Any] | str | None
+        self._event_ms = None
         try:
-            return self._feed(record)
+            answer = self._feed(record)
         except BadError as error:
-            return str(error)
+            answer = str(error)
+        if self._alarms is not None and self._event_ms is not None:
+            pasts = [(key, sensor.past) for (partition, key), sensor in self._sensors.items() if partition == record.partition]
+            self._alarms.passed(pasts, record, self._event_ms, self._time_ms.get(record.partition, self._event_ms))
+        return answer
+
+    def take_alarms(self) -> list[tuple[bytes, dict[str, Any]]]:
+        """What is published of alarms with the records that were fed since the last call, in their order, each with its sensor."""
+        return [] if self._alarms is None else self._alarms.take()
 
     def key_of(self, record: InputRecord) -> bytes | None:
         """As RecordReader.key_of."""
@@ -105,12 +119,15 @@ class Reference:
             raise BadError("too_large")
         sensor_id = (record.partition, key)
         if record.value is None:
-            self._sensors.pop(sensor_id, None)
+            known = self._sensors.pop(sensor_id, None)
+            if self._alarms is not None and known is not None:
+                self._alarms.forgotten(known.past, Record(record, key, record.record_ms))
             self._forgotten.add(sensor_id)
             return None
         before, after = self._records.resets(record)
         readings, holes, event_ms = self._records.parse(record)
         self._pass_time(*sensor_id, event_ms)
+        self._event_ms = event_ms
         time_ms = max(event_ms, self._time_ms.get(record.partition, event_ms))  # for itself its own time counts
         sensor = None if before else self._go_on(self._sensors.get(sensor_id), event_ms, time_ms)
         incomplete = sensor.incomplete if sensor else not before and self._may_lack(sensor_id)
@@ -122,29 +139,45 @@ class Reference:
             seen_ms = self._hold(x, missing, seen, seen_ms, event_ms)
             seen = x
         window = self._model.window if self._model.mode == "windowed" else None
-        ys, scores = [], dict[str, Any]()
+        ys, scores, parts = [], dict[str, Any](), list[tuple[Any, float]]()
         for x in readings:
             y, state = self._step(x, state, unseen=window is not None and steps + 1 < window)
             steps += 1
             recent = self._scores.last([*recent, x])
+            parts = self._scores.parts(x, previous) if self._alarms is not None else []
             scores = self._scores.of(x, previous, y if steps >= (window or 1) else None, recent)
             previous = y if steps >= (window or 1) else None
             ys.append(self._written(y))
-        if after:
-            self._sensors.pop(sensor_id, None)
-            self._forgotten.add(sensor_id)
-        else:
-            self._sensors[sensor_id] = _Sensor(state, steps, previous, latest_ms, incomplete, recent, seen, seen_ms)
         filling = window is not None and steps < window
         prediction: Any = None if filling else self._prediction(ys)
         warming = filling or incomplete or steps < self._settings.model.warmup_steps
         out = self._output(record, key, event_ms, prediction, steps, scores, warming=warming)
         self._fields.flatten(out, ys[-1])
+        past = Past()
+        if self._alarms is not None:
+            known, at_ms = self._sensors.get(sensor_id), self._time_ms.get(record.partition, event_ms)
+            judged, of = None if warming else self._judged(scores, ys[-1]), Record(record, key, event_ms)
+            past = self._alarms.follow(known.past if known else None, of, at_ms, judged, parts, goes_on=sensor is not None)
+            out |= self._alarms.said(past, ends=after)
         out |= self._carry.fields(record)
+        if after:
+            self._sensors.pop(sensor_id, None)
+            self._forgotten.add(sensor_id)
+        else:
+            self._sensors[sensor_id] = _Sensor(state, steps, previous, latest_ms, incomplete, recent, seen, seen_ms, past)
         if holes.any():
             names = self._settings.input.features or range(self._model.features)
             out["held"] = [name for i, name in enumerate(names) if holes[:, i].any()]
         return out
+
+    def _judged(self, scores: dict[str, Any], written: list[Any]) -> float | None:
+        """The number that alarm.score names. written: what is published of a step, output by output."""
+        wanted, outputs = self._settings.alarm.score, self._model.named_outputs
+        if wanted in SCORES:
+            return scores.get(wanted)
+        name, _, number = wanted.removesuffix("]").rpartition("[") if wanted.endswith("]") else (wanted, "", "0")
+        of = [output.name for output in outputs].index(name.removeprefix("predicted_")) if name != "prediction" else 0
+        return float(written[of][int(number)])
 
     def _hold(
         self, x: NDArray[np.float32], missing: NDArray[np.bool_], seen: NDArray[np.float32] | None, seen_ms: list[int], event_ms: int

@@ -49,6 +49,13 @@ class Scores:
             scores["reconstruction"] = None if given is None else _mean_off(given, np.concatenate(recent))
         return scores
 
+    def parts(self, x: Floats, previous: Floats | None) -> list[tuple[Any, float]]:
+        """What each feature adds to a residual, by its name or number; nothing where there is none, or alarms are not of residuals."""
+        if previous is None or self._settings.alarm.score != "residual":
+            return []
+        names = self._settings.input.features or range(self._model.features)
+        return [(names[feature], _float32(abs(float(x[feature]) - float(previous[i])))) for i, feature in self.forecasts]
+
     def _pairs(self) -> list[tuple[int, int]]:
         """The numbers of a prediction that forecast features, each with its feature."""
         outputs, names = self._model.named_outputs, self._settings.input.features or ()

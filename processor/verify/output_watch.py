@@ -61,7 +61,9 @@ class Watch(threading.Thread):
         self._input, self._output, self._dead = settings.input.topic, settings.output.topic, settings.dead_letter_topic
         self._consumer = restore_consumer(settings)
         self._next = {(self._input, p): judge_.next_offset[p] for p in range(partitions)}
-        self._next |= {(topic, p): 0 for topic in (self._output, self._dead) for p in range(partitions)}
+        self._alarms = settings.alarm_topic
+        answered = [topic for topic in (self._output, self._dead, self._alarms) if topic is not None]
+        self._next |= {(topic, p): 0 for topic in answered for p in range(partitions)}
         self._ended: set[tuple[str, int]] = set()
         self._again = True  # the partitions are to be assigned anew, so that each tells of its end once more
         self._over = threading.Event()
@@ -125,8 +127,12 @@ class Watch(threading.Thread):
         if topic == self._input:
             self._judge.record(InputRecord(message.partition(), message.offset(), key, value, record_ms, headers))
             return
-        kind: judge.Kind = "prediction" if topic == self._output else "dead letter"
-        found = (judge.prediction if topic == self._output else judge.dead_letter)(key, value, record_ms, headers)
+        kind: judge.Kind = "prediction" if topic == self._output else "alarm" if topic == self._alarms else "dead letter"
+        found = (
+            judge.alarm(key, value, record_ms)
+            if kind == "alarm"
+            else (judge.prediction if kind == "prediction" else judge.dead_letter)(key, value, record_ms, headers)
+        )
         partition, answer = found
         if partition != message.partition():
             raise SlotstreamError(
@@ -134,8 +140,9 @@ class Watch(threading.Thread):
                 expected="the same partition, since the topics have as many",
                 do="look at the partition of what is published",
             )
-        self.answers += 1
-        self.answered_to[partition] = max(self.answered_to[partition], answer.offset)
+        if kind != "alarm":  # one answers no record: its prediction does
+            self.answers += 1
+            self.answered_to[partition] = max(self.answered_to[partition], answer.offset)
         self._judge.answer(kind, partition, answer)
 
     def _note(self, message: Message) -> None:

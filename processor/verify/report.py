@@ -28,7 +28,7 @@ class Score:
 class Phase:
     """Of one phase: answers that had their counterpart, instances killed, and processes started.
 
-    filling: answers without a prediction, since the sensor's window was not full.
+    filling: answers without a prediction, since the sensor's window was not full. alarms: records of what became of alarms.
     """
 
     predictions: int
@@ -36,6 +36,7 @@ class Phase:
     dead_letters: int
     kills: int
     starts: int
+    alarms: int = 0
 
 
 @dataclass
@@ -129,10 +130,10 @@ class Report:
                 faults.add_row(name, what, told(score.harm), str(score.survived), f"{score.stall_s:.1f} s")
             elif name in skipped:
                 faults.add_row(name, what, "none", "skipped", skipped[name])
-        compared = ("predictions compared", "windows not full", "dead letters compared")
+        compared = ("predictions compared", "windows not full", "dead letters compared", "alarms compared")
         phases = Table("checkpoints in", *compared, "instances killed", "processes started")
         for store, phase in totals.phases.items():
-            phases.add_row(f"the {store}", *map(str, (phase.predictions, phase.filling, phase.dead_letters, phase.kills, phase.starts)))
+            phases.add_row(f"the {store}", *map(str, _numbers(phase)))
         self._console.print(faults)
         self._console.print(phases)
 
@@ -158,3 +159,7 @@ def told(harm: Mapping[str, int]) -> str:
 
 def listed(names: Sequence[str]) -> str:
     return ", ".join(names) or "none"
+
+
+def _numbers(phase: Phase) -> tuple[int, ...]:
+    return phase.predictions, phase.filling, phase.dead_letters, phase.alarms, phase.kills, phase.starts

@@ -169,7 +169,7 @@ class Run:
         self._report.line(
             f"{store}: every record was answered once, and as by the oracle: "
             f"compared {phase.predictions} predictions, {phase.filling} answers of windows that were not full, "
-            f"and {phase.dead_letters} dead letters"
+            f"{phase.dead_letters} dead letters, and {phase.alarms} records of alarms"
         )
 
     def _start(self, number: int, store: str) -> Site:
@@ -220,7 +220,7 @@ class Run:
 
             model = load_model(settings)
             reference = Reference(model, settings, fingerprint_of(settings, model)[:8])
-            self._judge = judge = Judge(reference.feed, reference.key_of, reference.headers_of)
+            self._judge = judge = Judge(reference.feed, reference.key_of, reference.headers_of, reference.take_alarms)
             records = Readings(
                 self._options.seed,
                 settings,
@@ -297,6 +297,7 @@ class Run:
             judge.compared["dead letter"] - sum(phase.dead_letters for phase in before),
             site.instances.kills,
             site.instances.starts,
+            judge.compared["alarm"] - sum(phase.alarms for phase in before),
         )
 
     def _kills(self, kind: str) -> int:

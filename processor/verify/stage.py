@@ -159,6 +159,7 @@ class Stage:
             f"--dead_letter.topic={base}.dead-letter",
             f"--group={base}",
             f"--checkpoint.topic={base}.checkpoints",
+            *([f"--alarm.topic={base}.alarms"] if self._load([]).alarm.on else []),
             f"--checkpoint.store={store}",
             f"--checkpoint.path={self.checkpoints}",
             f"--checkpoint.interval={CHECKPOINT_INTERVAL}",
@@ -207,7 +208,7 @@ def _broker(folder: Path, beside: int, proxied: int) -> EmbeddedKafka:
 def _remove(settings: Settings) -> None:
     """A phase's topics and its group, whose killed members stay in it for the session. Raises SlotstreamError if one does not go."""
     client, ask_s = admin_client(settings), patience_s(ASK_S)
-    topics = [settings.input.topic, settings.output.topic, settings.dead_letter_topic, settings.checkpoint_topic]
+    topics = [settings.input.topic, settings.output.topic, settings.dead_letter_topic, settings.checkpoint_topic, settings.alarm_topic]
     for topic, future in client.delete_topics([topic for topic in topics if topic], request_timeout=ask_s).items():
         _gone(topic, future)
     until_s = time.monotonic() + patience_s(GROUP_GONE_S)

@@ -274,6 +274,24 @@ def test_a_picture_is_drawn(settings, model, run, tmp_path):
     assert len(picture) > 20_000
 
 
+def test_alarms_are_listed_drawn_and_compared_with_labels(model, run, tmp_path):
+    rows = pumps(tmp_path / "pumps.csv")
+    lines = (tmp_path / "pumps.csv").read_text(encoding="latin-1").splitlines()
+    labelled = [f"{lines[0]};anomaly", *(f"{line};{int(abs(row[2][0]) > 2)}" for line, row in zip(lines[1:], rows, strict=True))]
+    (tmp_path / "labelled.csv").write_text("\n".join(labelled) + "\n", encoding="latin-1")
+    rule = ["--output.residual=true", "--alarm.raise={above: 1.5}", "--labels=anomaly", "--plot=out.png"]
+    code, found, said = run(model, "labelled.csv", *CSV, *rule)
+    assert code == 0
+    assert (tmp_path / "out.png").read_bytes().startswith(PNG)
+    alarms = sum(row["alarm"] == "true" for row in found)
+    assert alarms == sum(float(row["score"] or 0) > 1.5 for row in found) > 3
+    assert " alarms:" in said
+    assert "against the labels: precision" in said
+    code, found, said = run(model, "pumps.csv", *CSV, "--output.residual=true", "--propose-threshold=100/day")
+    assert "proposed: alarm.raise: {above: " in said
+    assert not any(row["alarm"] == "true" for row in found)
+
+
 def test_a_model_that_forecasts_something_else_is_drawn_too(run, tmp_path):
     pumps(tmp_path / "pumps.csv")
     path = save_model(tmp_path / "five.keras", L.LSTM(3), L.Dense(5), features=2)

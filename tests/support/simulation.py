@@ -17,10 +17,14 @@ from memory_stores import InlineWriter, MemoryFiles, MemoryTopic
 from reader import FakeReader
 from stepper import Decay, stepped
 
+from processor.alarms import Decider
+from processor.alarms.rule import Rule
+from processor.alarms.score import Score
 from processor.app.fit import policies_of
 from processor.checkpoint.policy import Present
 from processor.checkpoint.restore import Cancel, Item, restored
 from processor.checkpoint.topic import TopicWriter
+from processor.codec.alarm_records import AlarmEncoder
 from processor.codec.dead_letters import BadShare
 from processor.codec.decode import Decoder
 from processor.codec.encode import Encoder
@@ -56,7 +60,9 @@ def _topic(name: str) -> Topic:
     return Topic(name, f"{name}-id", PARTITIONS, 1_000_000, "delete")
 
 
-INPUT, OUTPUT, DEAD, CHECKPOINTS = (_topic(name) for name in ("readings", "predictions", "dead-letters", "checkpoints"))
+INPUT, OUTPUT, DEAD, CHECKPOINTS, ALARMS = (_topic(name) for name in ("readings", "predictions", "dead-letters", "checkpoints", "alarms"))
+RAISE_AT, RAISE_FOR = 1.5, 2
+RULE = Rule(above=True, raise_at=RAISE_AT, raise_for=RAISE_FOR)
 
 
 @dataclass(frozen=True)
@@ -126,11 +132,13 @@ class Process:
         self.name, self.mark, broker, parts = name, mark, world.broker, world.parts
         now_s = broker.clock.now_s
         self.partitions, recorder = Partitions(), Recorder(world.metrics)
-        self.engine = parts.engine(Decay(), Shapes(1, 1, 1), Rules(expire_ms=EXPIRE_MS), slots=SLOTS)
+        shapes = Shapes(1, 1, 1, alarms=Decider(RULE, Score("prediction")))
+        self.engine = parts.engine(Decay(), shapes, Rules(expire_ms=EXPIRE_MS), slots=SLOTS)
         decoder = Decoder(JsonFormat(features=1, record_steps_max=4), ahead_max_s=10**9, each_record=False)
-        codec = Codec(decoder.decode, Encoder(model_id="decay", outputs=[Output("y", 0, 1)], scales=[None], residual=False).encode)
+        encoder = Encoder(model_id="decay", outputs=[Output("y", 0, 1)], scales=[None], residual=False)
+        codec = Codec(decoder.decode, encoder.encode, AlarmEncoder(INPUT.name, "decay", [0]).encode)
         pipeline = Pipeline(codec, self.engine, EXPIRE_MS)
-        store: Any = MemoryTopic(broker, CHECKPOINTS, 1) if world.in_topic else world.files
+        store: Any = MemoryTopic(broker, CHECKPOINTS, self.engine.table.rows.state.shape[1]) if world.in_topic else world.files
         writer = TopicWriter(store) if world.in_topic else InlineWriter(store)
         whose = Name(name, mark, lambda _: broker.holder(name), _beat, now_s=now_s, sleep=broker.clock.sleep)
         orphans = Orphans(lambda: set(range(PARTITIONS)) - broker.owner.keys(), now_s)
@@ -158,7 +166,7 @@ class Process:
         checkpoints = parts.checkpoints(writer, world.checkpoint_s, split=split, made_by={}, now_s=now_s, **together)
         together |= {"committer": committer, "restorer": restorer, "checkpoints": checkpoints, "membership": self.membership}
         rebalance = Rebalance(check_assigned=lambda _: None, drain_s=DRAIN_S, now_s=now_s, **together)
-        outputs = Outputs(Topics("cluster", INPUT, OUTPUT, DEAD, CHECKPOINTS if world.in_topic else None))
+        outputs = Outputs(Topics("cluster", INPUT, OUTPUT, DEAD, CHECKPOINTS if world.in_topic else None, ALARMS))
         progress = Progress(world.metrics, recorder, now_s)
         pace = Pace(RECORDS_MAX, 0.0, world.commit_s)
         self.loop = parts.loop(
@@ -186,7 +194,7 @@ def _beat() -> None:
 # -- the judge ---------------------------------------------------------------------------------------------------------------
 
 
-Answer = tuple[Any, ...]  # offset, prediction and steps; or offset and error
+Answer = tuple[Any, ...]  # offset, prediction and steps; or offset and error; or offset, state and id of an alarm
 
 
 @dataclass
@@ -195,6 +203,9 @@ class Expected:
 
     predictions: list[Answer] = field(default_factory=list)
     dead: list[Answer] = field(default_factory=list)
+    alarms: list[Answer] = field(default_factory=list)
+    lasting: dict[bytes, str] = field(default_factory=dict)  # the ids of alarms
+    streaks: Counter[bytes] = field(default_factory=Counter)
     states: dict[bytes, tuple[np.float32, int, int]] = field(default_factory=dict)  # state, steps, latest time
     clock: Clock = field(default_factory=Clock)
 
@@ -202,6 +213,7 @@ class Expected:
         key, value = message.key() or b"", message.value()
         if value is None:
             self.states.pop(key, None)
+            self.reset(message, key)
             return
         try:
             number = np.float32(orjson.loads(value)["values"][0])
@@ -213,9 +225,24 @@ class Expected:
         state, steps, latest_ms = self.states.get(key, (np.float32(0), 0, message.time_ms))
         if time_ms - latest_ms > EXPIRE_MS:
             state, steps, latest_ms = np.float32(0), 0, message.time_ms
+            self.reset(message, key)
         state, steps = stepped(state, number), steps + 1
         self.states[key] = state, steps, max(latest_ms, message.time_ms)
         self.predictions.append((message.offset(), float(state), steps))
+        self.judge(message, key, state > RAISE_AT)
+
+    def judge(self, message: PlainMessage, key: bytes, beyond: bool) -> None:
+        self.streaks[key] = self.streaks[key] + 1 if beyond else 0
+        if key in self.lasting and not beyond:
+            self.alarms.append((message.offset(), "cleared", self.lasting.pop(key)))
+        elif key not in self.lasting and self.streaks[key] >= RAISE_FOR:
+            self.lasting[key] = f"{INPUT.name}-{message.partition()}-{message.offset()}"
+            self.alarms.append((message.offset(), "raised", self.lasting[key]))
+
+    def reset(self, message: PlainMessage, key: bytes) -> None:
+        self.streaks[key] = 0
+        if key in self.lasting:
+            self.alarms.append((message.offset(), "cleared", self.lasting.pop(key)))
 
 
 class Judge:
@@ -226,6 +253,7 @@ class Judge:
         self._seen = 0
         self._predictions: list[list[Answer]] = [[] for _ in range(PARTITIONS)]
         self._dead: list[list[Answer]] = [[] for _ in range(PARTITIONS)]
+        self._alarms: list[list[Answer]] = [[] for _ in range(PARTITIONS)]
 
     def check(self, *, complete: bool = False) -> None:
         """What is committed are the first answers of each partition, each once, in order and right; and as many as the offset says."""
@@ -243,6 +271,7 @@ class Judge:
             for name, found, due in (
                 ("predictions", self._predictions[number], expected.predictions),
                 ("dead letters", self._dead[number], expected.dead),
+                ("alarms", self._alarms[number], expected.alarms),
             ):
                 first = [answer for answer in due if complete or answer[0] < position]
                 assert found == first, f"{name} of partition {number}, committed {position}: {found}, expected {first}"
@@ -253,6 +282,9 @@ class Judge:
             value = orjson.loads(out.value)
             assert value["partition"] == out.partition
             self._predictions[out.partition].append((value["offset"], float(np.float32(value["prediction"][0])), value["steps"]))
+        elif out.topic == ALARMS.name:
+            value = orjson.loads(out.value)
+            self._alarms[out.partition].append((value["offset"], value["state"], value["id"]))
         elif out.topic == DEAD.name:
             headers = dict(out.headers)
             self._dead[out.partition].append((int(headers["source_offset"]), headers["error"].decode()))

@@ -90,6 +90,14 @@ def test_retention_is_compared_with_the_interval_of_checkpoints():
     assert "keeps readings for 60 s, and a checkpoint is made each 7 s" in found[0].found
 
 
+def test_the_topic_of_alarms_is_looked_at_like_the_one_of_outputs():
+    topics = replace(with_("input.topic"), alarm=topic("alarm.topic", partitions=1, insync_min=4))
+    assert topics.by_key["alarm.topic"] in topics.written
+    assert said(of_topics(Settings(), topics)) == [("error", "alarm.topic min.insync.replicas"), ("ok", "alarm.topic partitions")]
+    topics = replace(topics, alarm=topic("alarm.topic", bytes_max=9))
+    assert said(of_sizes(topics, RecordBytes(1, 1, 10))) == [("error", "alarm.topic max.message.bytes")]
+
+
 @pytest.mark.parametrize(
     ("largest", "key"), [(RecordBytes(1_000_001, 1), "output.topic"), (RecordBytes(1, 1_000_001), "checkpoint.topic")]
 )

@@ -25,7 +25,9 @@ class PublishesBeforeItMoves(Loop):
     def _process(self, messages: list[Any]) -> None:
         clocks = {number: clock_of(partition, partition.applied) for number, partition in self.partitions.items()}
         done = self._pipeline.process(messages, clocks)
-        self._committer.publish(self._outputs.predictions(done), self._outputs.dead_letters(messages, done))
+        self._committer.publish(
+            self._outputs.predictions(done), self._outputs.alarms(done), self._outputs.dead_letters(messages, done)
+        )
         for partition, position in positions_after(messages, self.partitions, done.clocks):
             partition.apply(position)
 

@@ -50,6 +50,7 @@ def path(tmp_path: Path) -> Path:
 
 def value_of(loaded: Settings, key: str) -> Any:
     section, _, name = key.partition(".")
+    name = "raise_" if name == "raise" else name
     return getattr(getattr(loaded, section), name) if name else getattr(loaded, section)
 
 
@@ -392,6 +393,20 @@ def test_a_fault_in_a_scale_is_told_with_its_column() -> None:
     assert "; the lists hold 2 and 3 numbers" in problems(None, "--input.scale={min: [0, 1], max: [1, 2, 3]}")
 
 
+RAISE_GOOD = ["{above: 1}", "{below: -1e-3, for: 3}", "{above: {mad: 6}}", "{above: {quantile: 0.99, warmup: 10}, for: 2}", "null"]
+RAISE_BAD = [
+    "0.5",
+    "{above: 1, below: 0}",
+    "{for: 2}",
+    "{above: .inf}",
+    "{above: 1, for: 0}",
+    "{above: {mad: 6, quantile: 0.9}}",
+    "{above: {quantile: 1}}",
+    "{above: {mad: -1}}",
+    "{above: {mad: 6, warmup: 9}}",
+    "{above: {mad: 6, window: 9}}",
+    "[1]",
+]
 SCALES_BAD = [
     "{mean: 1}",
     "{mean: 1, std: 0}",
@@ -450,6 +465,9 @@ SCALES_BAD = [
         ("log.format", ["auto", "console", "json"], ["text"]),
         ("input.start", ["earliest", "latest"], ["none"]),
         ("checkpoint.store", ["auto", "directory"], ["none"]),
+        ("alarm.raise", RAISE_GOOD, RAISE_BAD),
+        ("alarm.score", ["prediction[3]", "predicted_next[1]", "residual"], ["residuals", "prediction[-1]", "predicted_", "null"]),
+        ("alarm.mean_of", ["1", "256"], ["0", "257", "null"]),
     ],
 )
 def test_the_limits_of_each_value(key: str, good: list[str], bad: list[str]) -> None:
@@ -516,6 +534,44 @@ def test_the_topics_must_differ(options: list[str], key: str, other: str) -> Non
 def test_a_derived_dead_letter_topic_must_fit() -> None:
     assert "default: dead_letter.topic: found 'x" in problems(None, f"--input.topic={'x' * 240}")
     assert load(None, f"--input.topic={'x' * 237}").dead_letter_topic == "x" * 237 + ".dead-letter"
+
+
+# Alarms.
+
+ABOVE = "--alarm.raise={above: 2, for: 3}"
+
+
+def test_alarms_are_off_until_it_is_said_when_one_is_raised() -> None:
+    assert load().alarm_topic is None
+    loaded = load(None, ABOVE, "--output.topic=out")
+    assert loaded.alarm_topic == "out.alarms"
+    assert load(None, ABOVE, "--alarm.topic=bells").alarm_topic == "bells"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--alarm.clear={for: 2}"], "command line: --alarm.clear: found keys and values, expected alarm.raise with it"),
+        ([ABOVE, "--alarm.clear={above: 1}"], "--alarm.clear: found 'above', expected below, since an alarm is raised above its threshold"),
+        ([ABOVE, "--alarm.clear={below: 2.5}"], "--alarm.clear: found 2.5, expected no threshold past that of raise, 2"),
+        ([ABOVE, "--alarm.clear={below: {mad: 1}}"], "--alarm.clear: found 'mad', expected mad only where raise has mad"),
+        ([ABOVE, '--alarm.thresholds={"a*": {raise: 1, clear: 2}}'], "for a* no threshold to clear past the one to raise, 1"),
+        ([ABOVE, "--alarm.topic=predictions"], "--alarm.topic: found 'predictions', expected another topic than output.topic"),
+        ([ABOVE, "--alarm.topic=readings.dead-letter"], "expected another topic than dead_letter.topic"),
+        ([ABOVE, "--alarm.topic=x", "--checkpoint.topic=x"], "--checkpoint.topic: found 'x', expected another topic than alarm.topic"),
+        (['--alarm.thresholds={"": 1}', ABOVE], """--alarm.thresholds: found '{"": 1}', expected a map of thresholds"""),
+    ],
+)
+def test_what_does_not_fit_together_in_alarms_is_told(options: list[str], told: str) -> None:
+    assert told in problems(None, *options)
+
+
+def test_the_rule_of_alarms_decides_and_their_topic_does_not() -> None:
+    plain = load().deciding()
+    with_alarms = load(None, ABOVE, "--alarm.topic=bells", "--alarm.repeat=1h", "--alarm.clear={for: 2}").deciding()
+    assert with_alarms.keys() - plain.keys() == {"alarm.raise", "alarm.repeat", "alarm.clear"}
+    assert json.loads(json.dumps(with_alarms)) == with_alarms
+    assert load(None, "--alarm.mean_of=3").deciding() == plain
 
 
 # How problems are told.

@@ -136,13 +136,49 @@ def test_an_answer_without_a_prediction_is_compared_and_counts_as_none() -> None
         court.answer("prediction", 0, judge.prediction(b"pump", answered, START_MS + offset)[1])
     court.answer("dead letter", 0, letter(4, b"non_finite_state"))
     court.finish()
-    assert court.compared == {"prediction": 0, "filling": 4, "dead letter": 1}
+    assert court.compared == {"prediction": 0, "filling": 4, "dead letter": 1, "alarm": 0}
+
+
+def alarm(sensor: str, state: str, offset: int) -> dict[str, Any]:
+    told = {"id": f"readings-0-{offset}", "sensor": sensor, "state": state, "score": None, "partition": 0, "offset": offset}
+    return told | {"level": "silent", "since": START_MS}
+
+
+@pytest.mark.parametrize(
+    ("got", "kind"),
+    [
+        ([("pump", "cleared"), ("fan", "raised")], None),
+        ([("pump", "cleared")], "lost"),
+        ([("fan", "raised")], "different"),
+        ([("pump", "cleared"), ("fan", "raised"), ("fan", "raised")], "duplicated"),
+        ([("pump", "cleared"), ("fan", "cleared")], "different"),
+    ],
+)
+def test_what_is_published_of_alarms_is_compared_each_with_its_own_sensor(got: list[tuple[str, str]], kind: str | None) -> None:
+    """One record may bring several, of other sensors too."""
+    told = [(b"pump", alarm("pump", "cleared", 0)), (b"fan", alarm("fan", "raised", 0))]
+    court = Judge(lambda r: output(r.offset), alarms=lambda: [told.pop(0) for _ in range(len(told))])
+    court.record(record(0))
+    court.answer("prediction", 0, published(0))
+
+    def compare() -> None:
+        for sensor, state in got:
+            value = json.dumps(alarm(sensor, state, 0)).encode()
+            court.answer("alarm", 0, judge.alarm(sensor.encode(), value, START_MS)[1])
+        court.finish()
+
+    if kind is None:
+        compare()
+        assert court.compared["alarm"] == 2
+    else:
+        with pytest.raises(DifferentError, match=kind):
+            compare()
 
 
 def test_what_is_right_is_found_right_phase_after_phase_and_counted(court: Judge) -> None:
     for phase in (1, 2):
         hand_over(court, right(), [letter(2)])
-        assert court.compared == {"prediction": 3 * phase, "filling": 0, "dead letter": phase}
+        assert court.compared == {"prediction": 3 * phase, "filling": 0, "dead letter": phase, "alarm": 0}
         assert court.next_offset[0] == 5
     assert court.records == 5
     with pytest.raises(DifferentError, match="lost: sensor pump, partition 0, offset 0"):
