@@ -54,6 +54,7 @@ class Service:
             while not self._stopping:
                 try:
                     loop.turn()
+                    self.probes.turned()
                 except ClientStuckError as stuck:
                     self._renew_clients(loop, stuck)
                 except NotPermitted as refused:

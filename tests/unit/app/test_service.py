@@ -6,6 +6,7 @@ import signal
 import pytest
 from structlog.testing import capture_logs
 
+from processor.app import health
 from processor.app.service import Service
 from processor.kafka.delivery import ClientStuckError
 from processor.metrics import Metrics
@@ -55,6 +56,23 @@ def run(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> int:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+def test_a_service_that_waits_for_the_broker_for_long_is_not_ready_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [1000.0]
+    monkeypatch.setattr(health.time, "monotonic", lambda: now_s[0])
+    probes = health.Health()
+    probes._start_step, probes.view = None, health.LoopView(joined=True, ready=True)
+    now_s[0] += 100
+    assert probes.ready() == (True, "ready"), "its first turn may take long"
+    probes.turned()
+    now_s[0] += health.WAITING_S
+    assert probes.ready() == (True, "ready")
+    now_s[0] += 1
+    assert probes.ready() == (False, "waiting for the broker for 16 s")
+    assert probes.alive()[0]
+    probes.turned()
+    assert probes.ready() == (True, "ready")
 
 
 STUCK = ClientStuckError("commit_transaction has waited for 46 s, and the broker answers other clients")
