@@ -119,6 +119,18 @@ def feed(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 1 if fed.left_out and not fed.delivered else 0
 
 
+def rekey(arguments: argparse.Namespace, rest: list[str]) -> int:
+    go_on_without_reader()
+    from processor.rekey.copy_topic import copy, options
+
+    settings = settings_of(arguments, options(arguments.source, arguments.target, arguments.key, rest))
+    _warning_clients()
+    copied = copy(settings, to_end=arguments.to_end)
+    dead = f", {copied.dead_letters:,} without a sensor to {settings.dead_letter_topic}" if copied.dead_letters else ""
+    sys.stdout.write(f"{arguments.source} to {arguments.target}: {copied.records:,} records copied{dead}\n")
+    return 0
+
+
 def state_list(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, rest)
     _warning_clients()

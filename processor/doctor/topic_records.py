@@ -59,11 +59,19 @@ def judged(sample: Sequence[Message], codec: Codec, max_ratio: float, names: Seq
 def split(sample: Sequence[Message], key: str | None = None) -> Iterator[Finding]:
     """Sensors with records in several partitions. key: input.key."""
     sensor = sensor_of(key)
+    if without := sum(sensor(record) is None for record in sample):
+        yield Finding(
+            "warning",
+            "keys",
+            f"{without} of the newest {len(sample)} records name no sensor by {'their key' if key is None else key}",
+            "have the sender set the key; where the sensor is named elsewhere, set input.key, or copy the topic with `slotstream rekey`",
+        )
     if found := in_several_partitions(sample, sensor):
         yield Finding(
             "error",
             "sensors",
             f"{len(found)} of {len({sensor(record) for record in sample})} in the newest records lie in several partitions, "
             f"{named(found)}: each has a state in each of them",
-            "give every producer the same partitioner (murmur2_random where it is librdkafka's: Java's default is not librdkafka's)",
+            "give every producer the same partitioner (murmur2_random where it is librdkafka's: Java's default is not librdkafka's); "
+            "`slotstream rekey` copies the topic so that each sensor lies in one",
         )

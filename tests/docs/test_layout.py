@@ -76,7 +76,7 @@ def test_each_file_name_stands_once() -> None:
 
 
 # The rooms that make their parts from settings, or a client from the properties under `kafka`. All others take the values they need.
-WITH_SETTINGS = {"app", "cli", "csv_io", "doctor", "kafka", "settings", "sizing", "states", "verify"}
+WITH_SETTINGS = {"app", "cli", "csv_io", "doctor", "kafka", "rekey", "settings", "sizing", "states", "verify"}
 
 
 def test_settings_are_read_where_parts_are_made_of_them_only() -> None:
