@@ -38,13 +38,15 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from processor.app.health import About
     from processor.app.service import Service
     from processor.web.pages import status_pages
+    from processor.web.sensors import SensorPages
     from processor.web.server import serve
 
     metrics = Metrics(with_process=True)
     service = Service(settings, metrics)
+    sensors = SensorPages(service.probes, settings.instance_name) if settings.http.sensors else None
     with (
         status_pages(About.of(settings), metrics, service.probes, recent) as pages,
-        serve(settings.http.host, settings.http.port, metrics, service.probes, pages),
+        serve(settings.http.host, settings.http.port, metrics, service.probes, pages, sensors),
     ):
         return service.run()
 

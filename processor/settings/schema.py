@@ -203,6 +203,11 @@ class Http(Section):
     port: Annotated[int, integer(0, 65535)] = Field(
         default=8080, description="the port of this address; 0: a free one, which is logged at startup"
     )
+    sensors: Annotated[bool, flag()] = Field(
+        default=False,
+        description="show single sensors: their readings, predictions and states, at /sensors and on the status page, to everybody who can "
+        "reach the port",
+    )
 
 
 class Log(Section):
