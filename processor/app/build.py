@@ -113,7 +113,7 @@ class Build:
         found = [*found, *findings.of_sizes(topics, record_bytes)]
         findings.require(found)
         _warn(found)
-        watching = Watching(settings, model, shapes)
+        watching = Watching(settings, model, shapes, self._metrics)
         store, writer = _checkpoints(folder, settings, topics, shapes)
         slots = slots_of(settings, shapes)
         fingerprint = fingerprint_of(settings, model)

@@ -104,6 +104,16 @@ def feed(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 1 if fed.left_out and not fed.delivered else 0
 
 
+def profile(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = settings_of(arguments, rest)
+    form, wanted = _of_csv(arguments)
+    _quiet_clients()
+    from processor.csv_io.profile_csv import profile_csv
+
+    sys.stdout.write(f"{profile_csv(settings, arguments.file, form, wanted, arguments.output, bins=arguments.bins)}\n")
+    return 0
+
+
 def state_list(arguments: argparse.Namespace, rest: list[str]) -> int:
     settings = settings_of(arguments, rest)
     _warning_clients()

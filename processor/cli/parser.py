@@ -8,7 +8,7 @@ from typing import Any
 
 from processor.cli import commands
 from processor.cli.given import settings_help
-from processor.cli.types import above_zero, encoding, partition, positive, separator, several, speed
+from processor.cli.types import above_zero, bins, encoding, partition, positive, separator, several, speed
 
 Command = Callable[[argparse.Namespace, list[str]], int]
 
@@ -33,6 +33,10 @@ def make_parser() -> argparse.ArgumentParser:
     pace.add_argument("--rate", type=above_zero, metavar="N", help="readings a second (default: as fast as the broker accepts)")
     pace.add_argument("--speed", type=speed, metavar="60x", help="speed relative to the readings' timestamps")
     feed.add_argument("--from-line", type=positive, metavar="N", help="start at this line of the file", default=1)
+    profile = _with_settings(of_all, "profile", commands.profile, "write the bins of training data, by which the service counts drift")
+    _with_csv(profile)
+    profile.add_argument("-o", "--output", type=Path, metavar="FILE.json", default=Path("profile.json"), help="the profile (profile.json)")
+    profile.add_argument("--bins", type=bins, metavar="N", default=10, help="quantile bins of each feature and output, 2 to 50 (10)")
     _with_plants(of_all)
     _with_state(of_all)
     verify = _with_settings(of_all, "verify", commands.verify, "inject faults into the service on a real Kafka, and compare every output")

@@ -210,6 +210,14 @@ class Http(Section):
     )
 
 
+class Drift(Section):
+    profile: Annotated[Path | None, or_null(text("a file"))] = Field(
+        default=None,
+        description="the bins of the training data, written by `slotstream profile`: readings and predictions are counted by them in the "
+        "metrics; null: they are not counted",
+    )
+
+
 class Log(Section):
     level: Annotated[Literal["debug", "info", "warning", "error"], choice("debug", "info", "warning", "error")] = Field(
         default="info", description="the lowest level of messages that are logged"
@@ -295,6 +303,7 @@ class Settings(BaseSettings):
         "sensor from zero state, fail ends the service",
     )
     http: Http = Field(default=Http(), description="metrics, health and the status page")
+    drift: Drift = Field(default=Drift(), description="how far readings and predictions are from the training data")
     log: Log = Field(default=Log(), description="messages on standard error")
 
     @classmethod
