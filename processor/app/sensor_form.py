@@ -82,7 +82,7 @@ class SensorForm:
 
 def sensor_form(settings: Settings, model: "ServableModel", shapes: Shapes) -> SensorForm:
     named = model.named_outputs
-    forecasts = tuple((feature, shapes.residual_first + i) for i, feature in enumerate(shapes.residual))
+    forecasts = tuple(zip(shapes.residual, shapes.forecasts, strict=True))
     features = tuple(map(str, names_of(settings, shapes.features)))
     scale = settings.input.scale
     categories = model.inputs.categories or (None,) * shapes.features
@@ -114,8 +114,8 @@ def _parts(model: "ServableModel", shapes: Shapes) -> tuple[LayerPart, ...]:
 
 def _names(output: Output, features: tuple[str, ...], forecasts: dict[int, int]) -> list[str]:
     width = output.last - output.first
-    if output.first in forecasts:
-        return [f"{output.name} {features[forecasts[output.first + i]]}" for i in range(width)]
+    if all(i in forecasts for i in range(output.first, output.last)):
+        return [f"{output.name} {features[forecasts[i]]}" for i in range(output.first, output.last)]
     if width == 1:
         return [output.name]
     if output.rows is None:

@@ -2,12 +2,13 @@
 
     values.py    the kinds of values: durations, names, numbers, lists
     record_values.py  the same for settings that describe records
+    model_code.py  the file of a model's own layers
     kafka.py     the librdkafka properties that are refused, and those that are secret
     librdkafka.py  the names of the librdkafka properties, by client
     schema.py    every setting with its default and its description
     keys.py      the settings as a list, for --help and docs/configuration.md
     sources.py   the YAML file, the environment, the command line
-    load.py      combines the sources, and reports every mistake at once
+    merge.py     combines the sources, and reports every mistake at once
 
 Not responsible for anything outside the settings: `slotstream check` and the start check whether the model can be served and the topics
 exist.
@@ -20,6 +21,7 @@ without naming the source.
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, KAFKA_REFUSED, TRANSACTION_TIMEOUT_S, addresses, is_secret, kafka_key
 from processor.settings.keys import Key, keys, sections
 from processor.settings.merge import CONFIG_DEFAULT, config_file, load_settings
+from processor.settings.model_code import ModelCode
 from processor.settings.record_values import Missing, Quality
 from processor.settings.schema import Section, Settings, dead_letter_of
 from processor.settings.sources import ENV_CONFIG, ENV_PREFIX
@@ -36,6 +38,7 @@ __all__ = [
     "Features",
     "Key",
     "Missing",
+    "ModelCode",
     "Quality",
     "RangeScale",
     "Scale",

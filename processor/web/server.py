@@ -90,7 +90,7 @@ def serve(
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="web", daemon=True)
     thread.start()
     address = Address(host, server.server_port)
-    _log.info("metrics and health are served", url=address.url)
+    _log.info("serving metrics and health", url=address.url)
     try:
         yield address
     finally:

@@ -141,7 +141,7 @@ class Process:
             whose,
             orphans,
             _beat,
-            now_s,
+            now_s=now_s,
         )
         bad_share, self.inquiries, self.recent = BadShare(1.0, DEAD.name), Inquiries(), RecentReadings(now_s=now_s, unix_s=now_s)
         participants = [self.engine, bad_share, self.recent]

@@ -48,7 +48,7 @@ class Instance:
         self.owners: list[Owner] | None = [Owner("one", "10.0.0.1", (0, 1)), *others]
         self.partitions, self.inquiries = Partitions(), Inquiries()
         self.recent = RecentReadings(unix_s=lambda: NOW_MS / 1000)
-        self.engine = Engine(Decay(), Shapes(1, 1, 1, residual=(0,)), Rules(expire_ms=EXPIRE_MS), slots=SLOTS)
+        self.engine = Engine(Decay(), Shapes(1, 1, 1, residual=(0,), forecasts=(0,)), Rules(expire_ms=EXPIRE_MS), slots=SLOTS)
         self.book: SensorBook | None = SensorBook(
             FORM,
             self.partitions,
