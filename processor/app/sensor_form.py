@@ -3,7 +3,7 @@
 Follows from settings and model, once. Must not touch a live object.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.app.forms import names_of
-from processor.app.named_columns import scales_of
+from processor.app.named_columns import fields_of, scales_of
 from processor.engine import Shapes
 from processor.records import Output
 from processor.settings import Scale, Settings
@@ -89,7 +89,7 @@ def sensor_form(settings: Settings, model: "ServableModel", shapes: Shapes) -> S
     of_features = [(None if count else _column(scale, i), 1) for i, count in enumerate(categories)]
     return SensorForm(
         features=features,
-        outputs=tuple(name for output in named for name in _names(output, features, {o: f for f, o in forecasts})),
+        outputs=fields_of(model, settings) or _names(named, features, {output: feature for feature, output in forecasts}),
         reading=Units(of_features),
         answer=Units(
             [
@@ -112,15 +112,20 @@ def _parts(model: "ServableModel", shapes: Shapes) -> tuple[LayerPart, ...]:
     return tuple(LayerPart(part.layer, part.type, part.state, part.begin, part.end, part.bounded) for part in parts(model))
 
 
-def _names(output: Output, features: tuple[str, ...], forecasts: dict[int, int]) -> list[str]:
-    width = output.last - output.first
-    if all(i in forecasts for i in range(output.first, output.last)):
-        return [f"{output.name} {features[forecasts[i]]}" for i in range(output.first, output.last)]
-    if width == 1:
+def _names(outputs: Sequence[Output], features: Sequence[str], forecasts: Mapping[int, int]) -> tuple[str, ...]:
+    """A name for each number of a prediction. forecasts: numbers that forecast a feature."""
+    return tuple(name for output in outputs for name in _names_of(output, features, forecasts))
+
+
+def _names_of(output: Output, features: Sequence[str], forecasts: Mapping[int, int]) -> list[str]:
+    numbers = range(output.first, output.last)
+    if all(number in forecasts for number in numbers):
+        return [f"{output.name} {features[forecasts[number]]}" for number in numbers]
+    if len(numbers) == 1:
         return [output.name]
     if output.rows is None:
-        return [f"{output.name} {i}" for i in range(width)]
-    return [f"{output.name} step {i // output.width} {i % output.width}" for i in range(width)]
+        return [f"{output.name} {i}" for i in range(len(numbers))]
+    return [f"{output.name} step {i // output.width} {i % output.width}" for i in range(len(numbers))]
 
 
 def _column(scale: Scale | None, i: int) -> Scale | None:
