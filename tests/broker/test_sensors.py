@@ -7,6 +7,7 @@ import urllib.request
 from typing import Any
 from urllib.parse import quote_from_bytes
 
+import numpy as np
 import pytest
 from harness import L, Service, Topics, save_model
 from waiting import wait_for
@@ -48,8 +49,8 @@ def test_two_instances_tell_of_their_own_sensors_and_of_each_other(kafka, unique
                 assert (status, told["partition"], told["steps"]) == (200, partition, 20)
                 if told["last"] is not None:  # the rest were restored, not read
                     last = published[partition, told["sensor"]]
-                    assert list(told["last"]["prediction"].values()) == last["prediction"]
-                    assert (told["last"]["offset"], told["last"]["residual"]) == (last["offset"], last["residual"])
+                    assert np.float32(list(told["last"]["prediction"].values())).tolist() == last["prediction"]
+                    assert (told["last"]["offset"], np.float32(told["last"]["residual"])) == (last["offset"], np.float32(last["residual"]))
                     assert told["last"]["reading"] == {"0": 1.9, "1": 1.0, "2": -19.0}
                 assert [(part["type"], part["state"], part["width"]) for part in told["state"]] == [
                     ("LSTM", "h", 8),
