@@ -44,7 +44,7 @@ NAVIGATION = {
         f"operations/{page}"
         for page in (
             *("configure", "containers", "kubernetes", "systemd", "sizing", "security", "scaling", "upgrades", "backup"),
-            *("watching", "state", "alerts", "when-it-stops", "exit-codes"),
+            *("watching", "sensors", "drift", "state", "alerts", "when-it-stops", "exit-codes"),
         )
     ],
     "architecture/index": [

@@ -160,6 +160,24 @@ CATALOGUE: tuple[Spec, ...] = (
         "problems with the topics' settings, as in `slotstream check`: warnings, and errors, which would end the next start",
         {"level": ("warning", "error")},
     ),
+    Spec(
+        "feature_total",
+        "counter",
+        "readings",
+        "readings by the bins of the training data (drift.profile), by feature, without missing values",
+        _free("feature", "bin"),
+    ),
+    Spec(
+        "prediction_total",
+        "counter",
+        "readings",
+        "predictions by the bins of the training data (drift.profile), by output",
+        _free("output", "bin"),
+    ),
+    Spec("feature_expected_ratio", "gauge", "ratio", "share of the training data in each bin of a feature", _free("feature", "bin")),
+    Spec(
+        "prediction_expected_ratio", "gauge", "ratio", "share of the training data's predictions in each bin", _free("output", "bin")
+    ),
     Spec("ready", "gauge", "boolean", "1 when every assigned partition is restored and has caught up (/readyz)"),
 )
 
@@ -191,6 +209,16 @@ class Metrics:
         with self._lock:
             series = self._numbers[name]
             series[key] = series.get(key, 0.0) + value
+
+    def add_each(self, name: str, values: Mapping[tuple[str, ...], float]) -> None:
+        """Increases many series of a counter at once, by their labels' values in the catalogue's order."""
+        labels = self._specs[name].labels
+        if any(len(key) != len(labels) for key in values) or any(labels.values()) or min(values.values(), default=0) < 0:
+            raise ValueError(f"found {name} with other labels than {', '.join(labels)}, or a negative value")
+        with self._lock:
+            series = self._numbers[name]
+            for key, value in values.items():
+                series[key] = series.get(key, 0.0) + value
 
     def set(self, name: str, value: float, **labels: object) -> None:
         """Sets a gauge."""

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from panels import GREEN, ROWS, Panel, Query
+from model_panels import ROWS as MODEL_ROWS
+from panels import GREEN, Panel, Query
+from panels import ROWS as SERVICE_ROWS
 
 FILE = Path(__file__).parent / "dashboards" / "slotstream.json"
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -58,7 +60,7 @@ def _variables():
 def _placed():
     """Panels from left to right, a line full or as many as there are, each row of panels under its title."""
     number, y = 0, 0
-    for title, panels in ROWS:
+    for title, panels in (*SERVICE_ROWS, *MODEL_ROWS):
         number += 1
         yield {"id": number, "type": "row", "title": title, "collapsed": False, "gridPos": _place(0, y, COLUMNS, 1), "panels": []}
         y, x, height = y + 1, 0, 0

@@ -1,4 +1,4 @@
-"""What the dashboard shows: four questions, a row each, and the panels that answer them.
+"""What the dashboard shows of the service: four questions, a row each, and the panels that answer them.
 
 Is it healthy, is it keeping up, where does the time go, is the state safe. The first row answers in one look, with a colour a number; the
 others say why. How a panel becomes Grafana's JSON is dashboard.py's.

@@ -30,6 +30,7 @@ from processor.app.fit import (
 )
 from processor.app.forms import may_miss, names_of
 from processor.app.health import Health, Served
+from processor.app.watching import Watching
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.policy import Present
 from processor.checkpoint.restore import Restore
@@ -112,6 +113,7 @@ class Build:
         found = [*found, *findings.of_sizes(topics, record_bytes)]
         findings.require(found)
         _warn(found)
+        watching = Watching(settings, model, shapes, self._metrics)
         store, writer = _checkpoints(folder, settings, topics, shapes)
         slots = slots_of(settings, shapes)
         fingerprint = fingerprint_of(settings, model)
@@ -152,7 +154,8 @@ class Build:
 
         recorder = Recorder(self._metrics, names_of(settings, shapes.features) if may_miss(settings) else ())
         codec, deliver = codec_of(settings, model, fingerprint), self._delivery(topics, beat, watch)
-        loop = self._compose(topics, engine, codec, recorder, deliver, writer, restore, membership, beat)
+        loop = self._compose(topics, engine, codec, recorder, deliver, writer, restore, membership, beat, watching)
+        self._health.book = watching.book
         _log.info("started, joining the group", seconds=self._health.start_seconds())
         self._health.watch(loop)
         self._loop = loop
@@ -191,6 +194,7 @@ class Build:
         restore: Callable[[int], Restore],
         membership: Membership,
         beat: Callable[[], None],
+        watching: Watching,
     ) -> Loop:
         from processor.model.machine import made_by
 
@@ -202,6 +206,7 @@ class Build:
         )
         pipeline = Pipeline(codec, engine, rules_of(settings).expire_ms, timed=recorder.timed, jumps=Jumps())
         bad_share = BadShare(settings.dead_letter.max_ratio, topics.dead_letter.name)
+        watching.begin(partitions, engine, there)
 
         committer = Committer(
             delivery,
@@ -209,7 +214,7 @@ class Build:
             topics.input.name,
             partitions=partitions,
             writer=writer,
-            participants=[engine, bad_share],
+            participants=[engine, bad_share, *watching.observers],
             recorder=recorder,
         )
         restorer = Restorer(
@@ -228,6 +233,7 @@ class Build:
             recorder=recorder,
             check_assigned=functools.partial(_check_assigned, topics.input, settings.on_partitions_added),
             drain_s=settings.drain_timeout,
+            observers=watching.observers,
         )
         loop = Loop(
             Pace(settings.batch.readings_max, settings.batch.linger, settings.commit_interval),
@@ -244,6 +250,8 @@ class Build:
             recorder=recorder,
             progress=Progress(self._metrics, recorder),
             beat=beat,
+            inquiries=watching.inquiries,
+            observers=watching.observers,
         )
         membership.join(rebalance)
         return loop

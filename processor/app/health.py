@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+from processor.app.sensor_book import SensorBook
 from processor.errors import NotPermitted
 from processor.kafka.refusals import RefusalWatch
 from processor.kafka.topic_watch import TopicWatch
@@ -46,6 +47,7 @@ class About:
     commit_interval_s: float
     checkpoint_interval_s: float
     model_file: str
+    sensors: bool
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -60,6 +62,7 @@ class About:
             commit_interval_s=settings.commit_interval,
             checkpoint_interval_s=settings.checkpoint.interval,
             model_file=settings.model.path.name,
+            sensors=settings.http.sensors,
         )
 
 
@@ -110,6 +113,7 @@ class Health:
         self._steps_at_s: list[tuple[str, float]] = [("reading its settings", time.monotonic())]
         self.view = LoopView()
         self.served: Served | None = None
+        self.book: SensorBook | None = None  # of http.sensors, once the loop runs
         self.topics: TopicWatch | None = None
         self.refusals: RefusalWatch | None = None
         self.not_permitted: NotPermitted | None = None  # the permission that the loop is waiting for

@@ -39,13 +39,15 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from processor.app.health import About
     from processor.app.service import Service
     from processor.web.pages import status_pages
+    from processor.web.sensors import SensorPages
     from processor.web.server import serve
 
     metrics = Metrics(with_process=True)
     service = Service(settings, metrics)
+    sensors = SensorPages(service.probes, settings.instance_name) if settings.http.sensors else None
     with (
         status_pages(About.of(settings), metrics, service.probes, recent) as pages,
-        serve(settings.http.host, settings.http.port, metrics, service.probes, pages),
+        serve(settings.http.host, settings.http.port, metrics, service.probes, pages, sensors),
     ):
         return service.run()
 
@@ -128,6 +130,16 @@ def rekey(arguments: argparse.Namespace, rest: list[str]) -> int:
     copied = copy(settings, to_end=arguments.to_end)
     dead = f", {copied.dead_letters:,} without a sensor to {settings.dead_letter_topic}" if copied.dead_letters else ""
     sys.stdout.write(f"{arguments.source} to {arguments.target}: {copied.records:,} records copied{dead}\n")
+    return 0
+
+
+def profile(arguments: argparse.Namespace, rest: list[str]) -> int:
+    settings = settings_of(arguments, rest)
+    form, wanted = _of_csv(arguments)
+    _quiet_clients()
+    from processor.csv_io.profile_csv import profile_csv
+
+    sys.stdout.write(f"{profile_csv(settings, arguments.file, form, wanted, arguments.output, bins=arguments.bins)}\n")
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from processor.cli import commands
 from processor.cli.given import settings_help
-from processor.cli.types import a_day, above_zero, encoding, partition, positive, separator, several, speed
+from processor.cli.types import a_day, above_zero, bins, encoding, partition, positive, separator, several, speed
 
 Command = Callable[[argparse.Namespace, list[str]], int]
 
@@ -45,6 +45,10 @@ def make_parser() -> argparse.ArgumentParser:
     rekey.add_argument("target", metavar="TO", help="the topic to copy to, which must exist")
     rekey.add_argument("--key", metavar="KEY", help="where a record names its sensor: value:PATH or header:NAME (default: its own key)")
     rekey.add_argument("--to-end", action="store_true", help="stop at the end of FROM (default: go on until stopped)")
+    profile = _with_settings(of_all, "profile", commands.profile, "write the bins of training data, by which the service counts drift")
+    _with_csv(profile)
+    profile.add_argument("-o", "--output", type=Path, metavar="FILE.json", default=Path("profile.json"), help="the profile (profile.json)")
+    profile.add_argument("--bins", type=bins, metavar="N", default=10, help="quantile bins of each feature and output, 2 to 50 (10)")
     _with_plants(of_all)
     _with_state(of_all)
     verify = _with_settings(of_all, "verify", commands.verify, "inject faults into the service on a real Kafka, and compare every output")

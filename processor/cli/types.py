@@ -21,6 +21,12 @@ def several(text: str) -> int:
     return int(text)
 
 
+def bins(text: str) -> int:
+    if not text.isdecimal() or not 2 <= int(text) <= 50:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number from 2 to 50")
+    return int(text)
+
+
 def above_zero(text: str) -> float:
     try:
         number = float(text)

@@ -104,7 +104,7 @@ def try_model(
             out = stack.enter_context(_created(output))  # last: what was there is lost
         report = report_of(settings.alarm.raise_, settings.alarm.clear)
         trial = Trial(settings, model, readings.names, out, picture, report, labels)
-        for batch in _batches(readings):
+        for batch in batches(readings):
             trial.apply(batch)
             show.at(file.bytes_read, trial.tried.readings)
         if picture is not None:
@@ -124,13 +124,13 @@ def _created(path: Path) -> TextIO:
         ) from error
 
 
-def _batches(readings: Readings) -> Iterator[list[Reading]]:
+def batches(readings: Readings) -> Iterator[list[Reading]]:
     left = iter(readings)
     while batch := list(itertools.islice(left, BATCH_READINGS)):
         yield batch
 
 
-def _message(reading: Reading, value: bytes, named: str | None) -> PlainMessage:
+def message_of(reading: Reading, value: bytes, named: str | None) -> PlainMessage:
     """A reading as the consumer would hand it over. named: input.key."""
     kind, time_ms = (NO_TIME, -1) if isinstance(reading.timestamp, str) else (CREATE_TIME, reading.timestamp or 0)
     if reading.sensor is None:
@@ -215,7 +215,7 @@ class Trial:
 
     def _answers(self, readings: Sequence[Reading]) -> list[_Answer]:
         """As the service would: a prediction or a dead letter for each."""
-        messages = [_message(reading, self._value(reading), self._key) for reading in readings]
+        messages = [message_of(reading, self._value(reading), self._key) for reading in readings]
         done = self._pipeline.process(messages, self._clocks)
         self._engine.commit()
         self._clocks |= done.clocks

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from processor.app.drift_profile import drift_counts
 from processor.app.fit import codec_of, load_model, open_folder, open_parking, record_bytes_of, shapes_of
+from processor.app.sensor_form import sensor_form
 from processor.doctor.topic_records import records
 from processor.errors import SlotstreamError
 from processor.kafka import admin, findings, permissions
@@ -22,6 +24,7 @@ from processor.kafka.refusals.certificates import certificates, expiry, is_expir
 from processor.kafka.session_limits import session_limits
 from processor.kafka.topics import Topic, Topics, describe_sampled, describe_topic, names
 from processor.kafka.transaction import try_transaction
+from processor.metrics import Metrics
 from processor.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,7 +78,10 @@ def _model(settings: Settings) -> tuple["ServableModel | None", RecordBytes | No
     found = f"{model.path}: {model.mode}, {model.features} features, {model.outputs} outputs; {model.why}"
     loaded = Finding("ok", "model", found)
     try:
-        return model, record_bytes_of(settings, model, shapes_of(model, settings)), [loaded]
+        shapes = shapes_of(model, settings)
+        if settings.drift.profile is not None:
+            drift_counts(settings.drift.profile, sensor_form(settings, model, shapes), Metrics())
+        return model, record_bytes_of(settings, model, shapes), [loaded]
     except SlotstreamError as error:
         return None, None, [loaded, _bad("columns", error)]
 

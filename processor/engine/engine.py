@@ -128,6 +128,14 @@ class Engine:
         keys, rows = self.table.copy(partition, since)
         return keys, rows, self.table.take_forgotten(partition)
 
+    def row(self, partition: int, key: bytes) -> tuple[int | None, Rows] | None:
+        """A sensor's slot, None if it is parked, and a copy of its row; None for a sensor without a state."""
+        (location,) = self.table.locate([partition], [key]).tolist()
+        rows = self.table.read(np.array([location]))
+        if location == ABSENT or not rows.steps[0]:
+            return None
+        return location if location < self.table.slots else None, rows
+
     def sensors(self, partition: int) -> int:
         return self.table.sensors(partition)
 

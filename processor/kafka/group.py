@@ -43,6 +43,32 @@ def unowned(settings: Settings, partitions: int) -> set[int] | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """A member of the group. instance: the setting of its process, or what the group shows in its place. host: as the broker sees it."""
+
+    instance: str
+    host: str
+    partitions: tuple[int, ...]
+
+
+def owners(settings: Settings) -> list[Owner] | None:
+    """Each member and its partitions of the input; None if there is no answer in time, or during a rebalance."""
+    try:
+        group = described(settings, _ASK_S)
+    except (KafkaException, TimeoutError):
+        return None
+    if group.state != ConsumerGroupState.STABLE:
+        return None
+    prefix = f"{settings.group_id}."
+    found = []
+    for member in group.members:
+        numbers = sorted(tp.partition for tp in member.assignment.topic_partitions if tp.topic == settings.input.topic)
+        name = (member.group_instance_id or member.client_id).removeprefix(prefix)
+        found.append(Owner(name, member.host.lstrip("/"), tuple(numbers)))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
 class Holder:
     """The member that holds a group.instance.id.
 

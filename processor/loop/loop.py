@@ -5,7 +5,7 @@ rows, the partitions' positions, the consumer. Rebalance callbacks run inside th
 within one. docs/architecture/commit.md gives the reason for the order of the steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -18,7 +18,9 @@ from processor.kafka.consumer import MemberFencedError, Polled
 from processor.kafka.delivery import ClientStuckError, ProducerFencedError
 from processor.loop.checkpoints import Checkpoints
 from processor.loop.committer import Committer
+from processor.loop.inquiries import Inquiries
 from processor.loop.membership import Membership
+from processor.loop.observer import Observer
 from processor.loop.outputs import Outputs
 from processor.loop.progress import Progress
 from processor.loop.rebalance import REVOKE_CHECKPOINT_S, Rebalance
@@ -42,7 +44,7 @@ class Pace:
 
 
 class Loop:
-    """The loop of one instance. Only one thread uses it."""
+    """The loop of one instance. Only one thread uses it; through `inquiries` others may ask it for what it owns."""
 
     def __init__(
         self,
@@ -61,7 +63,10 @@ class Loop:
         recorder: Recorder,
         progress: Progress,
         beat: Callable[[], None],
+        inquiries: Inquiries | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
+        self._inquiries, self._observers = inquiries or Inquiries(), observers
         self._pace, self.partitions, self._engine, self._pipeline, self._outputs = pace, partitions, engine, pipeline, outputs
         self._committer, self._restorer, self._checkpoints, self._rebalance = committer, restorer, checkpoints, rebalance
         self._bad_share, self._membership, self._recorder, self._progress, self._beat = bad_share, membership, recorder, progress, beat
@@ -97,6 +102,8 @@ class Loop:
         if self._committer.due(self._pace.commit_interval_s):
             self._committer.commit()
         self._checkpoint()
+        if self._inquiries.waiting and self._at_boundary:
+            self._inquiries.answer()
         self._report()
 
     def stop(self, *, leave: bool) -> None:
@@ -174,6 +181,8 @@ class Loop:
         for partition, position in positions_after(messages, self.partitions, done.clocks):
             partition.apply(position)
         self._recorder.applied(done.batch, done.applied, done.decoded.resets, done.rejected)
+        for observer in self._observers:
+            observer.applied(done.batch, done.applied)
         self._refusals.tell([messages[i].key() for i, _ in done.rejected], [reason for _, reason in done.rejected])
         self._bad_share.add(messages, done.rejected)
         outputs = self._outputs
@@ -187,8 +196,13 @@ class Loop:
 
     def _checkpoint(self) -> None:
         self._checkpoints.note_written()
-        if self._engine.at_boundary and self._committer.age_s is None:
+        if self._at_boundary:
             self._checkpoints.copy_due()
+
+    @property
+    def _at_boundary(self) -> bool:
+        """Whether everything that was applied is committed."""
+        return self._engine.at_boundary and self._committer.age_s is None
 
     def _rewind(self) -> None:
         self._committer.rewind_due = self._busy = False

@@ -5,7 +5,7 @@ state is restored (restorer) or where a transaction ends (committer).
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import structlog
 
@@ -14,6 +14,7 @@ from processor.kafka.consumer import MemberFencedError
 from processor.loop.checkpoints import Checkpoints
 from processor.loop.committer import Committer
 from processor.loop.membership import Membership
+from processor.loop.observer import Observer
 from processor.loop.restorer import Restorer
 from processor.partitions import Partitions
 from processor.recorder import Recorder
@@ -39,8 +40,10 @@ class Rebalance:
         recorder: Recorder,
         check_assigned: Callable[[list[int]], None],
         drain_s: float,
+        observers: Sequence[Observer] = (),
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._observers = observers
         self._partitions, self._engine, self._committer, self._restorer = partitions, engine, committer, restorer
         self._checkpoints, self._membership, self._recorder = checkpoints, membership, recorder
         self._check_assigned, self._drain_s, self._now_s = check_assigned, drain_s, now_s
@@ -120,6 +123,8 @@ class Rebalance:
                 self._engine.drop(number)
                 self._checkpoints.drop(number)
                 self._recorder.dropped(number)
+                for observer in self._observers:
+                    observer.drop(number)
 
     def _give_up(self, numbers: list[int], timeout_s: float) -> None:
         """Commits, writes checkpoints of these partitions as far as time allows, and drops them."""

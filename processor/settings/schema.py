@@ -244,6 +244,19 @@ class Http(Section):
     port: Annotated[int, integer(0, 65535)] = Field(
         default=8080, description="the port of this address; 0: a free one, which is logged at startup"
     )
+    sensors: Annotated[bool, flag()] = Field(
+        default=False,
+        description="show single sensors: their readings, predictions and states, at /sensors and on the status page, to everybody who can "
+        "reach the port",
+    )
+
+
+class Drift(Section):
+    profile: Annotated[Path | None, or_null(text("a file"))] = Field(
+        default=None,
+        description="the bins of the training data, written by `slotstream profile`: readings and predictions are counted by them in the "
+        "metrics; null: they are not counted",
+    )
 
 
 class Log(Section):
@@ -332,6 +345,7 @@ class Settings(BaseSettings):
         "sensor from zero state, fail ends the service",
     )
     http: Http = Field(default=Http(), description="metrics, health and the status page")
+    drift: Drift = Field(default=Drift(), description="how far readings and predictions are from the training data")
     log: Log = Field(default=Log(), description="messages on standard error")
 
     @classmethod

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.app.fit import fingerprint_of, load_model, shapes_of
+from processor.app.sensor_form import SATURATED
 from processor.checkpoint.snapshot import Snapshot
 from processor.engine import Shapes
 from processor.errors import ConfigurationError, SlotstreamError
@@ -22,7 +23,6 @@ from processor.states.newest import checkpoints
 if TYPE_CHECKING:
     from processor.model.load import ServableModel
 
-SATURATED = 0.99
 READINGS_SHOWN = 20
 FEATURES_SHOWN = 8
 

@@ -24,6 +24,8 @@ import structlog
 from processor.errors import ConfigurationError
 from processor.metrics import CONTENT_TYPE, Metrics
 from processor.web.pages import HEADERS, HTML, Pages
+from processor.web.sensors import PATH as SENSORS
+from processor.web.sensors import SensorPages
 
 CLIENT_TIMEOUT_S = 5.0  # for the whole request, and as long again for the answer
 REQUEST_BYTES_MAX = 16_384  # a browser sends its cookies of every other port of the host too
@@ -40,6 +42,10 @@ slotstream
 /metrics      figures for Prometheus
 /healthz      200 while the process works
 /readyz       200 once it has caught up
+"""
+INDEX_OF_SENSORS = """\
+/sensors      sensors with the highest residuals; ?find=PART by name
+/sensors/KEY  one sensor; /sensors/KEY/readings its last readings
 """
 
 _log = structlog.get_logger(__name__)
@@ -64,13 +70,15 @@ class Address:
 
 
 @contextmanager
-def serve(host: str, port: int, metrics: Metrics, probes: Probes, pages: Pages = NO_PAGES) -> Iterator[Address]:
-    """Answers until the block ends, with `pages` beside metrics and probes. Port 0 takes a free one.
+def serve(
+    host: str, port: int, metrics: Metrics, probes: Probes, pages: Pages = NO_PAGES, sensors: SensorPages | None = None
+) -> Iterator[Address]:
+    """Answers until the block ends, with `pages` beside metrics and probes, and with sensors unless None. Port 0 takes a free one.
 
     Raises ConfigurationError if the address cannot be had.
     """
     try:
-        server = _Server(host, port, metrics, probes, pages)
+        server = _Server(host, port, metrics, probes, pages, sensors)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(
@@ -95,9 +103,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False  # a slow client must not hold up the shutdown
 
-    def __init__(self, host: str, port: int, metrics: Metrics, probes: Probes, pages: Pages) -> None:
+    def __init__(self, host: str, port: int, metrics: Metrics, probes: Probes, pages: Pages, sensors: SensorPages | None) -> None:
         self.address_family = AF_INET6 if ":" in host else AF_INET
-        self.metrics, self.probes, self.pages = metrics, probes, pages
+        self.metrics, self.probes, self.pages, self.sensors = metrics, probes, pages, sensors
         self._places = threading.BoundedSemaphore(CONNECTIONS_MAX)
         super().__init__((host, port), _Handler)
 
@@ -172,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
         if self.headers.get("Transfer-Encoding") or self.headers.get("Content-Length", "0") != "0":
             self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "found a body, expected none\n")
         elif path == "/metrics":
@@ -182,11 +190,15 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/readyz":
             self._probe(*self.server.probes.ready())
         elif path == "/" and HTML.partition(";")[0] not in self.headers.get("Accept", ""):
-            self._answer(HTTPStatus.OK, INDEX)
+            self._answer(HTTPStatus.OK, INDEX if self.server.sensors is None else INDEX + INDEX_OF_SENSORS)
         elif page := self.server.pages.get(path):
             self._answer(HTTPStatus.OK, page.content(), page.content_type, headers=HEADERS)
+        elif self.server.sensors is not None and (reply := self.server.sensors.reply(path, query)) is not None:
+            retry = {} if reply.retry_s is None else {"Retry-After": str(reply.retry_s)}
+            self._answer(reply.status, reply.body, "application/json", headers={**HEADERS, **retry})
         else:
-            self._answer(HTTPStatus.NOT_FOUND, f"found no such page, expected one of {' '.join(self._pages)}\n")
+            known = self._pages if self.server.sensors is None else (*self._pages, SENSORS)
+            self._answer(HTTPStatus.NOT_FOUND, f"found no such page, expected one of {' '.join(known)}\n")
 
     do_HEAD = do_GET  # noqa: N815 (http.server's name)
 

@@ -131,6 +131,7 @@ class Status:
             "checkpoints": about.checkpoints,
             "delivery": about.delivery,
             "commit_interval_s": about.commit_interval_s,
+            "sensors": about.sensors,
             "started_at": self._started_unix_s,
             "uptime_s": self._now_s() - self._started_s,
         }

@@ -166,6 +166,8 @@ class Machine(RuleBasedStateMachine):
         """In the end all is well again: every reading is answered, also those that come after one more crash."""
         if not hasattr(self, "world"):
             return
+        for process in self.processes.values():
+            self.judge.check_recent(process.recent)
         self.broker.faults.clear()
         self.broker.away = self.world.files.fails = 0
         self._heal()

@@ -36,12 +36,14 @@ from processor.kafka.partition_log import Committed
 from processor.kafka.topics import Topic, Topics
 from processor.loop.checkpoints import Checkpoints
 from processor.loop.committer import Committer
+from processor.loop.inquiries import Inquiries
 from processor.loop.loop import Loop, Pace
 from processor.loop.membership import Membership, Name
 from processor.loop.orphans import Orphans
 from processor.loop.outputs import Outputs
 from processor.loop.progress import Progress
 from processor.loop.rebalance import Rebalance
+from processor.loop.recent_readings import RecentReadings
 from processor.loop.restorer import Restorer
 from processor.metrics import Metrics
 from processor.partitions import Partitions
@@ -149,10 +151,11 @@ class Process:
             _beat,
             now_s=now_s,
         )
-        bad_share = BadShare(1.0, DEAD.name)
+        bad_share, self.inquiries, self.recent = BadShare(1.0, DEAD.name), Inquiries(), RecentReadings(now_s=now_s, unix_s=now_s)
+        participants = [self.engine, bad_share, self.recent]
         together: dict[str, Any] = {"partitions": self.partitions, "recorder": recorder}
         committer = parts.committer(
-            parts.delivery(broker, name), self.membership, INPUT.name, writer=writer, participants=[self.engine, bad_share], **together
+            parts.delivery(broker, name), self.membership, INPUT.name, writer=writer, participants=participants, **together
         )
         together["engine"] = self.engine
 
@@ -165,10 +168,11 @@ class Process:
         split = SplitSensors(world.metrics)
         checkpoints = parts.checkpoints(writer, world.checkpoint_s, split=split, made_by={}, now_s=now_s, **together)
         together |= {"committer": committer, "restorer": restorer, "checkpoints": checkpoints, "membership": self.membership}
-        rebalance = Rebalance(check_assigned=lambda _: None, drain_s=DRAIN_S, now_s=now_s, **together)
+        rebalance = Rebalance(check_assigned=lambda _: None, drain_s=DRAIN_S, now_s=now_s, observers=[self.recent], **together)
         outputs = Outputs(Topics("cluster", INPUT, OUTPUT, DEAD, CHECKPOINTS if world.in_topic else None, ALARMS))
         progress = Progress(world.metrics, recorder, now_s)
         pace = Pace(RECORDS_MAX, 0.0, world.commit_s)
+        together |= {"inquiries": self.inquiries, "observers": [self.recent]}
         self.loop = parts.loop(
             pace, pipeline=pipeline, outputs=outputs, bad_share=bad_share, rebalance=rebalance, progress=progress, beat=_beat, **together
         )
@@ -275,6 +279,17 @@ class Judge:
             ):
                 first = [answer for answer in due if complete or answer[0] < position]
                 assert found == first, f"{name} of partition {number}, committed {position}: {found}, expected {first}"
+
+    def check_recent(self, recent: RecentReadings) -> None:
+        """What is shown of sensors was published, and is shown once."""
+        published = {(number, *answer) for number, answers in enumerate(self._predictions) for answer in answers}
+        rows = [
+            (int(p), int(at), float(y[0]), int(steps))
+            for piece in recent.logged()
+            for p, at, y, steps in zip(piece.partition, piece.offset, piece.y, piece.steps, strict=True)
+        ]
+        assert len(set(rows)) == len(rows)
+        assert set(rows) <= published
 
     def _take(self, out: Any) -> None:
         assert out.partition is not None

@@ -19,8 +19,8 @@ export function say(node, text) {
 }
 
 // The rows of `body` become those of `rows`, by `key`: of a row that was there only what differs is changed.
-// fill(row) gives each cell's text, or {text, note, share, mark}: a quiet word beside it, the length of a bar, and what marks it
-// ("wait" or "warn"). A column has a note, a bar or neither in all its rows.
+// fill(row) gives each cell's text, or {text, note, share, mark, href}: a quiet word beside it, the length of a bar, what marks it
+// ("wait" or "warn"), and where it leads. A column has a note, a bar, a link or none of them in all its rows.
 export function fillTable(body, rows, key, fill) {
   const before = new Map([...body.rows].map((row) => [row.dataset.key, row]));
   const columns = [...body.parentElement.tHead.rows[0].cells].map((cell) => cell.className);
@@ -34,7 +34,7 @@ export function fillTable(body, rows, key, fill) {
 }
 
 function fillCell(row, i, column, value) {
-  const { text, share, mark, note } = typeof value === "object" ? value : { text: value };
+  const { text, share, mark, note, href } = typeof value === "object" ? value : { text: value };
   let cell = row.cells[i];
   if (!cell) {
     cell = i === 0 ? element("th", { scope: "row" }) : element("td");
@@ -42,6 +42,12 @@ function fillCell(row, i, column, value) {
   }
   const name = [column, mark ? `mark ${mark}` : ""].join(" ").trim();
   if (cell.className !== name) cell.className = name;
+  if (href !== undefined) {
+    if (!cell.firstElementChild) cell.replaceChildren(element("a"));
+    say(cell.firstElementChild, text);
+    cell.firstElementChild.setAttribute("href", href);
+    return;
+  }
   if (share === undefined && note === undefined) {
     say(cell, text);
     return;

@@ -74,6 +74,21 @@ export function dateTime(unix) {
   return new Date(unix * 1000).toISOString().slice(0, 19).replace("T", " ");
 }
 
+// A measured value: four digits are enough to compare it with another.
+const VALUE = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+const SMALL = new Intl.NumberFormat("en", { notation: "scientific", maximumSignificantDigits: 3 });
+
+export function value(number) {
+  if (number == null) return DASH;
+  const size = Math.abs(number);
+  return size !== 0 && (size < 1e-4 || size >= 1e9) ? SMALL.format(number) : VALUE.format(number);
+}
+
+// Milliseconds, where a plot's whole span is short.
+export function moment(unix) {
+  return new Date(unix * 1000).toISOString().slice(11, 23);
+}
+
 export function plural(number, noun) {
   return `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 }

@@ -5,6 +5,7 @@
 import { byId, say } from "./dom.js";
 import { time } from "./format.js";
 import * as parts from "./parts.js";
+import * as sensors from "./sensors.js";
 
 const TIMEOUT_MS = 5000;
 
@@ -52,6 +53,7 @@ function answered(status) {
   document.title = `${ready.word} · ${status.service.instance} · slotstream`;
   announce(ready.word, `${ready.word}. ${ready.reason}`);
   parts.show(status);
+  sensors.refresh(status);
 }
 
 function gone() {
@@ -86,4 +88,5 @@ byId("pause").addEventListener("click", () => {
 });
 document.addEventListener("visibilitychange", refresh);
 parts.listen();
+sensors.listen();
 refresh();

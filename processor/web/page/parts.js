@@ -86,7 +86,7 @@ const PLOTS = [
     now: (s) => [s.flow.latency_p50_s, s.flow.latency_p99_s],
     told: duration,
     tick: decade,
-    logarithmic: true,
+    scale: "decades",
   },
 ];
 
@@ -104,7 +104,7 @@ function showPlots() {
     const values = shown < 0 ? plot.now(view.status) : lines.map((line) => line.values[shown]);
     showFigure(figure.querySelector(".figure"), plot, lines, values, shown < 0 ? "" : `at ${time(history.at[shown])}`);
     const svg = figure.querySelector("svg");
-    draw(svg, { at: history.at, lines, tick: plot.tick, logarithmic: plot.logarithmic, at_s: view.pointed_s });
+    draw(svg, { at: history.at, lines, tick: plot.tick, scale: plot.scale, at_s: view.pointed_s });
     svg.setAttribute("aria-label", inWords(figure.querySelector("h3").textContent, plot, lines, plot.now(view.status)));
   }
 }
