@@ -174,7 +174,7 @@ def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Co
     carrier = Carrier(settings.output.carry) if settings.output.carry else None
     encode = WholeEncoder(encoder.encode, names_of(settings, model.features)).encode if may_miss(settings) else encoder.encode
     alarms = _alarms(settings, model.features, fingerprint[:8]).encode if settings.alarm.on else None
-    return Codec(decode, encode, carrier, alarms)
+    return Codec(decode, encode, carrier=carrier, alarms=alarms)
 
 
 def _alarms(settings: Settings, features: int, model_id: str) -> AlarmEncoder:
