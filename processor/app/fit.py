@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from processor.app.forms import decoder_of, held_features, may_miss, names_of
-from processor.app.named_columns import check_features, residual_of, scales_of
+from processor.app.named_columns import check_features, fields_of, scales_of
+from processor.app.scored_outputs import reconstruction_of, residual_of
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.policy import Policies
 from processor.checkpoint.topic import row_bytes_max
 from processor.codec.columns import KEY_BYTES_MAX
 from processor.codec.encode import Encoder, output_bytes_max
+from processor.codec.flat_fields import flat_bytes_max
 from processor.codec.whole_encode import WholeEncoder, held_bytes_max
 from processor.engine import Shapes
 from processor.errors import ConfigurationError
@@ -97,15 +99,18 @@ def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
     """Raises ConfigurationError where features, scales or residuals do not fit the model."""
     check_features(model, settings)
     scales_of(model, settings)
-    residual_first, residual = residual_of(model, settings)
+    fields_of(model, settings)
+    forecast = residual_of(model, settings)
     hold_max_s = settings.input.hold_max
     return Shapes(
         features=model.features,
         outputs=model.outputs,
         width=model.width,
         window=model.window if model.mode == "windowed" else None,
-        residual=residual,
-        residual_first=residual_first,
+        residual=tuple(forecast.values()),
+        forecasts=tuple(forecast),
+        residual_each=settings.output.residual_each,
+        reconstruction=reconstruction_of(model, settings),
         warmup_steps=settings.model.warmup_steps,
         hold=held_features(settings, model.features),
         hold_max_ms=None if hold_max_s is None else round(hold_max_s * 1000),
@@ -135,7 +140,9 @@ def open_parking(settings: Settings) -> StateFile | None:
 
 def record_bytes_of(settings: Settings, model: "ServableModel", shapes: Shapes) -> findings.RecordBytes:
     """The largest records that the service may write: one too large for its topic is ruled out before the first."""
-    largest = output_bytes_max(model.named_outputs, settings.input.record_steps_max)
+    residuals = len(shapes.residual) if shapes.residual_each else 0
+    largest = output_bytes_max(model.named_outputs, settings.input.record_steps_max, residuals=residuals)
+    largest += flat_bytes_max(fields_of(model, settings))
     if may_miss(settings):
         largest += held_bytes_max(names_of(settings, shapes.features))
     return findings.RecordBytes(largest, row_bytes_max(shapes.row_width, KEY_BYTES_MAX))
@@ -192,6 +199,10 @@ def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Co
         outputs=model.named_outputs,
         scales=scales_of(model, settings),
         residual=bool(settings.output.residual),
+        residual_each=settings.output.residual_each,
+        reconstruction=settings.output.reconstruction is not False,
+        fields=fields_of(model, settings),
+        forecasts=tuple(residual_of(model, settings)),
         trained_window=model.trained_window,
     )
     decode = decoder_of(settings, model.features, model.inputs.categories).decode

@@ -173,6 +173,7 @@ def verify(arguments: argparse.Namespace, rest: list[str]) -> int:
         rate=arguments.rate,
         brokers=arguments.brokers,
         model=arguments.model or Path(__file__).resolve().parents[1] / "demo" / "demo.keras",
+        forecasts=arguments.model is None,
         faults=tuple(arguments.faults.split(",")) if arguments.faults else (),
         config=config,
         words=tuple(rest),

@@ -28,6 +28,8 @@ EVERY_S = 30.0
 AGAIN_S = 2.0
 SOON_S = 5.0  # between two checks that the client has requested: while a broker is away, the client requests them constantly
 GRACE_S = 60.0
+STUCK_S = 45.0  # longer than a client needs to find a broker that answers, and than a coordinator needs to load
+STUCK_MAX_S = 600.0
 WAIT_S = 0.02
 
 
@@ -76,7 +78,7 @@ class Presence:
                 self._missed(key, known, now_s, credible=look.credible)
                 continue
             if self._absences.pop(key, Absence(now_s)).confirmed:
-                _log.info("the topic is there again", topic=topic.name, setting=key, same=topic.id == known.id)
+                _log.info("the topic is back", topic=topic.name, setting=key, same=topic.id == known.id)
             if topic.id != known.id:
                 self._is_another(key, known, topic)
             elif key == "input.topic" and topic.partitions > known.partitions:
@@ -91,7 +93,7 @@ class Presence:
             if not credible and now_s - absence.since_s < GRACE_S:
                 return
             _log.error(
-                "a topic is gone from the broker: the service waits, and ends if it does not come back",
+                "a topic no longer exists on the broker: the service waits, and ends if it does not come back",
                 topic=known.name,
                 setting=key,
                 ends_in_s=GRACE_S,
@@ -143,6 +145,8 @@ class TopicWatch:
         self._wake, self._closed = threading.Event(), threading.Event()
         self._urgent = threading.Event()  # the loop is waiting for an answer
         self._looked_s = now_s()
+        self._stuck_s = STUCK_S
+        self._answered_since_s: float | None = None  # every look since then was answered
         self._looking = threading.Lock()
         self._failure: BaseException | None = None
         self._tell()
@@ -159,6 +163,17 @@ class TopicWatch:
         """The client has reported an unknown topic, or waits for longer than usual: check soon."""
         if self._now_s() - self._looked_s >= SOON_S:
             self._wake.set()
+
+    def stuck(self, waited_s: float) -> bool:
+        """Whether a client that has waited for so long should have found a broker: each look has been answered meanwhile.
+
+        Each time it says so, a client has longer: where even new ones are too slow, the machine or the broker is.
+        """
+        since_s = self._answered_since_s
+        found = since_s is not None and min(waited_s, self._now_s() - since_s) > self._stuck_s
+        if found:
+            self._stuck_s = min(2 * self._stuck_s, STUCK_MAX_S)
+        return found
 
     def ask(self) -> None:
         """Makes the loop wait until a broker has confirmed which topics exist.
@@ -210,7 +225,7 @@ class TopicWatch:
 
     def _took_up(self, key: str, topic: Topic) -> None:
         _log.warning(
-            "a topic was deleted and created again: going on with the new one",
+            "a topic was deleted and created again: continuing with the new one",
             topic=topic.name,
             setting=key,
             id=topic.id,
@@ -240,7 +255,10 @@ class TopicWatch:
             look = self._looker(configs=configs)
         self._looked_s = self._now_s()
         if look is None:
+            self._answered_since_s = None
             return
+        if self._answered_since_s is None:
+            self._answered_since_s = self._looked_s
         with self._lock:
             self._presence.saw(look, self._looked_s)
             gone = self._presence.gone
@@ -263,7 +281,7 @@ class TopicWatch:
             words = {} if finding.good else {"then": "the next start ends by this"}
             tell(finding.found, expected=finding.expected, to_do=finding.do, **words)
         for text in self._findings.keys() - found.keys():
-            _log.info("in order again", was=text)
+            _log.info("the finding is resolved", was=text)
         self._findings = found
         self._tell()
 

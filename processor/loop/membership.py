@@ -12,6 +12,7 @@ import structlog
 
 from processor.errors import Fenced
 from processor.kafka.consumer import Committed, GroupConsumer, Listener, MemberFencedError
+from processor.kafka.delivery import ClientStuckError, Stuck
 from processor.kafka.group import Holder
 from processor.loop.orphans import Orphans
 
@@ -66,7 +67,7 @@ class Name:
                 other_since_s = None  # a new coordinator restarts every session
                 if self._now_s() - told_s > TELL_S:
                     told_s = self._now_s()
-                    _log.warning("waiting for the group to say who holds this instance's name", name=self._name, error=str(error))
+                    _log.warning("waiting for the group to show which member has this instance's name", name=self._name, error=str(error))
                 self._sleep(ASK_AGAIN_S)
                 continue
             if holder is None or holder.member_id == member_id() or (holder.mark == self._mark is not None):
@@ -75,7 +76,7 @@ class Name:
             if holder.mark is None:
                 other_since_s = None
                 if now_s - begun_s > PATIENCE_S:
-                    _log.warning("the group does not show who holds the name; going on", name=self._name, reason=reason)
+                    _log.warning("the group does not show which member has the name, continuing", name=self._name, reason=reason)
                     return
             elif other_since_s is None:
                 other_since_s = now_s
@@ -99,9 +100,12 @@ class Membership:
         name: Name,
         orphans: Orphans,
         beat: Callable[[], None],
+        stuck: Stuck = lambda _: False,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._start_reader, self._name, self._orphans, self._beat, self._now_s = start_reader, name, orphans, beat, now_s
+        self._start_reader, self._name, self._orphans, self._beat = start_reader, name, orphans, beat
+        self._stuck, self._now_s = stuck, now_s
+        self._joined_at_s = now_s()
 
     def join(self, listener: Listener) -> None:
         """Joins for the first time. Later readers use the same listener."""
@@ -112,6 +116,13 @@ class Membership:
     def joined(self) -> bool:
         """Whether the group has answered with an assignment, even an empty one."""
         return self.reader.joined
+
+    def check_contact(self) -> None:
+        """Raises ClientStuckError if the group has not answered this member for so long that its client should have found a broker."""
+        if self.joined:
+            self._joined_at_s = self._now_s()
+        elif self._stuck(waited_s := self._now_s() - self._joined_at_s):
+            raise ClientStuckError(f"the group has not answered for {waited_s:.0f} s, and the broker answers other clients")
 
     def prove_name(self, reason: str) -> None:
         """Raises Fenced if another process holds this one's name."""
@@ -152,4 +163,5 @@ class Membership:
 
     def _joining(self) -> GroupConsumer:
         self._orphans.joined()
+        self._joined_at_s = self._now_s()
         return self._start_reader(self._listener)

@@ -14,6 +14,7 @@ from processor.logs import SECRETS
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
 from processor.settings.model_code import ModelCode, model_code
 from processor.settings.model_path import Location, model_path, store_options
+from processor.settings.output_values import EACH, FieldNames, Forecast, field_names, forecast_of, reconstruction_setting, residual_setting
 from processor.settings.record_values import Missing, Quality, clashes, key_source, no_values, path_name, qualities, stand_in
 from processor.settings.values import (
     Features,
@@ -27,7 +28,6 @@ from processor.settings.values import (
     or_null,
     output_scaling,
     ratio,
-    residual_of_output,
     scaling,
     slots_number,
     text,
@@ -102,12 +102,33 @@ class Output(Section):
         description="how the targets were scaled in training, to publish predictions in the targets' units; for a model with several "
         "outputs, by output name; null: not scaled",
     )
-    residual: Annotated[bool | tuple[str | int, ...] | dict[str, bool | tuple[str | int, ...]], residual_of_output()] = Field(
+    residual: Annotated[Forecast | Literal["each"] | dict[Literal["each"], Forecast], residual_setting()] = Field(
         default=False,
-        description="add to each prediction the difference between this reading and the sensor's previous prediction, in the model's "
-        "scale; for models that forecast the next reading, or the listed features of it; for a model with several "
-        "outputs, name the output that does; not for autoencoders, which do not forecast",
+        description="add to each prediction the mean absolute difference between this reading and the sensor's previous prediction, in the "
+        "model's scale; for models that forecast the next reading, or the listed features of it; each: add one difference for each feature "
+        "too; for a model with several outputs, name those that forecast; not for autoencoders, which do not",
     )
+    reconstruction: Annotated[bool | str, reconstruction_setting()] = Field(
+        default=False,
+        description="for autoencoders: add to each prediction the mean absolute difference between the prediction and the readings that it "
+        "reconstructs, in the model's scale: with model.output: all those of the whole window, otherwise this reading",
+    )
+
+    fields: Annotated[FieldNames | None, or_null(field_names())] = Field(
+        default=None,
+        description="names of a prediction's numbers: outputs have flat fields predicted_NAME in place of prediction, and residual_NAME in "
+        "place of residuals, as databases take them; null: a list, or for a model with several outputs an object of lists",
+    )
+
+    @property
+    def forecast(self) -> Forecast:
+        """What output.residual says of features and outputs."""
+        return forecast_of(self.residual)
+
+    @property
+    def residual_each(self) -> bool:
+        """Whether outputs have one residual for each feature."""
+        return self.residual == EACH or (isinstance(self.residual, dict) and list(self.residual) == [EACH])
 
 
 class DeadLetter(Section):
@@ -433,10 +454,14 @@ class Settings(BaseSettings):
     def deciding(self) -> dict[str, Any]:
         """The settings that affect predictions: JSON-serialisable, in a fixed order, part of the fingerprint.
 
-        Those in _OF_RECORDS are included only if they differ from their defaults, so that older fingerprints stay valid.
+        Those in _OF_RECORDS and _OF_OUTPUTS are included only if they differ from their defaults, so that older fingerprints stay valid.
         """
-        code = {} if self.model.code is None else {"model.code": self.model.code.sha256}
-        return {**self._plain_deciding(), **_changed(self.input, "input", _OF_RECORDS), **code}
+        return {
+            **self._plain_deciding(),
+            **_changed(self.input, "input", _OF_RECORDS),
+            **_changed(self.output, "output", _OF_OUTPUTS),
+            **({} if self.model.code is None else {"model.code": self.model.code.sha256}),
+        }
 
     def _plain_deciding(self) -> dict[str, Any]:
         return {
@@ -466,6 +491,8 @@ def _scales(given: Scale | dict[str, Scale] | None) -> Any:
 
 # Keys of input that decide.
 _OF_RECORDS = ("key", "timestamp", "timestamp_unit", "missing", "missing_values", "hold_max", "quality")
+# The same of output.
+_OF_OUTPUTS = ("reconstruction", "fields")
 
 
 def _changed(section: Section, prefix: str, keys: Sequence[str]) -> dict[str, Any]:

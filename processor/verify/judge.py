@@ -94,7 +94,7 @@ class Judge:
                 continue
             kind: Kind = "dead letter" if isinstance(said, str) else "prediction"
             stream = self._streams[kind, record.partition]
-            filling = not isinstance(said, str) and said["prediction"] is None
+            filling = not isinstance(said, str) and any(of is None for name, of in said.items() if name.startswith("predict"))
             stream.wanted.append(Answer(record.offset, self._expected(record, said), filling))
             self._compare(kind, record.partition, stream)
 

@@ -13,10 +13,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from judge import RECORD_MS, Judge, Record, echo, echo_model, verdict
 
-from processor.app.fit import codec_of, shapes_of
+from processor.app.fit import codec_of, record_bytes_of, shapes_of
 from processor.errors import ConfigurationError
 from processor.records import Applied, Output
 from processor.settings import Settings, load_settings
+from processor.verify import oracle_scores
 from processor.verify.oracle import Reference, as_published
 from processor.verify.oracle_records import InputRecord
 
@@ -377,8 +378,121 @@ def test_a_residual_is_of_the_output_that_is_named():
     served = echo_model(F)
     served.named_outputs = (Output("life", 0, 1), Output("next", 1, 3))
     shapes = shapes_of(served, settings("--output.residual={next: [2, 0]}"))
-    assert (shapes.residual_first, shapes.residual) == (1, (2, 0))
+    assert (shapes.forecasts, shapes.residual) == ((1, 2), (2, 0))
     assert shapes_of(served, settings("--output.residual={next: false}")).residual == ()
+
+
+HEADS = (Output("c", 0, 1), Output("life", 1, 2), Output("a", 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "residual", "forecasts", "features"),
+    [
+        (HEADS, "[a, c]", (2, 0), (0, 2)),
+        (HEADS, "[a]", (2,), (0,)),
+        (HEADS, "[c, life, a]", (0, 1, 2), (0, 1, 2)),
+        (HEADS, "{life: [b], c: [0]}", (1, 0), (1, 0)),
+        (HEADS, "{each: [a, c]}", (2, 0), (0, 2)),
+        (HEADS, "{each: {life: [2]}}", (1,), (2,)),
+        ((Output("y", 0, 3),), "each", (0, 1, 2), (0, 1, 2)),
+        ((Output("y", 0, 2),), "{each: [c, 0]}", (0, 1), (2, 0)),
+    ],
+)
+def test_several_outputs_may_forecast_features_each_its_own(outputs, residual, forecasts, features):
+    served = echo_model(F)
+    served.named_outputs, served.outputs = outputs, outputs[-1].last
+    shapes = shapes_of(served, settings(f"--output.residual={residual}", "--input.features=a,b,c"))
+    assert (shapes.forecasts, shapes.residual, shapes.residual_each) == (forecasts, features, "each" in residual)
+    reference = oracle_scores.Scores(served, settings(f"--output.residual={residual}", "--input.features=a,b,c"))
+    assert reference.forecasts == list(zip(forecasts, features, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--output.residual=[a, death]"], "output.residual names death, which is no output.*c, life, a"),
+        (["--output.residual=[a, life]"], "output.residual is for 3 features, and the model gives 2 outputs"),
+        (["--output.residual={a: [1], c: [b]}"], "names a feature twice"),
+        (["--output.residual=each"], r"does not say which output .*output.residual: {c: true}"),
+        (["--output.reconstruction=true"], r"does not say which output .*output.reconstruction: c"),
+        (["--output.reconstruction=death"], "output.reconstruction names death, which is no output.*c, life, a"),
+        (["--output.reconstruction=life"], "a prediction is 1 number.*Expected: 3, one for each feature"),
+    ],
+)
+def test_scores_that_several_outputs_cannot_have_are_refused(options, says):
+    served = echo_model(F)
+    served.named_outputs = HEADS
+    with pytest.raises(ConfigurationError, match=says):
+        shapes_of(served, settings("--input.features=a,b,c", *options))
+
+
+@pytest.mark.parametrize(("rows", "first"), [(None, 1), (4, 1)])
+def test_a_reconstruction_is_of_the_window_or_of_the_last_reading(rows, first):
+    served = echo_model(F)
+    served.window = 4
+    served.named_outputs = (Output("life", 0, 1), Output("again", 1, 1 + F * (rows or 1), rows=rows))
+    assert shapes_of(served, settings("--output.reconstruction=again")).reconstruction == (first, rows or 1)
+    served.window = 5
+    if rows is not None:
+        with pytest.raises(ConfigurationError, match=r"a prediction is 4 steps of 3 numbers.*for each of the window's 5 steps"):
+            shapes_of(served, settings("--output.reconstruction=again"))
+
+
+def test_named_numbers_are_fields_of_their_own_each_in_its_own_units():
+    fields = ("--output.fields=[life, warm, hot]", "--output.scale={'life %b': {min: 0, max: 500}}")
+    found = published([0.5, 3, 4], settings(*fields), named_outputs=SEVERAL)
+    assert {name: found[name] for name in found if "pre" in name} == {"predicted_life": 250.0, "predicted_warm": 3.0, "predicted_hot": 4.0}
+    by_output = settings("""--output.fields={'a "class"': [warm, hot], 'life %b': [life]}""")
+    assert published([0.5, 3, 4], by_output, named_outputs=SEVERAL)["predicted_life"] == 0.5
+
+
+def test_flat_fields_follow_the_time_and_the_score_and_are_null_while_a_window_fills():
+    served = echo_model(F)
+    served.named_outputs = (Output("y", 0, 3, per_step=True),)
+    by = codec_of(settings("--output.fields=[a, b, c]", "--output.residual={each: [2, 0, 1]}"), served, "m")
+    batch = by.decode([Record(b'{"values":[[1,2,3],[4,5,6]]}'), Record(b'{"values":[7,8,9]}')]).batch
+    applied = applied_to([1, 2, 3, 4, 5, 6, 7, 8, 9])
+    applied.y, applied.last, applied.steps = applied.y.reshape(3, F), np.array([1, 2]), np.array([2, 3])
+    nothing = np.zeros(2, np.bool_)
+    applied.residual, applied.residuals = np.array([np.nan, 1], np.float32), np.array([[np.nan] * 3, [0.5, 1, 1.5]], np.float32)
+    applied.warming, applied.late, applied.finite = nothing, nothing, ~nothing
+    applied.filling = np.array([True, False])
+    first, second = by.encode(batch, applied)
+    assert b',"predicted_a":null,"predicted_b":null,"predicted_c":null,"steps":2' in first
+    assert b'"model":"m","residual":null,"residual_a":null,"residual_b":null,"residual_c":null}' in first
+    assert b',"predicted_a":7.0,"predicted_b":8.0,"predicted_c":9.0,"steps":3' in second
+    assert b'"model":"m","residual":1.0,"residual_a":0.5,"residual_b":1.0,"residual_c":1.5}' in second
+    applied.filling = nothing
+    assert b',"predicted_a":4.0,"predicted_b":5.0,"predicted_c":6.0,"steps":2' in by.encode(batch, applied)[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ("[a, b]", "output.fields is for 2, and the model has 3 outputs"),
+        ("{life: [a], death: [b]}", "output.fields names death, which is no output.*life, class"),
+        ("{life: [a]}", "output.fields is for 0, and the model has 2 numbers in its output class"),
+    ],
+)
+def test_names_that_do_not_fit_the_outputs_are_refused(fields, says):
+    served = echo_model(F)
+    served.named_outputs = (Output("life", 0, 1), Output("class", 1, 3))
+    with pytest.raises(ConfigurationError, match=says):
+        shapes_of(served, settings(f"--output.fields={fields}"))
+
+
+def test_a_list_of_steps_has_no_names():
+    served = echo_model(F)
+    served.named_outputs = (Output("y", 0, F, rows=1),)
+    with pytest.raises(ConfigurationError, match=r"output.fields is set, and a prediction is a list of 1 steps"):
+        shapes_of(served, settings("--output.fields=[a, b, c]"))
+
+
+def test_the_largest_output_has_room_for_the_names_of_fields():
+    plain, named = (settings("--output.residual=each", *more) for more in ([], ["--output.fields=[a, b, c]"]))
+    sizes = [record_bytes_of(given, echo_model(F), shapes_of(echo_model(F), given)).output for given in (plain, named)]
+    longest = sum(len(f'"predicted_{name}":,"residual_{name}":,') for name in "abc")
+    assert sizes[1] >= sizes[0] + longest
 
 
 def test_predictions_past_the_trained_window_are_marked():
