@@ -205,6 +205,7 @@ def plan(arguments: argparse.Namespace, rest: list[str]) -> int:
 def model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
     go_on_without_reader()
     given = settings_of_model(rest, arguments.file)
+    _quiet_clients()
     from processor.model.quiet import import_tensorflow
 
     import_tensorflow()
