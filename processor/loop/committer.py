@@ -96,6 +96,7 @@ class Committer:
             self._recover(error)
         else:
             self._aborts = ("", 0)
+            self._membership.accepted()
             for participant in self._participants:
                 participant.commit()
 
@@ -144,6 +145,8 @@ class Committer:
         count = 0 if kind is None else self._aborts[1] + 1 if self._aborts[0] == kind else 1
         self._aborts = (kind or "", count)
         _log.warning("transaction aborted, returning to the last commit", reason=reason, in_a_row=count)
+        if kind is None:
+            self._membership.refused(reason)
         if count >= ABORTS_MAX:
             raise RepeatedAbort(
                 f"{count} transactions in a row were aborted ({reason})",

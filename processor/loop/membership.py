@@ -106,6 +106,7 @@ class Membership:
         self._start_reader, self._name, self._orphans, self._beat = start_reader, name, orphans, beat
         self._stuck, self._now_s = stuck, now_s
         self._joined_at_s = now_s()
+        self._refused_since_s: float | None = None
 
     def join(self, listener: Listener) -> None:
         """Joins for the first time. Later readers use the same listener."""
@@ -123,6 +124,18 @@ class Membership:
             self._joined_at_s = self._now_s()
         elif self._stuck(waited_s := self._now_s() - self._joined_at_s):
             raise ClientStuckError(f"the group has not answered for {waited_s:.0f} s, and the broker answers other clients")
+
+    def accepted(self) -> None:
+        """A commit of this member was accepted."""
+        self._refused_since_s = None
+
+    def refused(self, reason: str) -> None:
+        """A commit was aborted for a reason that should pass. Raises ClientStuckError if no new attempt has helped for long."""
+        if self._refused_since_s is None:
+            self._refused_since_s = self._now_s()
+        elif self._stuck(waited_s := self._now_s() - self._refused_since_s):
+            self._refused_since_s = None
+            raise ClientStuckError(f"no commit was accepted for {waited_s:.0f} s ({reason}), and the broker answers other clients")
 
     def prove_name(self, reason: str) -> None:
         """Raises Fenced if another process holds this one's name."""

@@ -16,7 +16,7 @@ class Outputs:
     def predictions(self, done: Processed) -> Outs:
         topic, batch = self._topics.output, done.batch
         along = topic.partitions == self._topics.input.partitions
-        return Outs(topic.name, batch.partition if along else None, batch.key, done.values, batch.record_ms.tolist())
+        return Outs(topic.name, batch.partition if along else None, batch.key, done.values, batch.record_ms.tolist(), done.headers)
 
     def dead_letters(self, messages: Sequence[Message], done: Processed) -> Iterator[Out]:
         topic, source = self._topics.dead_letter, self._topics.input

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from processor.settings.values import Allowed, FaultError, listed, truth
+from processor.settings.values import Allowed, FaultError, listed, path_parts, truth
 
 # The features that outputs forecast: all, none, a list of features or of outputs, or such a list for each output.
 Forecast = bool | tuple[str | int, ...] | dict[str, bool | tuple[str | int, ...]]
@@ -91,6 +91,31 @@ def field_names() -> Allowed:
         "outputs also {OUTPUT: [names], ...}",
         parse,
     )
+
+
+# The fields that outputs may have by themselves, and how others of theirs begin.
+_OWN = {"sensor", "timestamp", "prediction", "steps", "partition", "offset", "model", "residual", "residuals", "reconstruction"}
+_OWN |= {"warming_up", "past_window", "held", "alarm", "carried"}
+_OWN_PREFIXES = ("predicted_", "residual_")
+HEADER = "header:"
+
+
+def carried() -> Allowed:
+    """Paths of fields, and header:NAME or header:*."""
+
+    def parse(value: Any) -> tuple[str, ...]:
+        found = listed(value)
+        found = [found] if isinstance(found, str) and found else found
+        if not isinstance(found, list) or not all(isinstance(name, str) and name != HEADER for name in found):
+            raise ValueError
+        fields = [path_parts(name)[-1] for name in found if not name.startswith(HEADER)]
+        if own := [name for name in fields if name in _OWN or name.startswith(_OWN_PREFIXES)]:
+            raise FaultError(f"outputs have a field {own[0]} of their own")
+        if len({name.lower() for name in fields}) < len(fields) or len(set(found)) < len(found):
+            raise FaultError("a name is there twice: a field is carried by the last part of its path")
+        return tuple(found)
+
+    return Allowed("a list of fields (batch, meta.site) and headers (header:traceparent, header:* for all)", parse)
 
 
 def _refuse_twice(names: Sequence[str]) -> None:

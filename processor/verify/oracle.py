@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from processor.model.rungs import REFERENCE, Run
 from processor.settings import Scale, Settings
+from processor.verify.oracle_carry import Carry
 from processor.verify.oracle_records import KEY_BYTES_MAX, BadError, InputRecord, RecordReader, column
 from processor.verify.oracle_scores import FLAT, SCORES, Fields, Scores
 
@@ -69,7 +70,7 @@ class Reference:
         self._first_ms: dict[int, int] = {}
         self._ahead: dict[int, _Ahead] = {}
         self._gap_partitions = gap_partitions
-        self._scores, self._fields = Scores(model, settings), Fields(model, settings)
+        self._scores, self._fields, self._carry = Scores(model, settings), Fields(model, settings), Carry(settings)
         self._records = RecordReader(settings, model.features, model.inputs.categories)
         self._forgotten: set[tuple[int, bytes]] = set()  # by a null value or `end`: these lack nothing
         self._x = np.zeros((REFERENCE.steps_max, REFERENCE.rows, model.features), np.float32)
@@ -91,6 +92,10 @@ class Reference:
     def key_of(self, record: InputRecord) -> bytes | None:
         """As RecordReader.key_of."""
         return self._records.key_of(record)
+
+    def headers_of(self, record: InputRecord) -> list[tuple[str, bytes | None]]:
+        """Those that a record's output has."""
+        return self._carry.headers(record)
 
     def _feed(self, record: InputRecord) -> dict[str, Any] | None:
         key = self.key_of(record)
@@ -135,6 +140,7 @@ class Reference:
         warming = filling or incomplete or steps < self._settings.model.warmup_steps
         out = self._output(record, key, event_ms, prediction, steps, scores, warming=warming)
         self._fields.flatten(out, ys[-1])
+        out |= self._carry.fields(record)
         if holes.any():
             names = self._settings.input.features or range(self._model.features)
             out["held"] = [name for i, name in enumerate(names) if holes[:, i].any()]

@@ -100,6 +100,13 @@ def test_many_records_by_columns_are_published_but_those_that_are_none(rig: Rig,
     assert [replace(out, record_ms=max(out.record_ms, 0)) for out in rig.broker.outputs] == [expected[0], replace(expected[1], record_ms=0)]
 
 
+def test_records_by_columns_have_their_own_headers(rig: Rig) -> None:
+    headers = [[("traceparent", b"00-4b"), ("ce_time", None)], None]
+    rig.delivery.publish(Outs("predictions", [0, 0], [b"a", b"b"], [b"1", b"2"], [5, 6], headers))
+    rig.commit()
+    assert [list(out.headers or []) for out in rig.broker.outputs] == [headers[0], []]
+
+
 COLUMNS = Outs("predictions", [0, 0], [b"pump", b"pump"], [b"1", b"2"], [5, 6])
 
 

@@ -122,6 +122,23 @@ def test_a_member_that_the_group_has_not_answered_for_long_is_stuck_and_a_new_cl
         member.check_contact()
 
 
+def test_commits_that_are_refused_for_long_are_those_of_a_stuck_client_and_one_that_is_accepted_ends_the_wait() -> None:
+    now_s = [100.0]
+    orphans = Orphans(lambda: set(), now_s=lambda: now_s[0])
+    name = Name("g.a", OURS, lambda _: None, lambda: None)
+    member = Membership(lambda _: Reader(), name, orphans, lambda: None, lambda waited_s: waited_s > 60, now_s=lambda: now_s[0])
+    for _ in range(2):
+        member.refused("UNKNOWN_MEMBER_ID")
+        now_s[0] += 60
+        member.refused("UNKNOWN_MEMBER_ID")
+        member.accepted()
+    member.refused("UNKNOWN_MEMBER_ID")
+    now_s[0] += 61
+    with pytest.raises(ClientStuckError, match=r"no commit was accepted for 61 s .UNKNOWN_MEMBER_ID."):
+        member.refused("UNKNOWN_MEMBER_ID")
+    member.refused("UNKNOWN_MEMBER_ID")  # by a new client
+
+
 # -- what a subscription shows ------------------------------------------------------------------------------------------------
 
 
