@@ -144,7 +144,14 @@ CATALOGUE: tuple[Spec, ...] = (
         "times a partition continued after its log had lost readings: by on_gap (rebuild, cold) or on_lost_input (continue)",
         {"policy": ("rebuild", "cold", "continue")},
     ),
-    Spec("model_info", "gauge", "1", "the model in use", _free("fingerprint", "mode", "features", "outputs", "state_bytes")),
+    Spec(
+        "model_info",
+        "gauge",
+        "1",
+        "the model in use, where its file lies and the file's digest",
+        _free("fingerprint", "model", "sha256", "mode", "features", "outputs", "state_bytes"),
+    ),
+    Spec("model_moved", "gauge", "boolean", "1 while model.path means another model than the one that is served, which is never followed"),
     Spec("build_info", "gauge", "1", "the versions in use", _free("version", "python", "tensorflow", "librdkafka")),
     Spec(
         "topic_gone",

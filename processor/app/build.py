@@ -16,10 +16,12 @@ import structlog
 
 from processor.app.fit import (
     TILE_ROWS_MAX,
+    ModelFile,
     codec_of,
     deciding_of,
     fingerprint_of,
     load_model,
+    model_file,
     open_folder,
     open_parking,
     policies_of,
@@ -65,6 +67,7 @@ from processor.metrics import Metrics
 from processor.partitions import Partitions
 from processor.pipeline import Codec, Pipeline
 from processor.recorder import Recorder
+from processor.remote.moved import MovedWatch
 from processor.rules import Jumps
 from processor.settings import Settings
 from processor.slots.parking import Parking
@@ -86,11 +89,14 @@ class Build:
         self.lock: InstanceLock | None = None
         self._loop: Loop | None = None
         self._tiles: Tiles | None = None
+        self._moved: MovedWatch | None = None
 
     def close(self) -> None:
         """Ends the compilation beside the loop."""
         if self._tiles is not None:
             self._tiles.close()
+        if self._moved is not None:
+            self._moved.close()
 
     def build(self) -> tuple[Loop, TopicWatch]:
         settings = self._settings
@@ -107,7 +113,8 @@ class Build:
         from processor.model.tiles import Tiles
 
         self._health.start_step = "loading the model"
-        model = load_model(settings)
+        file = model_file(settings)
+        model = load_model(settings, file)
         shapes = shapes_of(model, settings)
         record_bytes = record_bytes_of(settings, model, shapes)
         found = [*found, *findings.of_sizes(topics, record_bytes)]
@@ -122,7 +129,8 @@ class Build:
         served = Served(
             fingerprint[:8], model.mode, model.why, shapes.features, shapes.outputs, shapes.window, state_bytes=4 * shapes.row_width
         )
-        self._announce(served, slots)
+        self._announce(served, slots, file)
+        self._watch_location(file)
         if advice := past_window(model):
             _log.warning(advice.text, trained_window=advice.window, deviation_percent=round(advice.deviation_percent, 2))
         self._health.start_step = "compiling the model"
@@ -142,7 +150,7 @@ class Build:
             watch.check(self._health.beat, self._stopping)
 
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
-        present = Present(fingerprint, topics.input.id, topics.input.partitions, deciding_of(settings, model))
+        present = Present(fingerprint, topics.input.id, topics.input.partitions, deciding_of(settings, model, file))
         membership = self._membership(topics, beat, watch)
 
         def open_log(partition: int, cancelled: Callable[[], bool]) -> PartitionLog:
@@ -270,13 +278,27 @@ class Build:
         orphans = Orphans(lambda: group.unowned(settings, topics.input.partitions))
         return Membership(lambda listener: GroupConsumer(settings, listener, mark, watch.suspect), name, orphans, beat, watch.stuck)
 
-    def _announce(self, served: Served, slots: int) -> None:
+    def _watch_location(self, file: ModelFile) -> None:
+        """Tells when the location of a model that lies elsewhere means another one."""
+        self._metrics.set("model_moved", 0)
+        if file.place is not None and file.pinned is not None:
+
+            def tell(moved: str | None) -> None:
+                self._metrics.set("model_moved", int(moved is not None))
+                self._health.model_moved = moved
+
+            self._moved = MovedWatch(file.place, file.pinned, tell)
+            self._moved.start()
+
+    def _announce(self, served: Served, slots: int, file: ModelFile) -> None:
         settings = self._settings
         self._health.served = served
         _log.info(
             "slotstream",
             version=version("slotstream"),
-            model=str(settings.model.path),
+            model=file.shown,
+            sha256=file.sha256,
+            pinned=None if file.pinned is None else file.pinned.words,
             fingerprint=served.fingerprint,
             mode=served.mode,
             why=served.why,
@@ -295,6 +317,8 @@ class Build:
             "model_info",
             1,
             fingerprint=served.fingerprint,
+            model=file.shown,
+            sha256=file.sha256,
             mode=served.mode,
             features=served.features,
             outputs=served.outputs,

@@ -5,6 +5,8 @@ Needs no broker. The tools import this and nothing else of the app.
 
 import hashlib
 import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -26,11 +28,14 @@ from processor.engine import Shapes
 from processor.errors import ConfigurationError
 from processor.kafka import findings
 from processor.pipeline import Codec
+from processor.remote.fetch import fetch, place_of
+from processor.remote.place import Pinned, Place
 from processor.rules import Rules
-from processor.settings import Settings, format_duration, keys
+from processor.settings import Location, Settings, format_duration, keys
 from processor.slots.parking import StateFile
 
 if TYPE_CHECKING:
+    from processor.model.file.own_code import CodeFile
     from processor.model.load import ServableModel
 
 _log = structlog.get_logger(__name__)
@@ -42,20 +47,55 @@ TILE_ROWS_MAX = 4096
 RECORD_RULES = 2
 
 
-def load_model(settings: Settings) -> "ServableModel":
-    """The settings' model. Raises ModelRefused."""
+@dataclass(frozen=True)
+class ModelFile:
+    """The file of model.path on this machine. sha256: of its bytes. place, pinned: where it lies, and what was there, if elsewhere."""
+
+    path: Path
+    shown: str
+    sha256: str
+    place: Place | None = None
+    pinned: Pinned | None = None
+
+
+def model_file(settings: Settings) -> ModelFile:
+    """Copies a model that lies elsewhere to model.cache. Raises SlotstreamError."""
+    wanted = settings.model
+    if isinstance(wanted.path, Location):
+        place = place_of(wanted.path, settings.model_store())
+        fetched = fetch(place, wanted.cache.absolute())
+        _log.info("the model was fetched", model=place.shown, pinned=fetched.pinned.words, sha256=fetched.sha256, copy=str(fetched.path))
+        return ModelFile(fetched.path, place.shown, fetched.sha256, place, fetched.pinned)
+    path = wanted.path.absolute()
+    try:
+        with path.open("rb") as file:
+            return ModelFile(path, str(wanted.path), hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError:
+        return ModelFile(path, str(wanted.path), "")  # which is told when it is loaded
+
+
+def load_model(settings: Settings, file: ModelFile | None = None) -> "ServableModel":
+    """The settings' model, from its file if that is known already. Raises ModelRefused, and SlotstreamError if it cannot be fetched."""
+    file = file or model_file(settings)
     from processor.model.quiet import import_tensorflow
 
     import_tensorflow()
-    from processor.model.file.own_code import CodeFile
     from processor.model.heartbeat import Heartbeat
     from processor.model.load import load
 
-    wanted, code = settings.model, settings.model.code
-    own = None if code is None else CodeFile(code.module, code.path, code.sha256)
+    wanted, own = settings.model, code_file(settings)
     with Heartbeat(lambda doing, seconds: _log.info("still working", doing=doing, seconds=round(seconds))) as heartbeat:
-        heartbeat.doing = f"loading {wanted.path}"
-        return load(wanted.path.absolute(), mode=wanted.mode, window=wanted.window, output=wanted.output, code=own)
+        heartbeat.doing = f"loading {file.shown}"
+        shown = None if file.place is None else file.shown
+        return load(file.path, mode=wanted.mode, window=wanted.window, output=wanted.output, code=own, shown=shown)
+
+
+def code_file(settings: Settings) -> "CodeFile | None":
+    """What model.code names."""
+    from processor.model.file.own_code import CodeFile
+
+    code = settings.model.code
+    return None if code is None else CodeFile(code.module, code.path, code.sha256)
 
 
 def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
@@ -139,14 +179,15 @@ def policies_of(settings: Settings) -> Policies:
     )
 
 
-def deciding_of(settings: Settings, model: "ServableModel") -> dict[str, str]:
-    """What the fingerprint is made of, each in words, by name: to say what has changed."""
+def deciding_of(settings: Settings, model: "ServableModel", file: ModelFile | None = None) -> dict[str, str]:
+    """What the fingerprint is made of, each in words, by name: to say what has changed. file: adds what a location elsewhere meant."""
     durations = {key.name for key in keys() if key.allowed.startswith("a duration")}
     told = {
         name: format_duration(value) if name in durations and value is not None else json.dumps(value, ensure_ascii=False)
         for name, value in _deciding(settings, model).items()
     }
-    return {"the model file": model.digest[:8], **told}
+    pinned = {} if file is None or file.pinned is None else {"model.path": f"{file.shown}, {file.pinned.words}, sha256 {file.sha256}"}
+    return {"the model file": model.digest[:8], **pinned, **told}
 
 
 def _deciding(settings: Settings, model: "ServableModel") -> dict[str, Any]:

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from processor.cli.given import code_of, expect_nothing, settings_of
+from processor.cli.given import expect_nothing, settings_of, settings_of_model
 from processor.cli.printing import confirmed, print_lines, print_pairs, tell
 from processor.cli.streams import go_on_without_reader
 from processor.errors import ConfigurationError
 from processor.logs import SECRETS
-from processor.settings import ENV_CONFIG, load_settings
+from processor.settings import ENV_CONFIG, Location, load_settings
 
 if TYPE_CHECKING:
     from processor.csv_io.csv_file import Form
@@ -245,18 +245,20 @@ def plan(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
     go_on_without_reader()
-    code = code_of(rest)
+    given = settings_of_model(rest, arguments.file)
+    _quiet_clients()
     from processor.model.quiet import import_tensorflow
 
     import_tensorflow()
-    from processor.model.file.own_code import CodeFile
+    from processor.app.fit import code_file, model_file
     from processor.model.heartbeat import Heartbeat
     from processor.model.load import describe_file
 
     with Heartbeat(_still) as heartbeat:
         heartbeat.doing = f"loading and trying {arguments.file}"
-        own = None if code is None else CodeFile(code.module, code.path, code.sha256)
-        found = describe_file(arguments.file, mode=arguments.mode, window=arguments.window, output=arguments.output, code=own)
+        path = model_file(given).path if isinstance(given.model.path, Location) else given.model.path
+        options = {"mode": arguments.mode, "window": arguments.window, "output": arguments.output}
+        found = describe_file(path, **options, code=code_file(given))
     if arguments.json:
         sys.stdout.write(json.dumps(found) + "\n")
     else:

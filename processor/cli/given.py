@@ -11,7 +11,7 @@ from types import TracebackType
 
 from processor.errors import ConfigurationError
 from processor.logs import SECRETS
-from processor.settings import ModelCode, Settings, config_file, keys, load_settings
+from processor.settings import Settings, config_file, keys, load_settings
 
 
 def settings_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -48,10 +48,15 @@ def expect_nothing(rest: list[str]) -> None:
         raise ConfigurationError(f"found {' '.join(rest)}", expected="nothing more", do="see --help")
 
 
-def code_of(rest: list[str]) -> ModelCode | None:
-    """The one setting that a command without settings takes: --model.code."""
-    expect_nothing([word for word in rest if word.startswith("--") and word.partition("=")[0] != "--model.code"])
-    return load_settings(None, rest, {}).model.code
+OF_MODEL_FILES = ("--model.code", "--model.store", "--model.cache")
+
+
+def settings_of_model(rest: list[str], file: str) -> Settings:
+    """Those that a command on one model file takes, and the file as its model.path."""
+    expect_nothing([word for word in rest if word.startswith("--") and word.partition("=")[0] not in OF_MODEL_FILES])
+    settings = load_settings(None, [*rest, f"--model.path={file}"], {})
+    SECRETS.keep(settings.secrets())
+    return settings
 
 
 def settings_help() -> str:

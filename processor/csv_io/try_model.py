@@ -275,12 +275,12 @@ def _written(value: float | bool | None) -> float | str | None:
 
 
 def _columns(outputs: Sequence[Output]) -> list[str]:
-    """Names for the numbers of a prediction: of several outputs each under its own."""
+    """Names for the numbers of a prediction: of several outputs NAME, or NAME.1, NAME.2, ... where it has several."""
     columns = list[str]()
     for output in outputs:
         numbers = [str(i) for i in range(1, output.last - output.first + 1)]
         of = output.name if len(outputs) > 1 else ""
-        columns += [of] if of and len(numbers) == 1 else [f"{of}_{number}" if of else number for number in numbers]
+        columns += [of] if of and len(numbers) == 1 else [f"{of}.{number}" if of else number for number in numbers]
     return columns
 
 

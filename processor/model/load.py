@@ -88,12 +88,28 @@ class ServableModel:
 
 
 def load(
-    path: Path, *, mode: str = "auto", window: int | None = None, output: str = "last", code: CodeFile | None = None
+    path: Path,
+    *,
+    mode: str = "auto",
+    window: int | None = None,
+    output: str = "last",
+    code: CodeFile | None = None,
+    shown: str | None = None,
 ) -> ServableModel:
     """Loads and judges a model file. Raises ModelRefused, naming what was found, for every file that cannot be served.
 
-    code: the Python file that is run for it; without one, nothing is.
+    code: the Python file that is run for it; without one, nothing is. shown: what messages call the file, if not by its path.
     """
+    try:
+        return _load(path, mode, window, output, code)
+    except ModelRefused as refused:
+        if shown is None or str(path) not in str(refused):
+            raise
+        found, expected, do = (text.replace(str(path), shown) for text in (refused.found, refused.expected, refused.do))
+        raise ModelRefused(found, expected=expected, do=do) from refused
+
+
+def _load(path: Path, mode: str, window: int | None, output: str, code: CodeFile | None) -> ServableModel:
     _check_options(mode, window, output)
     own = own_code.run(code) if code is not None else None
     file = read(path, own)

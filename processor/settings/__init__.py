@@ -3,6 +3,7 @@
     values.py    the kinds of values: durations, names, numbers, lists
     record_values.py  the same for settings that describe records
     model_code.py  the file of a model's own layers
+    model_path.py  where a model file lies
     kafka.py     the librdkafka properties that are refused, and those that are secret
     librdkafka.py  the names of the librdkafka properties, by client
     section.py, alarm.py  what sections are, and the section alarm, whose values are in alarm_values.py
@@ -25,6 +26,7 @@ from processor.settings.kafka import BOOTSTRAP_DEFAULT, KAFKA_REFUSED, TRANSACTI
 from processor.settings.keys import Key, keys, sections
 from processor.settings.merge import CONFIG_DEFAULT, config_file, load_settings
 from processor.settings.model_code import ModelCode
+from processor.settings.model_path import Location
 from processor.settings.record_values import Missing, Quality
 from processor.settings.schema import Settings, dead_letter_of
 from processor.settings.section import Section
@@ -44,6 +46,7 @@ __all__ = [
     "Features",
     "Key",
     "Learnt",
+    "Location",
     "Missing",
     "ModelCode",
     "Quality",

@@ -63,7 +63,7 @@ def _shown(key: str, value: Any) -> str:
         return f"{{file: {value['file']}}}"
     if isinstance(value, Mapping | list):
         return kind(value)
-    if is_secret(key) or isinstance(value, SecretStr):
+    if is_secret(key) or key == "model.store" or isinstance(value, SecretStr):
         return "a value (hidden)"
     text = repr(value) if isinstance(value, str) else as_yaml(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

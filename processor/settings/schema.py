@@ -14,6 +14,7 @@ from processor.logs import SECRETS
 from processor.settings.alarm import Alarm
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
 from processor.settings.model_code import ModelCode, model_code
+from processor.settings.model_path import Location, model_path, store_options
 from processor.settings.output_values import (
     EACH,
     HEADER,
@@ -164,7 +165,18 @@ class Batch(Section):
 
 
 class Model(Section):
-    path: Annotated[Path, text("the path of a Keras model file")] = Field(default=Path("model.keras"), description="the model file")
+    path: Annotated[Path | Location, model_path()] = Field(
+        default=Path("model.keras"),
+        description="the model file; one that lies elsewhere is resolved once, at the start, and copied to model.cache",
+    )
+    store: Annotated[dict[str, str | SecretStr], store_options()] = Field(
+        default={},
+        description="how to read a model that lies elsewhere; for s3 and gs the options of obstore (region, endpoint, access_key_id, "
+        "secret_access_key, ...); for https and mlflow token, or username and password; for mlflow also tracking_uri",
+    )
+    cache: Annotated[Path, text("a folder")] = Field(
+        default=Path("models"), description="the folder for copies of models that lie elsewhere, each under its digest"
+    )
     mode: Annotated[Literal["auto", "carried", "windowed"], choice("auto", "carried", "windowed")] = Field(
         default="auto",
         description="carried: the recurrent state is carried from reading to reading; windowed: the model runs on the sensor's last "
@@ -473,7 +485,12 @@ class Settings(BaseSettings):
 
     def secrets(self) -> list[str]:
         """All values that must never be printed."""
-        return [value.get_secret_value() for value in self.kafka.values() if isinstance(value, SecretStr)]
+        values = (*self.kafka.values(), *self.model.store.values())
+        return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+
+    def model_store(self) -> dict[str, str]:
+        """model.store with secrets in clear text: for whoever reads the model, never for a log."""
+        return {key: _in_clear(value) for key, value in self.model.store.items()}
 
     def secret_files(self) -> dict[str, Path]:
         """The properties whose value was read from a file, and that file."""

@@ -15,6 +15,7 @@ import yaml
 
 from processor.settings.kafka import is_secret, kafka_key
 from processor.settings.keys import keys, sections
+from processor.settings.model_path import open_secret
 from processor.settings.values import reason_of
 
 ENV_PREFIX = "SLOTSTREAM_"
@@ -84,6 +85,9 @@ class Sources:
                     continue
                 key, option = f"kafka.{name}", f"--kafka {name}"
             if key.startswith("kafka.") and is_secret(key) and not FILE_TEXT.fullmatch(text):
+                self.problems.append(f"command line: {option}: found a secret, which every user of this machine can see there, {NOT_HERE}")
+                continue
+            if key == "model.store" and open_secret(text):
                 self.problems.append(f"command line: {option}: found a secret, which every user of this machine can see there, {NOT_HERE}")
                 continue
             yield key, f"command line: {option}", _from_text(key, text)
