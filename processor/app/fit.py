@@ -24,6 +24,7 @@ from processor.pipeline import Codec
 from processor.rules import Rules
 from processor.settings import Settings, format_duration, keys
 from processor.slots.parking import StateFile
+from processor.written_schema import SchemaSource
 
 if TYPE_CHECKING:
     from processor.model.load import ServableModel
@@ -142,8 +143,8 @@ def _deciding(settings: Settings, model: "ServableModel") -> dict[str, Any]:
     return {**settings.deciding(), **chosen, "the version's rules for records and time": RECORD_RULES}
 
 
-def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Codec:
-    """Bytes to batches and back, as the settings say. Needs no broker."""
+def codec_of(settings: Settings, model: "ServableModel", fingerprint: str, schemas: SchemaSource | None = None) -> Codec:
+    """Bytes to batches and back, as the settings say. Needs no broker. schemas: of records with a registry's frame."""
     encoder = Encoder(
         model_id=fingerprint[:8],
         outputs=model.named_outputs,
@@ -151,7 +152,7 @@ def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Co
         residual=bool(settings.output.residual),
         trained_window=model.trained_window,
     )
-    decode = decoder_of(settings, model.features, model.inputs.categories).decode
+    decode = decoder_of(settings, model.features, model.inputs.categories, schemas=schemas).decode
     if not may_miss(settings):
         return Codec(decode, encoder.encode)
     return Codec(decode, WholeEncoder(encoder.encode, names_of(settings, model.features)).encode)

@@ -12,6 +12,7 @@ from processor.kafka.refusals import RefusalWatch
 from processor.kafka.topic_watch import TopicWatch
 from processor.loop.loop import Loop
 from processor.partitions import Partition
+from processor.registry.schemas import Schemas
 from processor.settings import Settings
 from processor.systemd import Systemd
 
@@ -110,6 +111,7 @@ class Health:
         self.served: Served | None = None
         self.topics: TopicWatch | None = None
         self.refusals: RefusalWatch | None = None
+        self.schemas: Schemas | None = None
         self.not_permitted: NotPermitted | None = None  # the permission that the loop is waiting for
 
     def beat(self) -> None:
@@ -165,5 +167,7 @@ class Health:
         """The problem that the service is waiting for someone to fix; None if there is none."""
         if self.topics is not None and (gone := self.topics.trouble) is not None:
             return gone
+        if self.schemas is not None and (waits := self.schemas.trouble) is not None:
+            return waits
         refused = self.not_permitted or (None if self.refusals is None else self.refusals.reason)
         return None if refused is None else f"{refused.found}; to do: {refused.do}"

@@ -23,7 +23,7 @@ from processor.settings import Scale
 class WholeFormat(Protocol):
     """How a value is read: load() first, then the others in this order. Each raises RejectError."""
 
-    def load(self, value: bytes, /) -> Any: ...
+    def load(self, value: bytes, message: Message, /) -> Any: ...
     def steps(self, found: Any, asked: int, /) -> list[list[float]]: ...
     def timestamp(self, found: Any, /) -> int | float | str | None: ...
 
@@ -74,7 +74,7 @@ class WholeDecoder(Decoder):
 
     def _decode_whole(self, i: int, message: Message, columns: Columns, numbers: "_Numbers") -> None:
         value, (kind, record_ms) = message.value(), message.timestamp()
-        found = self._whole.load(value) if self._key.in_value and value is not None else None
+        found = self._whole.load(value, message) if self._key.in_value and value is not None else None
         key = self._key.key(message, found)
         check_key(key)
         before, after, _, _ = self._no_header
@@ -82,7 +82,7 @@ class WholeDecoder(Decoder):
         if value is not None:
             before, after, asked, unit = self._marks(message.headers() or [])
             if not self._key.in_value:
-                found = self._whole.load(value)
+                found = self._whole.load(value, message)
             steps = self._whole.steps(found, asked)
             event_ms = event_time.event_ms(
                 self._whole.timestamp(found),

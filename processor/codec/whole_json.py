@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from processor.codec.columns import Message
 from processor.codec.json_records import DEPTH_MAX, Timestamp, checked_timestamp, fields_of, loaded, nesting, no_constant, no_number
 from processor.codec.missing import Absent, Bad, Qualities
 from processor.codec.paths import ABSENT, FieldPath
@@ -41,7 +42,7 @@ class WholeJson:
         self._fields = [FieldPath(name) for name in names] if names else None
         self._timestamp = FieldPath(timestamp) if timestamp is not None else None
 
-    def load(self, value: bytes) -> Any:
+    def load(self, value: bytes, _message: Message) -> Any:
         """The record. Raises RejectError (bad_encoding)."""
         if value.count(b"[") + value.count(b"{") > DEPTH_MAX and nesting(value) > DEPTH_MAX:
             raise RejectError("bad_encoding", f"the value nests deeper than {DEPTH_MAX} levels")

@@ -26,6 +26,7 @@ from processor.loop.restorer import Restorer
 from processor.partitions import Partitions
 from processor.pipeline import Pipeline, clock_of, positions_after
 from processor.recorder import Recorder
+from processor.written_schema import SchemaPendingError
 
 _log = structlog.get_logger(__name__)
 
@@ -86,11 +87,11 @@ class Loop:
             self._rewind()
             return
         self._busy = bool(polled.messages)
-        if polled.messages:
-            self._process(polled.messages)
+        processed = self._processed(polled.messages)
         if self._committer.rewind_due:
             return
-        self._note_ends(polled)
+        if processed:
+            self._note_ends(polled)
         if polled.lost:
             self._rebalance.restore_again(polled.lost)
         if self._committer.due(self._pace.commit_interval_s):
@@ -164,6 +165,16 @@ class Loop:
         wait_s = IDLE_S if age_s is None else max(0.0, min(IDLE_S, pace.commit_interval_s - age_s))
         return 1, min(wait_s, pace.linger_s) if self._restorer.busy else wait_s
 
+    def _processed(self, messages: list[Message]) -> bool:
+        """False if a record's schema is not known yet: then all these messages are read again, and nothing has changed."""
+        try:
+            if messages:
+                self._process(messages)
+        except SchemaPendingError:
+            self._rewind()
+            return False
+        return True
+
     def _process(self, messages: list[Message]) -> None:
         # One call may return more than the first record after an idle wait: all records must be applied now, or they are never seen
         # again.
@@ -175,7 +186,7 @@ class Loop:
         self._recorder.applied(done.batch, done.applied, done.decoded.resets, done.rejected)
         self._refusals.tell([messages[i].key() for i, _ in done.rejected], [reason for _, reason in done.rejected])
         self._bad_share.add(messages, done.rejected)
-        self._committer.publish(self._outputs.predictions(done), self._outputs.dead_letters(messages, done))
+        self._committer.publish(self._outputs.predictions(done), self._outputs.dead_letters(messages, done), self._outputs.schemas())
 
     def _note_ends(self, polled: Polled) -> None:
         for number, end in polled.ends.items():

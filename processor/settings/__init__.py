@@ -4,6 +4,8 @@
     record_values.py  the same for settings that describe records
     kafka.py     the librdkafka properties that are refused, and those that are secret
     librdkafka.py  the names of the librdkafka properties, by client
+    registry.py  the properties of the schema registry's client
+    schema_file.py  the file of input.schema
     schema.py    every setting with its default and its description
     keys.py      the settings as a list, for --help and docs/configuration.md
     sources.py   the YAML file, the environment, the command line
@@ -18,15 +20,17 @@ without naming the source.
 """
 
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, KAFKA_REFUSED, TRANSACTION_TIMEOUT_S, addresses, is_secret, kafka_key
-from processor.settings.keys import Key, keys, sections
+from processor.settings.keys import CLIENTS, Key, keys, sections
 from processor.settings.merge import CONFIG_DEFAULT, config_file, load_settings
 from processor.settings.record_values import Missing, Quality
 from processor.settings.schema import Section, Settings, dead_letter_of
+from processor.settings.schema_file import SchemaFile
 from processor.settings.sources import ENV_CONFIG, ENV_PREFIX
 from processor.settings.values import Allowed, Features, RangeScale, Scale, field_path, format_duration, parse_duration, path_parts
 
 __all__ = [
     "BOOTSTRAP_DEFAULT",
+    "CLIENTS",
     "CONFIG_DEFAULT",
     "ENV_CONFIG",
     "ENV_PREFIX",
@@ -39,6 +43,7 @@ __all__ = [
     "Quality",
     "RangeScale",
     "Scale",
+    "SchemaFile",
     "Section",
     "Settings",
     "addresses",

@@ -9,6 +9,9 @@ from pydantic.fields import FieldInfo
 from processor.settings.schema import Section, Settings
 from processor.settings.values import Allowed, format_duration
 
+# The sections whose keys are a client's own properties.
+CLIENTS = ("kafka", "schema_registry")
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -34,7 +37,7 @@ def keys() -> Iterator[Key]:
     parts = sections()
     for name, field in Settings.model_fields.items():
         if name in parts:
-            yield from (_described(f"{name}.{inner}", part) for inner, part in parts[name].model_fields.items())
+            yield from (_described(f"{name}.{part.alias or inner}", part) for inner, part in parts[name].model_fields.items())
         else:
             yield _described(name, field)
 

@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from processor.logs import SECRETS
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
 from processor.settings.record_values import Missing, Quality, clashes, key_source, no_values, path_name, qualities, stand_in
+from processor.settings.registry import client_properties, registry_properties
+from processor.settings.schema_file import SchemaFile, schema_file
 from processor.settings.values import (
     Features,
     Scale,
@@ -33,14 +35,20 @@ from processor.settings.values import (
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class Input(Section):
     topic: Annotated[str, kafka_name()] = Field(default="readings", description="the topic that contains the readings")
-    format: Annotated[Literal["json", "float32"], choice("json", "float32")] = Field(
+    format: Annotated[Literal["json", "float32", "avro"], choice("json", "float32", "avro")] = Field(
         default="json",
-        description="the format of a record's value; float32: little-endian, one step, or as many steps as the header steps gives",
+        description="the format of a record's value; float32: little-endian, one step, or as many steps as the header steps gives; avro: "
+        "by the schema that its frame names (schema_registry.url), or by input.schema",
+    )
+    value_schema: Annotated[SchemaFile | None, or_null(schema_file())] = Field(
+        default=None,
+        alias="schema",
+        description="the schema of all records, for avro without a registry's frame",
     )
     features: Annotated[Features | None, or_null(feature_names())] = Field(
         default=None,
@@ -227,6 +235,17 @@ class Settings(BaseSettings):
     input: Input = Field(default=Input(), description="the readings")
     output: Output = Field(default=Output(), description="the predictions", validate_default=True)
     dead_letter: DeadLetter = Field(default=DeadLetter(), description="records that cannot be used", validate_default=True)
+    schema_registry: dict[str, str | SecretStr] = Field(
+        default={},
+        description="the properties of confluent-kafka's SchemaRegistryClient: url, timeout, basic.auth.user.info and others; a value may "
+        "be {file: PATH}",
+        validate_default=True,
+    )
+    on_unknown_schema: Annotated[Literal["fail", "dead_letter"], choice("fail", "dead_letter")] = Field(
+        default="fail",
+        description="a record whose schema id the registry does not know: fail ends the service; dead_letter makes the record a dead "
+        "letter, and the id stays unknown to its partition from then on",
+    )
     group: Annotated[str | None, or_null(kafka_name())] = Field(
         default=None, description="the consumer group, which owns offsets and checkpoints; null: slotstream.<output.topic>"
     )
@@ -314,9 +333,18 @@ class Settings(BaseSettings):
             raise ValidationError.from_exception_data("kafka", problems)
         return read
 
+    @field_validator("schema_registry", mode="wrap")
+    @classmethod
+    def _read_schema_registry(cls, given: Any, _inner: Any, info: ValidationInfo) -> dict[str, str | SecretStr]:
+        return registry_properties(given, info.data.get("input"))
+
     @field_validator("input", mode="after")
     @classmethod
     def _input_fits_its_format(cls, source: Input) -> Input:
+        if source.format in ("json", "float32") and source.value_schema is not None:
+            words = f"input.format: avro with it: {source.format} has no schema"
+            context = {"words": words, "key": "input.schema", "found": str(source.value_schema)}
+            raise PydanticCustomError("expected", "expected {words}", context)
         if source.format == "float32" and source.timestamp not in (None, "timestamp"):
             _refuse_for_float32("input.timestamp", source.timestamp)
         if source.format == "float32" and source.key is not None and source.key.startswith("value:"):
@@ -391,6 +419,10 @@ class Settings(BaseSettings):
         """
         return {key: _in_clear(value) for key, value in self.kafka.items()}
 
+    def registry_config(self) -> dict[str, Any]:
+        """The properties for the registry's client, as kafka_config() has those for librdkafka."""
+        return client_properties({key: _in_clear(value) for key, value in self.schema_registry.items()})
+
     def kafka_at_start(self) -> tuple[tuple[str, str], ...]:
         """The properties as read at startup, with secrets in clear text: equal for equal settings, whatever was renewed since.
 
@@ -401,7 +433,8 @@ class Settings(BaseSettings):
 
     def secrets(self) -> list[str]:
         """All values that must never be printed."""
-        return [value.get_secret_value() for value in self.kafka.values() if isinstance(value, SecretStr)]
+        values = [*self.kafka.values(), *self.schema_registry.values()]
+        return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
 
     def secret_files(self) -> dict[str, Path]:
         """The properties whose value was read from a file, and that file."""
@@ -412,7 +445,7 @@ class Settings(BaseSettings):
 
         Those in _OF_RECORDS are included only if they differ from their defaults, so that older fingerprints stay valid.
         """
-        return {**self._plain_deciding(), **_changed(self.input, "input", _OF_RECORDS)}
+        return {**self._plain_deciding(), **_changed(self.input, "input", _OF_RECORDS), **_of_schemas(self)}
 
     def _plain_deciding(self) -> dict[str, Any]:
         return {
@@ -432,6 +465,11 @@ class Settings(BaseSettings):
             "input.ahead_max": self.input.ahead_max,
             "input.record_steps_max": self.input.record_steps_max,
         }
+
+
+def _of_schemas(settings: Settings) -> dict[str, Any]:
+    found = {} if settings.on_unknown_schema == "fail" else {"on_unknown_schema": settings.on_unknown_schema}
+    return found if settings.input.value_schema is None else {**found, "input.schema": settings.input.value_schema.digest}
 
 
 def _scales(given: Scale | dict[str, Scale] | None) -> Any:

@@ -20,7 +20,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_MAX_S = 36_500 * _SECONDS["d"]
 
 
-class _FaultError(ValueError):
+class FaultError(ValueError):
     """The part of a value that is not allowed, and the reason."""
 
 
@@ -37,7 +37,7 @@ class Allowed:
     def read(self, value: Any) -> Any:
         try:
             return self.parse(value)
-        except _FaultError as fault:
+        except FaultError as fault:
             context = {"words": self.words, "fault": str(fault)}
             raise PydanticCustomError("expected", "expected {words}; {fault}", context) from None
         except (ValueError, TypeError):
@@ -195,7 +195,7 @@ def residual_of_output() -> Allowed:
             parsed: bool | tuple[str | int, ...] = features.parse(value)
             return parsed
         if len(found) != 1 or not all(isinstance(name, str) for name in found):
-            raise _FaultError("one output forecasts the next reading: name that one")
+            raise FaultError("one output forecasts the next reading: name that one")
         forecast = {name: features.parse(of) for name, of in found.items()}
         return forecast if any(forecast.values()) else False
 
@@ -224,14 +224,14 @@ def scaling() -> Allowed:
             raise ValueError
         first, second = (_numbers(found[key]) for key in (("mean", "std") if "mean" in found else ("min", "max")))
         if len(first) != len(second) and 1 not in (len(first), len(second)):
-            raise _FaultError(f"the lists hold {len(first)} and {len(second)} numbers")
+            raise FaultError(f"the lists hold {len(first)} and {len(second)} numbers")
         n = max(len(first), len(second))
         first, second = (numbers * n if len(numbers) == 1 else numbers for numbers in (first, second))
         divisor = second if "mean" in found else tuple(high - low for low, high in zip(first, second, strict=True))
         for column, width in enumerate(divisor, 1):
             if not (math.isfinite(width) and width > 0):
                 what = f"std is {width:g}" if "mean" in found else f"max is not above min, {first[column - 1]:g}"
-                raise _FaultError(f"in column {column} {what}: a column that never changed takes std: 1, or max: min + 1")
+                raise FaultError(f"in column {column} {what}: a column that never changed takes std: 1, or max: min + 1")
         return Scale(first, divisor) if "mean" in found else RangeScale(first, divisor)
 
     return Allowed("{mean: M, std: S} or {min: A, max: B}, each a number or one a column; std above 0, max above min", parse)

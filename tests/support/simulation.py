@@ -47,9 +47,11 @@ from processor.records import Output
 from processor.rules import Clock, Rules
 from processor.settings import Settings
 from processor.split_sensors import SplitSensors
+from processor.written_schema import SchemaPendingError
 
 PARTITIONS, SLOTS, EXPIRE_MS, RECORDS_MAX = 3, 2, 60_000, 5
 DRAIN_S = 10.0
+WAITS_EVERY = 5  # calls of the decoder
 
 
 def _topic(name: str) -> Topic:
@@ -119,6 +121,19 @@ class _Restore:
         pass
 
 
+class _Waits:
+    """Decodes, and now and then has to wait for a schema, as with a registry that is away: then the same records come again."""
+
+    def __init__(self, decode: Any) -> None:
+        self._decode, self._calls = decode, 0
+
+    def __call__(self, messages: Any) -> Any:
+        self._calls += 1
+        if self._calls % WAITS_EVERY == 0:
+            raise SchemaPendingError
+        return self._decode(messages)
+
+
 class Process:
     """mark: its own, as each start of the service has one."""
 
@@ -128,7 +143,7 @@ class Process:
         self.partitions, recorder = Partitions(), Recorder(world.metrics)
         self.engine = parts.engine(Decay(), Shapes(1, 1, 1), Rules(expire_ms=EXPIRE_MS), slots=SLOTS)
         decoder = Decoder(JsonFormat(features=1, record_steps_max=4), ahead_max_s=10**9, each_record=False)
-        codec = Codec(decoder.decode, Encoder(model_id="decay", outputs=[Output("y", 0, 1)], scales=[None], residual=False).encode)
+        codec = Codec(_Waits(decoder.decode), Encoder(model_id="decay", outputs=[Output("y", 0, 1)], scales=[None], residual=False).encode)
         pipeline = Pipeline(codec, self.engine, EXPIRE_MS)
         store: Any = MemoryTopic(broker, CHECKPOINTS, 1) if world.in_topic else world.files
         writer = TopicWriter(store) if world.in_topic else InlineWriter(store)
