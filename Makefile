@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do if $$p -
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: help demo quick test test-page test-rules test-stack image long verify verify-seeds lint fuzz bench bench-recovery recipes kafka demo-model setup clean
+.PHONY: help demo quick test test-page test-rules test-stack image long soak verify verify-seeds lint fuzz bench bench-recovery recipes kafka demo-model setup clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
 
@@ -39,17 +39,20 @@ demo: .venv/.run ## a simulated plant with Kafka and the service on this machine
 PYTEST := $(BIN)/python -m pytest --no-loadscope-reorder --max-worker-restart=0
 
 quick: lint ## lint, types and unit tests: no TensorFlow, no broker, under a minute
-	$(PYTEST) tests/unit -n 2 -m "not full and not long" --durations=10
+	$(PYTEST) tests/unit -n 2 -m "not full and not long and not soak" --durations=10
 
 # Three at a time, each with a Kafka of its own: most of a fault test's time is waiting, and the rest is starts of services.
-test: lint ## all tests except those of `make long`, on a real Kafka
-	$(PYTEST) -n 3 -m "not long" --durations=20
+test: lint ## what a change must pass before it is pushed, on a real Kafka: under ten minutes on two cores
+	$(PYTEST) -n 3 -m "not long and not soak" --durations=20
+
+long: .venv/.test ## the rest of what CI runs: every fault on the real broker, every kind of model; half an hour
+	$(PYTEST) -n 3 -m "long and not soak" --durations=20
 
 test-page: .venv/.page ## the status page of a real service in a real Chromium; PICTURES=docs/images saves screenshots
 	$(BIN)/python -m pytest tests/page $(if $(PICTURES),--pictures $(PICTURES))
 
-long: .venv/.test ## the tests that take too long for `make test`: more models, more seeds, longer runs
-	$(BIN)/python -m pytest -m long
+soak: .venv/.test ## the tests that take hours: more models, more seeds, longer runs
+	$(BIN)/python -m pytest -m soak
 
 # One broker for an even seed, three for an odd one, unless BROKERS says it.
 verify: .venv/.run ## injects faults for MINUTES=10 and compares every output; SEED=7, KILLS=50, BROKERS=3
@@ -120,7 +123,7 @@ dist: .venv/.dist ## wheel and source archive in dist/, installed into an empty 
 	$(BIN)/python scripts/dist.py $(if $(SECONDS),--seconds $(SECONDS))
 
 coverage: .venv/.coverage ## the lines of processor/ that the unit tests reach; HTML report: build/coverage/index.html
-	$(PYTEST) tests/unit -n 2 -q -m "not full and not long" --cov --cov-report=term --cov-report=html:build/coverage
+	$(PYTEST) tests/unit -n 2 -q -m "not full and not long and not soak" --cov --cov-report=term --cov-report=html:build/coverage
 
 # actionlint is no Python package, so it is taken from the path or built by Go; where there is neither, the other two judge alone.
 workflows: .venv/.workflows ## checks the GitHub workflows with their schema, zizmor and actionlint (from the path, or built with Go)

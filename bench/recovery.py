@@ -259,7 +259,7 @@ def _owners(instances: dict[str, Instance]) -> dict[int, str]:
     found: dict[int, str] = {}
     for name, instance in instances.items():
         owned: set[int] = set()
-        for event in instance.events(ASSIGNED, "partitions revoked", "partitions lost: the group went on without this instance"):
+        for event in instance.events(ASSIGNED, "partitions revoked", "partitions lost: the group continued without this instance"):
             owned = owned | set(event["partitions"]) if event["event"] == ASSIGNED else owned - set(event["partitions"])
         found |= dict.fromkeys(owned, name)
     return found

@@ -135,6 +135,8 @@ class Applied:
     last      index in y of each record's last reading, int64 [n] (meaningless for a null record)
     steps     readings of the sensor since its last reset, including this record's, int64 [n]
     residual  float32 [n], NaN if there is none
+    residuals       one for each feature that is forecast, float32 [n, R], NaN where there is none; None: not kept
+    reconstruction  float32 [n], NaN if there is none; None: nothing is reconstructed
     warming   bool [n]: the state does not reach back far enough yet
     filling   bool [n]: a window is not full, there is no prediction
     finite    bool [n]: False if the record turned the state or the output NaN or infinite, and was rejected
@@ -153,6 +155,8 @@ class Applied:
     late: NDArray[np.bool_]
     reset_by: NDArray[np.int8]
     missing: NDArray[np.bool_] | None = None
+    residuals: NDArray[np.float32] | None = None
+    reconstruction: NDArray[np.float32] | None = None
 
     def published(self, batch: Batch) -> NDArray[np.bool_]:
         """bool [n]: the records that have an output."""

@@ -235,7 +235,7 @@ class Jumps:
             hours = round((jump.to_ms - jump.from_ms) / 3_600_000, 1)
             if not jump.claimed:
                 _log.warning(
-                    "partition time jumped further than sensors are remembered: those not heard since are forgotten",
+                    "partition time jumped by more than state.expire_after: sensors without a newer reading expire",
                     **told,
                     confirmed=None if jump.other in (None, jump.key) else (jump.other or b"").decode(errors="backslashreplace"),
                     hours=hours,
@@ -244,7 +244,7 @@ class Jumps:
             elif self._now_s() - self._told_s.get(jump.partition, -TELL_EVERY_S) >= TELL_EVERY_S:
                 self._told_s[jump.partition] = self._now_s()
                 _log.warning(
-                    "a sensor's clock is further ahead than sensors are remembered: nobody is forgotten until a second sensor confirms it",
+                    "a sensor's clock is ahead by more than state.expire_after: no sensor expires until a second sensor confirms the time",
                     **told,
                     hours=hours,
                     to_do="correct the sensor's clock, if it is wrong",

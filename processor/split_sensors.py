@@ -42,7 +42,7 @@ class SplitSensors:
             self._metrics.set("sensors_split", len(self._found))
         if first:
             _log.warning(
-                "sensors lie in several partitions: each has a state in each, made from a part of its readings",
+                "sensors have records in several partitions: each partition keeps a separate state for them, from a part of their readings",
                 sensors=len(sensors),
                 such_as=named(sensors),
                 expected="one partition for each key",
@@ -60,7 +60,7 @@ class SplitSensors:
         try:
             self.found(in_several_partitions(newest(RECORDS, TIMEOUT_S), sensor))
         except (KafkaException, SlotstreamError) as error:
-            _log.debug("the newest records of the input were not looked at", reason=str(error))
+            _log.debug("could not look at the newest records of the input", reason=str(error))
 
 
 def named(sensors: dict[bytes, list[int]]) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from processor.app.forms import decoder_of, held_features, may_miss, names_of
-from processor.app.named_columns import check_features, residual_of, scales_of
+from processor.app.named_columns import check_features, scales_of
+from processor.app.scored_outputs import reconstruction_of, residual_of
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.policy import Policies
 from processor.checkpoint.topic import row_bytes_max
@@ -43,28 +44,32 @@ def load_model(settings: Settings) -> "ServableModel":
     from processor.model.quiet import import_tensorflow
 
     import_tensorflow()
+    from processor.model.file.own_code import CodeFile
     from processor.model.heartbeat import Heartbeat
     from processor.model.load import load
 
-    wanted = settings.model
+    wanted, code = settings.model, settings.model.code
+    own = None if code is None else CodeFile(code.module, code.path, code.sha256)
     with Heartbeat(lambda doing, seconds: _log.info("still working", doing=doing, seconds=round(seconds))) as heartbeat:
         heartbeat.doing = f"loading {wanted.path}"
-        return load(wanted.path.absolute(), mode=wanted.mode, window=wanted.window, output=wanted.output)
+        return load(wanted.path.absolute(), mode=wanted.mode, window=wanted.window, output=wanted.output, code=own)
 
 
 def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
     """Raises ConfigurationError where features, scales or residuals do not fit the model."""
     check_features(model, settings)
     scales_of(model, settings)
-    residual_first, residual = residual_of(model, settings)
+    forecast = residual_of(model, settings)
     hold_max_s = settings.input.hold_max
     return Shapes(
         features=model.features,
         outputs=model.outputs,
         width=model.width,
         window=model.window if model.mode == "windowed" else None,
-        residual=residual,
-        residual_first=residual_first,
+        residual=tuple(forecast.values()),
+        forecasts=tuple(forecast),
+        residual_each=settings.output.residual_each,
+        reconstruction=reconstruction_of(model, settings),
         warmup_steps=settings.model.warmup_steps,
         hold=held_features(settings, model.features),
         hold_max_ms=None if hold_max_s is None else round(hold_max_s * 1000),
@@ -94,7 +99,8 @@ def open_parking(settings: Settings) -> StateFile | None:
 
 def record_bytes_of(settings: Settings, model: "ServableModel", shapes: Shapes) -> findings.RecordBytes:
     """The largest records that the service may write: one too large for its topic is ruled out before the first."""
-    largest = output_bytes_max(model.named_outputs, settings.input.record_steps_max)
+    residuals = len(shapes.residual) if shapes.residual_each else 0
+    largest = output_bytes_max(model.named_outputs, settings.input.record_steps_max, residuals=residuals)
     if may_miss(settings):
         largest += held_bytes_max(names_of(settings, shapes.features))
     return findings.RecordBytes(largest, row_bytes_max(shapes.row_width, KEY_BYTES_MAX))
@@ -150,6 +156,8 @@ def codec_of(settings: Settings, model: "ServableModel", fingerprint: str, schem
         outputs=model.named_outputs,
         scales=scales_of(model, settings),
         residual=bool(settings.output.residual),
+        residual_each=settings.output.residual_each,
+        reconstruction=settings.output.reconstruction is not False,
         trained_window=model.trained_window,
     )
     decode = decoder_of(settings, model.features, model.inputs.categories, schemas=schemas).decode

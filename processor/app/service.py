@@ -55,7 +55,7 @@ class Service:
                     loop.turn()
                 except NotPermitted as refused:
                     self._wait_until_permitted(loop, refused)
-            _log.info("stopping: last commit, last checkpoint")
+            _log.info("stopping: last commit and last checkpoint")
             watch.close()
             loop.stop(leave=self._settings.leave_on_stop)
         except Fenced:
@@ -94,14 +94,14 @@ class Service:
                     refused = again
                 else:
                     self.probes.not_permitted = None
-                    _log.info("joining again: no permission is missing")
+                    _log.info("no permission is missing any more, rejoining the group")
                     return
 
     def _tell_once_a_minute(self, missing: NotPermitted) -> None:
         found, told_at_s = self._told
         if missing.found != found or time.monotonic() - told_at_s > TELL_S:
             self._told = missing.found, time.monotonic()
-            _log.error("a permission is missing, waiting for it", found=missing.found, expected=missing.expected, to_do=missing.do)
+            _log.error("waiting for a missing permission", found=missing.found, expected=missing.expected, to_do=missing.do)
 
     def _build(self) -> tuple[Loop, TopicWatch]:
         return self._builder.build()

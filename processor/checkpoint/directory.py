@@ -142,13 +142,13 @@ class Directory:
         unusable = set[Path]()  # because of a file that they build on
         for name, path in self._listed(partition):
             if position_max is not None and name.position > position_max:
-                _log.info("checkpoint passed over: it lies past the committed offset", file=str(path), committed=position_max)
+                _log.info("skipped a checkpoint: it is past the committed offset", file=str(path), committed=position_max)
                 continue
             last = None if path in unusable else self._read(path, partition)
             if last is None:
                 continue
             if not usable(last.beginning):
-                _log.warning("checkpoint passed over: it is of another model, group history or topic", file=str(path))
+                _log.warning("skipped a checkpoint: it belongs to another model, group history or topic", file=str(path))
                 continue
             snapshot, files = self._assembled(last, path)
             if snapshot is not None:
@@ -253,7 +253,7 @@ class Directory:
 
     def _pass_over(self, path: Path, why: str) -> None:
         if path not in self._damaged:
-            _log.warning("checkpoint passed over: it is damaged or no checkpoint", file=str(path), error=why)
+            _log.warning("skipped a checkpoint: it is damaged, or not a checkpoint", file=str(path), error=why)
         self._damaged.add(path)
 
     def _listed(self, partition: int) -> list[tuple[Name, Path]]:

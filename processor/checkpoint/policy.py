@@ -129,7 +129,7 @@ def _first_start(found: Found, present: Present, policies: Policies) -> Decision
             f"partition {found.partition}: group {group} has no committed offset, but a checkpoint at {position}",
             expected="both, or neither",
             do=f"go on from it: kafka-consumer-groups.sh --bootstrap-server ... --group {group} --topic {topic}:{found.partition} "
-            f"--reset-offsets --to-offset {position} --execute; or start afresh under another `group`",
+            f"--reset-offsets --to-offset {position} --execute; or start under another `group`",
             see="a-checkpoint-without-committed-offset",
         )
     for said in found.others:
@@ -154,7 +154,7 @@ def _another_topic(found: Found, committed: int | None, before: str, present: Pr
     position = _input_start(found, policies) if committed is None else committed
     if not found.low <= position <= found.end:
         return _lost_input(found, position, position, present, policies)
-    _log.warning("another topic of the same name: every sensor starts anew", partition=found.partition, position=position)
+    _log.warning("another topic of the same name: every sensor restarts from zero state", partition=found.partition, position=position)
     return Decision(position, present.begin(position), new=True)
 
 
@@ -165,7 +165,7 @@ def _other_partitions(found: Found, committed: int, said: Beginning, present: Pr
     if not found.low <= committed <= found.end:
         return _lost_input(found, committed, committed, present, policies)
     _log.warning(
-        "partitions were added, and keys went to other ones: every sensor starts anew",
+        "partitions were added, so keys moved to other partitions: every sensor restarts from zero state",
         partition=found.partition,
         position=committed,
         before=said.partitions,
@@ -192,19 +192,19 @@ def _another_model(found: Found, committed: int, said: Beginning, present: Prese
             f"{_what_differs(said, present)}",
             expected="the same model file and deciding settings (on_model_change: fail)",
             do="bring the old model and settings back; or set on_model_change to rebuild (replays the input through the new model) or cold "
-            "(every sensor starts anew); or take another `group`",
+            "(every sensor restarts from zero state); or take another `group`",
             see="the-model-or-a-setting-that-decides-has-changed",
         )
-    cold = policies.on_model_change == "cold"
+    number, cold = found.partition, policies.on_model_change == "cold"
     if not found.low <= committed <= found.end:
         return _lost_input(found, committed, committed if cold else said.origin, present, policies)
     if cold:
-        _log.warning("another model: every sensor starts anew", partition=found.partition, position=committed)
+        _log.warning("another model or deciding setting: every sensor restarts from zero state", partition=number, position=committed)
         return Decision(committed, present.begin(committed), new=True)
     origin = min(said.origin, committed)
     if origin < found.low:
         return _gap(found, committed, origin, present, policies)
-    _log.warning("another model: replaying", partition=found.partition, origin=origin, position=committed)
+    _log.warning("another model or deciding setting: replaying the input", partition=number, origin=origin, position=committed)
     return Decision(committed, present.begin(origin, gap=said.gap), new=True, replay_from=origin if origin < committed else None)
 
 
@@ -224,11 +224,11 @@ def _missing_state(found: Found, committed: int, said: Beginning, present: Prese
             see="no-usable-checkpoint",
         )
     if policies.on_missing_state == "cold":
-        _log.warning("no usable checkpoint: every sensor starts anew", partition=found.partition, position=found.committed)
+        _log.warning("no usable checkpoint: every sensor restarts from zero state", partition=found.partition, position=found.committed)
         return Decision(committed, present.begin(committed), new=True)
     if said.origin < found.low:
         return _gap(found, committed, said.origin, present, policies)
-    _log.warning("no usable checkpoint: replaying", partition=found.partition, origin=said.origin, position=found.committed)
+    _log.warning("no usable checkpoint: replaying the input", partition=found.partition, origin=said.origin, position=found.committed)
     return Decision(committed, said, new=new, replay_from=said.origin)
 
 
@@ -244,9 +244,9 @@ def _gap(found: Found, committed: int, start: int, present: Present, policies: P
         )
     told = {"partition": found.partition, "replay_from": start, "log_begins": found.low, "records_lost": found.low - start}
     if policies.on_gap == "cold":
-        _log.warning("the log does not reach back: every sensor starts anew, marked until its reset", **told, position=committed)
+        _log.warning("earlier readings are no longer in the log: every sensor restarts from zero state", **told, position=committed)
         return Decision(committed, present.begin(committed, gap=True), new=True, policy="cold")
-    _log.warning("the log does not reach back: replaying what is left, sensors marked until their reset", **told, position=committed)
+    _log.warning("earlier readings are no longer in the log: replaying the ones that are left", **told, position=committed)
     replay_from = found.low if found.low < committed else None
     return Decision(committed, present.begin(found.low, gap=True), new=True, replay_from=replay_from, policy="rebuild")
 
@@ -264,7 +264,7 @@ def _lost_input(found: Found, committed: int, origin: int, present: Present, pol
         )
     if deleted:
         _log.warning(
-            "readings were deleted before they were processed: every sensor starts anew, marked until its reset",
+            "readings were deleted before they were processed: every sensor restarts from zero state",
             partition=found.partition,
             first_lost=committed,
             last_lost=found.low - 1,
@@ -276,7 +276,7 @@ def _lost_input(found: Found, committed: int, origin: int, present: Present, pol
     # include truncated readings, so the state is rebuilt from the log as it is now.
     origin = min(max(origin, found.low), found.end)
     _log.warning(
-        "the log ends before what was processed: going on at its end, sensors marked until their reset",
+        "the log ends before the committed offset: continuing at its end",
         partition=found.partition,
         committed=committed,
         position=found.end,

@@ -118,7 +118,7 @@ class TopicStore:
         return Snapshot(partition, mark, beginning, keys, rows, facts["made_by"])
 
     def _passed_over(self, partition: int, why: str) -> Snapshot | None:
-        _log.warning("checkpoint passed over", topic=self.topic.name, partition=partition, why=why)
+        _log.warning("skipped a checkpoint", topic=self.topic.name, partition=partition, why=why)
         return None
 
 

@@ -190,4 +190,4 @@ class Writer(CheckpointWriter):
         try:
             self._store.prune(paths)
         except OSError as error:
-            _log.warning("old checkpoints could not be deleted; they are tried again with the next", error=str(error))
+            _log.warning("could not delete old checkpoints, retrying after the next one", error=str(error))

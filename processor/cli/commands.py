@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from processor.cli.given import expect_nothing, settings_of
+from processor.cli.given import code_of, expect_nothing, settings_of
 from processor.cli.printing import confirmed, print_lines, print_pairs, tell
 from processor.cli.streams import go_on_without_reader
 from processor.errors import ConfigurationError
@@ -173,6 +173,7 @@ def verify(arguments: argparse.Namespace, rest: list[str]) -> int:
         rate=arguments.rate,
         brokers=arguments.brokers,
         model=arguments.model or Path(__file__).resolve().parents[1] / "demo" / "demo.keras",
+        forecasts=arguments.model is None,
         faults=tuple(arguments.faults.split(",")) if arguments.faults else (),
         config=config,
         words=tuple(rest),
@@ -203,16 +204,18 @@ def plan(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def model_show(arguments: argparse.Namespace, rest: list[str]) -> int:
     go_on_without_reader()
-    expect_nothing(rest)
+    code = code_of(rest)
     from processor.model.quiet import import_tensorflow
 
     import_tensorflow()
+    from processor.model.file.own_code import CodeFile
     from processor.model.heartbeat import Heartbeat
     from processor.model.load import describe_file
 
     with Heartbeat(_still) as heartbeat:
         heartbeat.doing = f"loading and trying {arguments.file}"
-        found = describe_file(arguments.file, mode=arguments.mode, window=arguments.window, output=arguments.output)
+        own = None if code is None else CodeFile(code.module, code.path, code.sha256)
+        found = describe_file(arguments.file, mode=arguments.mode, window=arguments.window, output=arguments.output, code=own)
     if arguments.json:
         sys.stdout.write(json.dumps(found) + "\n")
     else:

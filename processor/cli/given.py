@@ -11,7 +11,7 @@ from types import TracebackType
 
 from processor.errors import ConfigurationError
 from processor.logs import SECRETS
-from processor.settings import CLIENTS, Settings, config_file, keys, load_settings
+from processor.settings import CLIENTS, ModelCode, Settings, config_file, keys, load_settings
 
 
 def settings_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -46,6 +46,12 @@ def uncaught(kind: type[BaseException], error: BaseException | None, trace: Trac
 def expect_nothing(rest: list[str]) -> None:
     if rest:
         raise ConfigurationError(f"found {' '.join(rest)}", expected="nothing more", do="see --help")
+
+
+def code_of(rest: list[str]) -> ModelCode | None:
+    """The one setting that a command without settings takes: --model.code."""
+    expect_nothing([word for word in rest if word.startswith("--") and word.partition("=")[0] != "--model.code"])
+    return load_settings(None, rest, {}).model.code
 
 
 def settings_help() -> str:

@@ -71,7 +71,7 @@ class Refusals:
                 continue
             self._told_s[error] = now_s
             _log.warning(
-                "a record cannot be used and becomes a dead letter",
+                "a record cannot be used, writing it to the dead-letter topic",
                 error=error,
                 partition=reason.partition,
                 offset=reason.offset,
@@ -109,7 +109,7 @@ class BadShare:
             raise DeadLetterLimit(
                 f"{int(self._recent.sum())} of the last {len(self._recent)} records are bad:{''.join(examples)}\n",
                 expected=f"at most {self._max_ratio:.0%} (dead_letter.max_ratio)",
-                do="mend the sender, the model or the settings: these records are not committed, come again, and are not in "
+                do="fix the sender, the model or the settings: these records are not committed, come again, and are not in "
                 f"{self._topic}; to have them all as dead letters there, start with dead_letter.max_ratio: 1",
             )
 

@@ -29,6 +29,8 @@ class Encoder:
     outputs        the model's: of several, a prediction is an object by name
     scales         of each output, how its targets were scaled in training; None: it is written as it is
     residual       outputs say how far the sensor's previous prediction was off
+    residual_each  and how far for each feature
+    reconstruction outputs say how far the prediction is off the readings that it reconstructs
     trained_window predictions of a sensor past so many steps are marked, None: none are
     """
 
@@ -39,10 +41,13 @@ class Encoder:
         outputs: Sequence[Output],
         scales: Sequence[Scale | None],
         residual: bool,
+        residual_each: bool = False,
+        reconstruction: bool = False,
         trained_window: int | None = None,
     ) -> None:
         self._model = orjson.dumps(model_id)
-        self._residual, self._trained_window = residual, trained_window
+        self._residual, self._residual_each, self._reconstruction = residual, residual_each, reconstruction
+        self._trained_window = trained_window
         self._outputs = [_Written(output, scale) for output, scale in zip(outputs, scales, strict=True)]
         self._names = [orjson.dumps(output.name) for output in outputs]
 
@@ -70,6 +75,10 @@ class Encoder:
         tails = [self._model] * len(applied.last)
         if self._residual:
             tails = [b'%b,"residual":%b' % pair for pair in zip(tails, _numbers(applied.residual), strict=True)]
+        if self._residual_each and applied.residuals is not None:
+            tails = [b'%b,"residuals":%b' % pair for pair in zip(tails, _rows(applied.residuals), strict=True)]
+        if self._reconstruction and applied.reconstruction is not None:
+            tails = [b'%b,"reconstruction":%b' % pair for pair in zip(tails, _numbers(applied.reconstruction), strict=True)]
         marks = [(applied.warming, b',"warming_up":true')]
         if self._trained_window is not None:
             marks.append((applied.steps > self._trained_window, b',"past_window":true'))
@@ -126,9 +135,9 @@ class _Written:
         return unscaled
 
 
-def output_bytes_max(outputs: Sequence[Output], steps_max: int) -> int:
-    """The largest value that encode() can write for a record of at most this many steps."""
-    total = ENVELOPE_BYTES_MAX
+def output_bytes_max(outputs: Sequence[Output], steps_max: int, *, residuals: int = 0) -> int:
+    """The largest value that encode() can write for a record of at most this many steps, with so many residuals."""
+    total = ENVELOPE_BYTES_MAX + residuals * (NUMBER_BYTES_MAX + 1)
     for output in outputs:
         steps = steps_max if output.per_step else 1
         total += len(orjson.dumps(output.name)) + 4 + steps * ((output.last - output.first) * (NUMBER_BYTES_MAX + 3) + 3)
@@ -151,3 +160,9 @@ def _sensors(keys: Sequence[bytes]) -> list[bytes]:
 def _numbers(column: NDArray[Any]) -> list[bytes]:
     """As JSON writes them, in one call."""
     return orjson.dumps(column, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+
+
+def _rows(table: NDArray[np.float32]) -> list[bytes]:
+    """Each row as a list, in one call; null in place of a row of NaN."""
+    written = orjson.dumps(table, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
+    return [b"null" if none else b"[%b]" % row for row, none in zip(written, np.isnan(table[:, 0]).tolist(), strict=True)]

@@ -207,5 +207,5 @@ class Feed:
         return SlotstreamError(
             f"the reading of line {line} was not delivered ({reason}); {self._fed}",
             expected=f"the topic {self._topic} to take every reading",
-            do=f"mend what the broker names, then go on with --from-line {self._fed.next_line}",
+            do=f"fix what the broker names, then go on with --from-line {self._fed.next_line}",
         )

@@ -29,7 +29,7 @@ class _Series:
     x: list[float] = field(default_factory=list)
     measured: list[list[float]] = field(default_factory=list)
     predicted: list[list[float]] = field(default_factory=list)
-    residual: list[float] = field(default_factory=list)
+    score: list[float] = field(default_factory=list)
     forecast: list[float] | None = None  # the latest prediction, which is of the next reading
 
 
@@ -42,8 +42,9 @@ class Plot:
         self._series: dict[str, _Series] = {}
         self._timed = False
 
-    def begin(self, measured: Sequence[str], outputs: int, title: str) -> None:
+    def begin(self, measured: Sequence[str], outputs: int, title: str, score: str = "residual") -> None:
         """measured: the features that the outputs forecast, in the outputs' order; none where they forecast something else."""
+        self._score = score
         self._measured, self._outputs, self._title = list(measured)[:OUTPUTS_MAX], min(outputs, OUTPUTS_MAX), title
         self._more = max(0, outputs - OUTPUTS_MAX)
 
@@ -53,9 +54,10 @@ class Plot:
         timestamp: int | None,
         measured: Sequence[float | None],
         prediction: Sequence[float] | None,
-        residual: float | None,
+        score: float | None,
     ) -> None:
-        """One reading, in order. measured: of the features that the outputs forecast; None: there is none."""
+        """One reading, in order. measured: of the features that the outputs forecast; None: there is none. score: of the kind that
+        begin() names."""
         series = self._series.get(sensor)
         if series is None:
             if len(self._series) == SENSORS_KEPT:
@@ -71,10 +73,10 @@ class Plot:
         series.x.append(series.readings if timestamp is None else timestamp)
         series.measured.append([np.nan if v is None else v for v in measured[: len(self._measured)]])
         series.predicted.append(shown)
-        series.residual.append(np.nan if residual is None else residual)
+        series.score.append(np.nan if score is None else score)
         if len(series.x) > POINTS_MAX:
             series.stride *= 2
-            for column in (series.x, series.measured, series.predicted, series.residual):
+            for column in (series.x, series.measured, series.predicted, series.score):
                 del column[1::2]
 
     def draw(self) -> bool:
@@ -86,14 +88,14 @@ class Plot:
         if not shown:
             return False
         # A panel for each output: features are of different sizes. Panels of one row share their scale, so that sensors compare.
-        residuals = [1.2] if any(np.isfinite(series.residual).any() for series in shown.values()) else []
-        heights = [2.2] * self._outputs + residuals
+        scores = [1.2] if any(np.isfinite(series.score).any() for series in shown.values()) else []
+        heights = [2.2] * self._outputs + scores
         width = 10.0 if len(shown) == 1 else 5.0 * len(shown)
         figure = Figure(figsize=(width, 1.2 + sum(heights)), layout="constrained", dpi=110)
         axes = figure.subplots(len(heights), len(shown), squeeze=False, height_ratios=heights, sharex="col", sharey="row")
         for (sensor, series), column in zip(shown.items(), axes.T, strict=True):
-            self._draw_sensor(column, sensor, series, residual=bool(residuals))
-        if residuals:
+            self._draw_sensor(column, sensor, series, score=bool(scores))
+        if scores:
             axes[-1, 0].set_ylim(bottom=0)  # of the whole row, and only when all of it is drawn: it ends the automatic scale
         more = f" ({self._more} more outputs are not drawn)" if self._more else ""
         figure.suptitle(f"{self._title}{more}", fontsize=11)
@@ -106,7 +108,7 @@ class Plot:
             ) from error
         return True
 
-    def _draw_sensor(self, column: Any, sensor: str, series: _Series, *, residual: bool) -> None:
+    def _draw_sensor(self, column: Any, sensor: str, series: _Series, *, score: bool) -> None:
         x, measured, predicted = self._x(series), np.array(series.measured), np.array(series.predicted)
         every = f", one in {series.stride} drawn" if series.stride > 1 else ""
         column[0].set_title(f"{sensor}: {series.readings:,} readings{every}", loc="left", fontsize=10)
@@ -115,9 +117,9 @@ class Plot:
                 column[j].plot(x, measured[:, j], color="tab:blue", linewidth=0.9, label="measured")
             column[j].plot(x, predicted[:, j], color="tab:orange", linewidth=0.9, label="predicted")
             column[j].set_ylabel(self._measured[j] if self._measured else f"prediction {j + 1}")
-        if residual:
-            column[-1].plot(x, series.residual, color="tab:red", linewidth=0.8)
-            column[-1].set_ylabel("residual")
+        if score:
+            column[-1].plot(x, series.score, color="tab:red", linewidth=0.8)
+            column[-1].set_ylabel(self._score)
         for axis in column:
             axis.grid(alpha=0.3)
             axis.margins(x=0.01)

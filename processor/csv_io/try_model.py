@@ -10,7 +10,7 @@ future ones are taken alike; without a column for it every reading has the same.
 import csv
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -147,20 +147,20 @@ class Trial:
         self._forecasts = shapes.residual if len(outputs) == 1 else ()
         self._forecasts = self._forecasts or (tuple(range(len(names))) if one_a_feature else ())
         self._outputs = [names[i] for i in self._forecasts] or _columns(outputs)
-        self._residual = bool(settings.output.residual)
+        self._scores = _Scores(settings, [names[i] for i in shapes.residual])
         self._may_miss = may_miss(settings)
         self._plot = plot
         if plot is not None:
-            plot.begin([names[i] for i in self._forecasts], model.outputs, f"{settings.model.path.name}, {model.mode}")
+            title = f"{settings.model.path.name}, {model.mode}"
+            plot.begin([names[i] for i in self._forecasts], model.outputs, title, self._scores.drawn)
         self._out = out
         self._table = csv.writer(out, lineterminator="\n")
         self._table.writerow(self._header())
 
     def _header(self) -> list[str]:
-        residual = ["residual"] if self._residual else []
         predictions = [f"prediction_{name}" for name in self._outputs]
         held = ["held"] if self._may_miss else []
-        return ["line", "sensor", "timestamp", *predictions, *residual, *held, "warming_up", "error", "error_detail"]
+        return ["line", "sensor", "timestamp", *predictions, *self._scores.columns, *held, "warming_up", "error", "error_detail"]
 
     def apply(self, readings: Sequence[Reading]) -> None:
         """Advances the model by these readings, and writes a row for each."""
@@ -171,7 +171,7 @@ class Trial:
                 time = reading.timestamp if isinstance(reading.timestamp, int) else None
                 measured = [reading.values[i] for i in self._forecasts]
                 prediction = _flat(answer.output["prediction"]) or None
-                self._plot.add(reading.sensor, time, measured, prediction, answer.output.get("residual"))
+                self._plot.add(reading.sensor, time, measured, prediction, answer.output.get(self._scores.drawn))
         self._out.flush()
 
     def _answers(self, readings: Sequence[Reading]) -> list[_Answer]:
@@ -199,11 +199,25 @@ class Trial:
 
     def _write(self, reading: Reading, answer: _Answer) -> None:
         numbers = _flat(answer.output.get("prediction")) or [""] * len(self._outputs)
-        residual = [answer.output.get("residual")] if self._residual else []
         warming = "" if answer.error else "true" if answer.output.get("warming_up") else "false"
         held = [" ".join(map(str, answer.output.get("held", [])))] if self._may_miss else []
         said = [*held, warming, answer.error, answer.detail]
-        self._table.writerow([reading.line, reading.sensor, _iso(reading.timestamp), *numbers, *residual, *said])
+        self._table.writerow([reading.line, reading.sensor, _iso(reading.timestamp), *numbers, *self._scores.of(answer.output), *said])
+
+
+class _Scores:
+    """The columns of residuals and reconstructions. features: those that are forecast. drawn: the score that a picture shows."""
+
+    def __init__(self, settings: Settings, features: Sequence[str]) -> None:
+        output = settings.output
+        self._of = [name for name, wanted in (("residual", output.residual), ("reconstruction", output.reconstruction)) if wanted]
+        self._each = [f"residual_{name}" for name in features] if output.residual_each else []
+        self.columns = [*self._of, *self._each]
+        self.drawn = self._of[0] if self._of else ""
+
+    def of(self, output: Mapping[str, Any]) -> list[Any]:
+        """What an output says, a number for each column."""
+        return [*(output.get(name) for name in self._of), *(output.get("residuals") or [None] * len(self._each))]
 
 
 def _columns(outputs: Sequence[Output]) -> list[str]:

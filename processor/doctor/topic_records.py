@@ -53,7 +53,7 @@ def judged(sample: Sequence[Message], codec: Codec, max_ratio: float, names: Seq
         yield Finding("ok", "missing", f"values missing in the newest {len(sample)}, by feature: {found}; input.missing stands for them")
     for error, count in counts.most_common():
         found = f"{count} of the newest {len(sample)} would become dead letters ({error}), such as {examples[error]}"
-        yield Finding("ok" if good else "error", "records", found, "" if good else "mend the sender, or the settings under input")
+        yield Finding("ok" if good else "error", "records", found, "" if good else "fix the sender, or the settings under input")
 
 
 def split(sample: Sequence[Message], key: str | None = None) -> Iterator[Finding]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from processor.engine.grouping import Group, grouped, parts
 from processor.engine.isolation import isolate
-from processor.engine.stepping import Outcome, Shapes, Stepper, Stepping
+from processor.engine.shapes import Shapes
+from processor.engine.stepping import Outcome, Stepper, Stepping
 from processor.records import Applied, Batch
 from processor.rules import Clock, Rules
 from processor.slots.parking import Parking
@@ -60,6 +61,10 @@ class Engine:
             late=np.zeros(n, np.bool_),
             reset_by=np.zeros(n, np.int8),
         )
+        if self._shapes.residual_each:
+            applied.residuals = np.full((n, len(self._shapes.residual)), np.nan, np.float32)
+        if self._shapes.reconstruction is not None:
+            applied.reconstruction = np.full(n, np.nan, np.float32)
         if batch.missing is not None and self._shapes.hold:
             applied.missing = np.zeros(n, np.bool_)
         for part in parts(batch, self.table.slots):

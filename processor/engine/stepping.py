@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from processor.engine.grouping import Group
 from processor.engine.holding import Fill, last_times, last_values, packed, times_of
+from processor.engine.scores import Scores, Sequences
+from processor.engine.shapes import Shapes
 from processor.records import Applied, Batch
 from processor.rules import NEVER, Rules
 from processor.slots.plan import Shape, plan
@@ -19,7 +21,6 @@ from processor.slots.rows import Indices, Rows
 from processor.slots.table import ABSENT
 
 Floats = NDArray[np.float32]
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Stepper(Protocol):
@@ -31,49 +32,6 @@ class Stepper(Protocol):
     def run(
         self, rung: int, x: Floats, counts: NDArray[np.int32], steps: int, state: Floats, /
     ) -> tuple[Floats, Floats, NDArray[np.bool_]]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Shapes:
-    """What the engine needs to know about a model.
-
-    features, outputs  numbers per reading, numbers per prediction
-    width              W, numbers in a state row, not counting the previous prediction and the held values
-    window             steps before the first prediction of a windowed model, otherwise None
-    residual           features that the outputs forecast, in the order of the outputs: the row then also keeps the sensor's
-                       previous prediction, to compare it with the next reading; empty: no residuals
-    residual_first     index of the first output that forecasts them
-    warmup_steps       predictions before this many steps are flagged
-    hold               features whose last value replaces a missing one: the row then also keeps these values
-    hold_max_ms        the maximum age of a held value, for which the row also keeps when each was measured; None: no limit
-    """
-
-    features: int
-    outputs: int
-    width: int
-    window: int | None = None
-    residual: tuple[int, ...] = ()
-    residual_first: int = 0
-    warmup_steps: int = 0
-    hold: tuple[int, ...] = ()
-    hold_max_ms: int | None = None
-
-    @property
-    def row_width(self) -> int:
-        return int(self.held.stop)
-
-    # The parts of a row, one after another: the states, up to width, and then these.
-
-    @property
-    def previous(self) -> slice:
-        """The sensor's previous prediction."""
-        return slice(self.width, self.width + (self.outputs if self.residual else 0))
-
-    @property
-    def held(self) -> slice:
-        """Its last value of each feature of `hold`, and behind them their times (holding.packed)."""
-        numbers = len(self.hold) * (1 if self.hold_max_ms is None else 3)
-        return slice(self.previous.stop, self.previous.stop + numbers)
 
 
 @dataclass(slots=True)
@@ -90,6 +48,7 @@ class Stepping:
     def __init__(self, stepper: Stepper, shapes: Shapes, rules: Rules) -> None:
         self.tile_rows = self.tile_readings = 0
         self._stepper, self._shapes, self._rules = stepper, shapes, rules
+        self._scores = Scores(shapes)
         self._buffers = self._new_buffers()
 
     def _new_buffers(self) -> list[tuple[Floats, NDArray[np.int32], Floats]]:
@@ -154,8 +113,8 @@ class Stepping:
         applied.y[readings] = y
         applied.steps[record] = start.steps[sequence] + inside
         applied.warming[record] = start.incomplete[sequence]
-        if self._shapes.residual:
-            self._residuals(batch, record, sequence, inside, y, start, applied)
+        if self._scores:
+            self._scores.write(batch, Sequences(record, sequence, inside, readings, start), y, applied)
 
         last_record = np.append(of.first[1:], n) - 1
         final = sequence[last_record]
@@ -251,28 +210,6 @@ class Stepping:
         end = state.copy() if len(order) < len(counts) else np.empty_like(current)
         end[order] = current
         return y, end, finite
-
-    def _residuals(
-        self, batch: Batch, record: Indices, sequence: Indices, inside: Indices, y: Floats, start: Rows, applied: Applied
-    ) -> None:
-        """Mean absolute difference of each record's last reading and the previous prediction, if there is one.
-
-        Values beyond float32 become its greatest number. Non-finite predictions are handled later, with their records.
-        """
-        steps = batch.steps[record]
-        last = np.cumsum(steps) - 1
-        previous = start.state[:, self._shapes.previous][sequence]
-        within = inside > 1
-        previous[within] = y[last[within] - 1]
-        there = (steps > 0) & (applied.steps[record] - 1 >= max(1, self._shapes.window or 1))
-        seen = batch.x[applied.last[record[there]]].astype(np.float64)
-        # Summed feature by feature, so that the bits do not depend on the number of records.
-        total = np.zeros(len(seen))
-        expected = previous[there].astype(np.float64)
-        for output, feature in enumerate(self._shapes.residual, self._shapes.residual_first):
-            total += np.abs(seen[:, feature] - expected[:, output])
-        applied.residual[record] = np.nan  # a sensor that is stepped a second time may have had a residual the first time
-        applied.residual[record[there]] = np.minimum(total / len(self._shapes.residual), FLOAT32_MAX).astype(np.float32)
 
 
 _NONE = np.zeros(0, np.int64)

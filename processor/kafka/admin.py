@@ -56,7 +56,7 @@ def connected(settings: Settings) -> tuple[AdminClient, str]:
                 raise problem
             if problem is None or not of_all:
                 if problem is not None:
-                    _log.warning("some brokers cannot be reached", found=problem.found, expected=problem.expected, to_do=problem.do)
+                    _log.warning("cannot reach some brokers", found=problem.found, expected=problem.expected, to_do=problem.do)
                 return client, str(cluster.cluster_id)
         time.sleep(0.1)  # the client returns at once while it knows that all brokers are down
 
@@ -107,6 +107,6 @@ def refused(found: str, error: KafkaException) -> SlotstreamError:
     return SlotstreamError(
         f"{found} ({reason.name()}: {reason.str()})",
         expected="it to",
-        do="mend what the broker names, or let an administrator do it",
+        do="fix what the broker names, or let an administrator do it",
         see="the-broker-refuses",
     )

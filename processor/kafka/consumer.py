@@ -247,7 +247,7 @@ class GroupConsumer:
             raise permissions.refused(f"the broker does not let the group {self._group} read {self._topic} any more", error)
         if error.code() in UNKNOWN_TOPIC:
             self._suspect()
-        _log.warning("the broker answered with an error; the client tries again", error=error.str(), partition=message.partition())
+        _log.warning("the broker answered with an error, the client retries", error=error.str(), partition=message.partition())
 
     def _raise(self, error: KafkaError) -> None:
         # A fatal error arrives once, as an event that contains the reason only as text: its code only says that it is fatal.

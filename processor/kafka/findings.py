@@ -172,7 +172,7 @@ def _checkpoint(topic: Topic, source: Topic) -> Iterator[Finding]:
         yield Finding("error", "checkpoint.topic cleanup.policy", found, _alter(topic, "cleanup.policy=compact"), expected, see=CHECKPOINT)
     if topic.partitions != source.partitions:
         found = f"{topic.name} has {topic.partitions} partitions, {source.name} has {source.partitions}"
-        do = "create it anew with as many (it holds nothing that the input cannot give again), or name another checkpoint.topic"
+        do = "create it again with as many (it holds nothing that the input cannot give again), or name another checkpoint.topic"
         if topic.partitions < source.partitions:
             command = f"kafka-topics.sh --bootstrap-server ... --alter --topic {topic.name} --partitions {source.partitions}"
             do = f"raise them: {command}"

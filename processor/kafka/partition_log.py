@@ -110,7 +110,7 @@ class PartitionLog:
                     ) from error
                 if time.monotonic() - said_at_s > PATIENCE_S:
                     said_at_s = time.monotonic()
-                    _log.warning("waiting for offsets", partition=self._partition.partition, error=reason.str())
+                    _log.warning("waiting for the committed offsets", partition=self._partition.partition, error=reason.str())
         raise CancelledError
 
 

@@ -26,7 +26,7 @@ def another_input(topic: str, on_partitions_added: str, before: str, now: str) -
     return PolicyStop(
         found,
         expected="the topic that the states and offsets belong to (on_partitions_added: fail)",
-        do="set on_partitions_added to cold (begins with the new topic, at input.start), or start afresh under another `group`; offsets "
+        do="set on_partitions_added to cold (begins with the new topic, at input.start), or start under another `group`; offsets "
         "and checkpoints of the old topic mean nothing in the new one",
         see="the-input-is-another-topic-of-the-same-name",
     )
@@ -39,14 +39,14 @@ def partitions_added(topic: str, on_partitions_added: str, before: int, now: int
         return SlotstreamError(
             found,
             expected="the partitions that were there at the start",
-            do="start again: every partition then begins anew (on_partitions_added: cold)",
+            do="start again: every partition then restarts from zero state (on_partitions_added: cold)",
             see="partitions-were-added",
         )
     return PolicyStop(
         found,
         expected="the partitions that the state was made from (on_partitions_added: fail)",
-        do="set on_partitions_added to cold (every sensor starts anew), or start afresh under another `group`; and give the output topic "
-        "as many partitions",
+        do="set on_partitions_added to cold (every sensor restarts from zero state), or start under another `group`; and give the "
+        "output topic as many partitions",
         see="partitions-were-added",
     )
 

@@ -76,7 +76,7 @@ class Presence:
                 self._missed(key, known, now_s, credible=look.credible)
                 continue
             if self._absences.pop(key, Absence(now_s)).confirmed:
-                _log.info("the topic is there again", topic=topic.name, setting=key, same=topic.id == known.id)
+                _log.info("the topic is back", topic=topic.name, setting=key, same=topic.id == known.id)
             if topic.id != known.id:
                 self._is_another(key, known, topic)
             elif key == "input.topic" and topic.partitions > known.partitions:
@@ -91,7 +91,7 @@ class Presence:
             if not credible and now_s - absence.since_s < GRACE_S:
                 return
             _log.error(
-                "a topic is gone from the broker: the service waits, and ends if it does not come back",
+                "a topic no longer exists on the broker: the service waits, and ends if it does not come back",
                 topic=known.name,
                 setting=key,
                 ends_in_s=GRACE_S,
@@ -210,7 +210,7 @@ class TopicWatch:
 
     def _took_up(self, key: str, topic: Topic) -> None:
         _log.warning(
-            "a topic was deleted and created again: going on with the new one",
+            "a topic was deleted and created again: continuing with the new one",
             topic=topic.name,
             setting=key,
             id=topic.id,
@@ -263,7 +263,7 @@ class TopicWatch:
             words = {} if finding.good else {"then": "the next start ends by this"}
             tell(finding.found, expected=finding.expected, to_do=finding.do, **words)
         for text in self._findings.keys() - found.keys():
-            _log.info("in order again", was=text)
+            _log.info("the finding is resolved", was=text)
         self._findings = found
         self._tell()
 

@@ -92,7 +92,7 @@ class Transaction:
         try:
             self._until_decided("abort_transaction", lambda: self._producer.abort_transaction(CALL_S))
         except AbortedError as error:
-            _log.warning("the transaction was gone when it was aborted", error=str(error))
+            _log.warning("the transaction no longer existed when it was aborted", error=str(error))
         except SlotstreamError as error:
             # A broker that was killed while the transaction began does not know of it. If it does, the next producer with the name aborts
             # the transaction, if this process still holds the name.

@@ -113,11 +113,11 @@ class Checkpoints:
         for written in finished:
             if written.error is not None:
                 _log.error(
-                    "a checkpoint could not be written; the one before it stays, and a restart replays from there",
+                    "could not write a checkpoint: the previous one stays, and a restart replays from it",
                     partition=written.partition,
                     error=written.error,
                     expected="a folder with room that this process may write to (checkpoint.path)",
-                    to_do="make room or mend the disk; the next checkpoint is tried after the interval",
+                    to_do="make room or repair the disk; the next checkpoint is tried after the interval",
                 )
                 continue
             self._recorder.checkpointed(written.seconds, written.bytes)

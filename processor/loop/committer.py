@@ -143,12 +143,12 @@ class Committer:
         self.go_back()
         count = 0 if kind is None else self._aborts[1] + 1 if self._aborts[0] == kind else 1
         self._aborts = (kind or "", count)
-        _log.warning("transaction aborted, going back to the last commit", reason=reason, in_a_row=count)
+        _log.warning("transaction aborted, returning to the last commit", reason=reason, in_a_row=count)
         if count >= ABORTS_MAX:
             raise RepeatedAbort(
                 f"{count} transactions in a row were aborted ({reason})",
                 expected="a transaction that the broker takes",
-                do="mend what the reason names, then start again: nothing was lost",
+                do="fix what the reason names, then start again: nothing was lost",
             )
 
     def _recover(self, fenced: ProducerFencedError) -> None:
@@ -161,7 +161,7 @@ class Committer:
             self._recorder.fenced()
             self._membership.prove_name(str(fenced))
             told = "the broker timed the transaction out" if fenced.timed_out else "the broker refused the producer"
-            _log.warning(f"{told}; going on with a new producer", reason=str(fenced))
+            _log.warning(f"{told}; continuing with a new producer", reason=str(fenced))
             try:
                 self._delivery.renew()
             except ProducerFencedError as again:

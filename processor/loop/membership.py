@@ -66,7 +66,7 @@ class Name:
                 other_since_s = None  # a new coordinator restarts every session
                 if self._now_s() - told_s > TELL_S:
                     told_s = self._now_s()
-                    _log.warning("waiting for the group to say who holds this instance's name", name=self._name, error=str(error))
+                    _log.warning("waiting for the group to show which member has this instance's name", name=self._name, error=str(error))
                 self._sleep(ASK_AGAIN_S)
                 continue
             if holder is None or holder.member_id == member_id() or (holder.mark == self._mark is not None):
@@ -75,7 +75,7 @@ class Name:
             if holder.mark is None:
                 other_since_s = None
                 if now_s - begun_s > PATIENCE_S:
-                    _log.warning("the group does not show who holds the name; going on", name=self._name, reason=reason)
+                    _log.warning("the group does not show which member has the name, continuing", name=self._name, reason=reason)
                     return
             elif other_since_s is None:
                 other_since_s = now_s

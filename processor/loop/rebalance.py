@@ -66,7 +66,7 @@ class Rebalance:
 
     def lost(self, numbers: list[int]) -> None:
         self._recorder.rebalanced("lost")
-        _log.warning("partitions lost: the group went on without this instance", partitions=sorted(numbers))
+        _log.warning("partitions lost: the group continued without this instance", partitions=sorted(numbers))
         if self.deaf:
             return
         # The client rejoins when this returns: a process that was suspended would take the name back from its successor.
@@ -80,13 +80,13 @@ class Rebalance:
     def join_again(self, fenced: MemberFencedError) -> None:
         """Handles a refused member: either another process holds the name, or the client outlived its session."""
         self._membership.prove_name(str(fenced))
-        _log.warning("the client lost its place in the group in an outage; joining again", reason=str(fenced))
+        _log.warning("the client lost its membership in an outage, rejoining the group", reason=str(fenced))
         self._committer.go_back()
         self.drop(self._partitions)
         self._become_new_member()
 
     def join_once_more(self, orphans: set[int]) -> None:
-        _log.warning("partitions have no owner, and the group does not see it; leaving it and joining again", partitions=sorted(orphans))
+        _log.warning("partitions have no owner and the group does not notice, rejoining the group", partitions=sorted(orphans))
         self.give_up_all(leave=True)
         self._become_new_member()
 
@@ -103,7 +103,7 @@ class Rebalance:
             return  # they restart at their old position, and are detected again
         for number in numbers:
             partition = self._partitions[number]
-            _log.warning("the log does not hold the next record", partition=number, position=partition.applied.offset)
+            _log.warning("the next record is no longer in the log", partition=number, position=partition.applied.offset)
             self._membership.reader.stop([number])
             # A snapshot that is still being written belongs to the old state: it must not be mistaken for a checkpoint of the new one.
             self._checkpoints.wait([number], REVOKE_CHECKPOINT_S)

@@ -108,7 +108,7 @@ class Restorer:
         if snapshot is None:
             return
         if snapshot.made_by != self._made_by:
-            _log.warning("the checkpoint was made elsewhere: bits may differ", by=snapshot.made_by, here=self._made_by)
+            _log.warning("checkpoint from another kind of machine: last bits may differ", by=snapshot.made_by, here=self._made_by)
         self._engine.load(partition.number, snapshot.keys, snapshot.rows)
 
     def _replay(self, partition: Partition, messages: list[Message]) -> None:

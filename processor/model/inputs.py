@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from processor.errors import ModelRefused
 from processor.model.backend import keras, tf
+from processor.model.graphs import is_graph
 from processor.model.names import in_file
 from processor.model.pointwise import whole_key
 
@@ -206,7 +207,7 @@ def _consumers(model: Any, tensor: Any) -> list[Any]:
     """The operations that a tensor of a model's graph goes into, nested models opened."""
     found = list[Any]()
     for operation, node in _calls(model, tensor):
-        if isinstance(operation, keras.Model):
+        if is_graph(operation):
             at = next(i for i, given in enumerate(node.input_tensors) if given is tensor)
             found += _consumers(operation, operation.inputs[at])
         else:

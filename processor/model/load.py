@@ -14,12 +14,14 @@ import numpy as np
 from processor.errors import ModelRefused
 from processor.model.advice import past_window, trial
 from processor.model.backend import keras
-from processor.model.file import contents
+from processor.model.file import contents, own_code
+from processor.model.file.own_code import CodeFile
 from processor.model.file.reading import build, read
 from processor.model.fingerprint import digest
 from processor.model.inputs import Input, Inputs, inputs_of
 from processor.model.mode import Choice
 from processor.model.names import in_file, make_usable
+from processor.model.own_layers import as_graph, check_pure
 from processor.model.rungs import memory_bytes
 from processor.model.step import Step, Stepped, leaf_layers, state_widths
 from processor.records import Output
@@ -85,23 +87,33 @@ class ServableModel:
         return 4 * self.width
 
 
-def load(path: Path, *, mode: str = "auto", window: int | None = None, output: str = "last") -> ServableModel:
-    """Loads and judges a model file. Raises ModelRefused, naming what was found, for every file that cannot be served."""
+def load(
+    path: Path, *, mode: str = "auto", window: int | None = None, output: str = "last", code: CodeFile | None = None
+) -> ServableModel:
+    """Loads and judges a model file. Raises ModelRefused, naming what was found, for every file that cannot be served.
+
+    code: the Python file that is run for it; without one, nothing is.
+    """
     _check_options(mode, window, output)
-    file = read(path)
-    model = build(path, file)
+    own = own_code.run(code) if code is not None else None
+    file = read(path, own)
+    model = build(path, file, own)
+    if own is not None:
+        model = as_graph(model, file.config)
     _check_shapes(model)
     make_usable(model)
     _check_weights(model)
     stateful = contents.is_stateful(file.config)
     inputs = inputs_of(model, window)
+    if own is not None:
+        check_pure(model, inputs)
     chosen = Choice(model, inputs, stateful=stateful, mode=mode, window=window, output=output).choose()
     stepped = chosen.stepped
     _check_size(stepped)
     return ServableModel(
         path=path,
         mode=chosen.mode,
-        why=chosen.why,
+        why=chosen.why if own is None else f"{chosen.why}; {own.path} defines {own.defines}, and is run",
         inputs=inputs,
         named_outputs=stepped.outputs,
         window=chosen.window,
@@ -182,7 +194,7 @@ def _check_shapes(model: Any) -> None:
         raise ModelRefused(
             f"the file holds a {type(model).__name__} without inputs",
             expected="a Sequential or Functional model",
-            do="give it an Input and save it again",
+            do="give it an Input and save it again; a layer of your own in a TimeDistributed needs a compute_output_shape as well",
         )
     for output in model.outputs:
         _check_output(output)

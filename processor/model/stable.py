@@ -1,7 +1,7 @@
 """Operations of a model's graph, called so that a row's bits do not depend on its place among the rows.
 
-Responsible for walking a graph with other operations in place of its own, and for which those are. Not responsible for proving that bits
-are stable: the ladder compares its rungs (tiles.py).
+Responsible for which operations are called in place of a graph's own. Not responsible for proving that bits are stable: the ladder
+compares its rungs (tiles.py).
 """
 
 from collections.abc import Callable
@@ -12,15 +12,10 @@ from typing import Any, cast
 from processor.model.backend import keras, tf
 from processor.model.convolutions import replaced
 from processor.model.file.contents import TRAINING_ONLY
+from processor.model.file.own_code import is_own
+from processor.model.graphs import is_graph, through
 
 L = keras.layers
-
-
-def through(model: Any, inputs: Any, operation: Callable[[Any], Callable[..., Any]]) -> Any:
-    """Runs a model's graph with other operations in place of its own. inputs: one, or all in the model's order."""
-    graph = keras.Model(model.inputs, model.outputs) if isinstance(model, keras.Sequential) else model
-    # Keras has no public way to do this; nothing else here reaches into its graphs.
-    return graph._run_through_graph(inputs, operation_fn=operation)
 
 
 def call_kwargs(layer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -30,12 +25,12 @@ def call_kwargs(layer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def is_training_only(operation: Any) -> bool:
     """Whether it gives what it is given, outside of training."""
-    return type(operation).__name__ in TRAINING_ONLY and isinstance(operation, L.Layer)
+    return type(operation).__name__ in TRAINING_ONLY and isinstance(operation, L.Layer) and not is_own(operation)
 
 
 def stable(operation: Any) -> Callable[..., Any]:
     """What is called in an operation's place, on whole sequences."""
-    if isinstance(operation, keras.Model):
+    if is_graph(operation):
         return partial(_nested, operation)
     if is_training_only(operation):
         return lambda x, **_: x

@@ -14,8 +14,10 @@ from math import prod
 from typing import Any
 
 from processor.model.backend import keras, tf
+from processor.model.graphs import is_graph, through
 from processor.model.inputs import RECURRENT, Input, Inputs
 from processor.model.names import output_names
+from processor.model.own_layers import check_whole, has_own, kept_apart
 from processor.model.pointwise import (
     AFTER_THE_END,
     CannotStepError,
@@ -26,7 +28,7 @@ from processor.model.pointwise import (
     whole_key,
 )
 from processor.model.precision import kept, parts_of, unpacked
-from processor.model.stable import call_kwargs, is_training_only, stable, through
+from processor.model.stable import call_kwargs, is_training_only, stable
 from processor.records import Output
 
 L = keras.layers
@@ -131,7 +133,7 @@ def whole_note(shape: tuple[int, ...]) -> str:
 def leaf_layers(model: Any) -> Iterator[Any]:
     """The layers of a model in its own order, nested models opened, their input layers left out."""
     for layer in model.layers:
-        if isinstance(layer, keras.Model):
+        if is_graph(layer):
             yield from leaf_layers(layer)
         elif not isinstance(layer, L.InputLayer):
             yield layer
@@ -176,7 +178,12 @@ class _Planner:
             whole = tuple(d for d in shape if d is not None)
             outputs.append((name, prod(whole), last.timed, None))
             notes.append("" if last.timed or len(whole) < 2 else whole_note(whole))
-        return Stepped(self._step(firsts, lasts), tuple(self.widths), *side_by_side(outputs, notes))
+        step = self._step(firsts, lasts)
+        if any(has_own(layer) or has_own(getattr(layer, "cell", layer)) for layer in leaf_layers(self.model)):
+            if self.stateful_seen:
+                raise CannotStepError("it is stateful and has code of your own, so that the two cannot be compared with Keras")
+            check_whole(self.model, self.inputs, step, tuple(self.widths))
+        return Stepped(step, tuple(self.widths), *side_by_side(outputs, notes))
 
     def _first(self, given: Input) -> _Signal:
         timed = given.kind == "sequence"
@@ -204,7 +211,7 @@ class _Planner:
         return through(model, inputs, self._operation)
 
     def _operation(self, operation: Any) -> Callable[..., Any]:
-        if isinstance(operation, keras.Model):
+        if is_graph(operation):
             return lambda inputs, **_: self._walk(operation, inputs)
         return partial(self._record, operation)
 
@@ -217,6 +224,8 @@ class _Planner:
         if type(operation).__name__ == "GetItem":
             return self._item(operation, *args, **kwargs)
         inputs = [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, _Signal)]
+        if has_own(operation):
+            return self._own(operation, inputs, args, kwargs)
         if not any(s.timed for s in inputs):
             return self._after_the_end(operation, inputs, args, kwargs)
         if not all(s.timed for s in inputs):
@@ -227,6 +236,22 @@ class _Planner:
             return self._plain(operation, args, kwargs, timed=True)
         refuse_unless_pointwise(operation, inputs, args, kwargs)
         return self._plain(operation, args, kwargs, timed=True)
+
+    def _own(self, operation: Any, inputs: list[_Signal], args: Any, kwargs: Any) -> Any:
+        """A layer with code of a user's own, of which only its numbers say what it does."""
+        if not any(s.timed for s in inputs):
+            return self._plain(operation, args, kwargs, timed=False, static=all(s.static for s in inputs))
+        if not all(s.timed for s in inputs):
+            raise CannotStepError(f"{named(operation)} joins a sequence with the end of a sequence")
+        more = call_kwargs(operation, kwargs)
+
+        def call(*arrays: Any) -> Any:
+            values = dict(zip((s.index for s in inputs), map(tf.constant, arrays), strict=True))
+            given, named_given = keras.tree.map_structure(partial(_filled, values), (tuple(args), more))
+            return operation(*given, **named_given)
+
+        kept_steps = kept_apart(operation, call, inputs, self.steps)
+        return self._plain(operation, args, kwargs, timed=kept_steps == "each")
 
     def _after_the_end(self, operation: Any, inputs: list[_Signal], args: Any, kwargs: Any) -> Any:
         static = all(s.static for s in inputs)
@@ -271,7 +296,8 @@ class _Planner:
             raise CannotStepError(f"{named(layer)} reads backwards")
         if layer.stateful and id(layer) in self.stateful_seen:
             raise CannotStepError(f"{named(layer)} is stateful and used twice, so its states would mix")
-        self.stateful_seen.add(id(layer))
+        if layer.stateful:
+            self.stateful_seen.add(id(layer))
 
     def _timed_reshape(self, layer: Any, x: _Signal, args: Any) -> Any:
         """A Reshape that leaves the time axis alone: each step's numbers keep to their step."""

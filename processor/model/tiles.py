@@ -74,7 +74,7 @@ class Tiles:
         try:
             self._compile_others(expected)
         except ModelRefused as refused:  # the model is served all the same, by the rungs that there are
-            self._log.warning("a rung could not be compiled, going on without it and those after it", reason=refused.found)
+            self._log.warning("could not compile a tile size; continuing without it and the larger ones", reason=refused.found)
 
     def _compile_others(self, expected: bytes) -> None:
         kept, dropped = [REFERENCE.rows], []

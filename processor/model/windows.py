@@ -8,9 +8,10 @@ from math import prod
 from typing import Any
 
 from processor.model.backend import keras, tf
+from processor.model.graphs import through
 from processor.model.inputs import Inputs
 from processor.model.names import output_names
-from processor.model.stable import stable, through
+from processor.model.stable import stable
 from processor.model.step import Stepped, flat, side_by_side, whole_note
 
 SHAPE_KEYS = ("batch_shape", "batch_input_shape", "build_input_shape", "input_shape", "shape")

@@ -2,6 +2,7 @@
 
     values.py    the kinds of values: durations, names, numbers, lists
     record_values.py  the same for settings that describe records
+    model_code.py  the file of a model's own layers
     kafka.py     the librdkafka properties that are refused, and those that are secret
     librdkafka.py  the names of the librdkafka properties, by client
     registry.py  the properties of the schema registry's client
@@ -9,7 +10,7 @@
     schema.py    every setting with its default and its description
     keys.py      the settings as a list, for --help and docs/configuration.md
     sources.py   the YAML file, the environment, the command line
-    load.py      combines the sources, and reports every mistake at once
+    merge.py     combines the sources, and reports every mistake at once
 
 Not responsible for anything outside the settings: `slotstream check` and the start check whether the model can be served and the topics
 exist.
@@ -22,6 +23,7 @@ without naming the source.
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, KAFKA_REFUSED, TRANSACTION_TIMEOUT_S, addresses, is_secret, kafka_key
 from processor.settings.keys import CLIENTS, Key, keys, sections
 from processor.settings.merge import CONFIG_DEFAULT, config_file, load_settings
+from processor.settings.model_code import ModelCode
 from processor.settings.record_values import Missing, Quality
 from processor.settings.schema import Section, Settings, dead_letter_of
 from processor.settings.schema_file import SchemaFile
@@ -40,6 +42,7 @@ __all__ = [
     "Features",
     "Key",
     "Missing",
+    "ModelCode",
     "Quality",
     "RangeScale",
     "Scale",

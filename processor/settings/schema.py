@@ -12,6 +12,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from processor.logs import SECRETS
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
+from processor.settings.model_code import ModelCode, model_code
+from processor.settings.output_values import EACH, Forecast, forecast_of, reconstruction_setting, residual_setting
 from processor.settings.record_values import Missing, Quality, clashes, key_source, no_values, path_name, qualities, stand_in
 from processor.settings.registry import client_properties, registry_properties
 from processor.settings.schema_file import SchemaFile, schema_file
@@ -27,7 +29,6 @@ from processor.settings.values import (
     or_null,
     output_scaling,
     ratio,
-    residual_of_output,
     scaling,
     slots_number,
     text,
@@ -108,12 +109,27 @@ class Output(Section):
         description="how the targets were scaled in training, to publish predictions in the targets' units; for a model with several "
         "outputs, by output name; null: not scaled",
     )
-    residual: Annotated[bool | tuple[str | int, ...] | dict[str, bool | tuple[str | int, ...]], residual_of_output()] = Field(
+    residual: Annotated[Forecast | Literal["each"] | dict[Literal["each"], Forecast], residual_setting()] = Field(
         default=False,
-        description="add to each prediction the difference between this reading and the sensor's previous prediction, in the model's "
-        "scale; for models that forecast the next reading, or the listed features of it; for a model with several "
-        "outputs, name the output that does; not for autoencoders, which do not forecast",
+        description="add to each prediction the mean absolute difference between this reading and the sensor's previous prediction, in the "
+        "model's scale; for models that forecast the next reading, or the listed features of it; each: add one difference for each feature "
+        "too; for a model with several outputs, name those that forecast; not for autoencoders, which do not",
     )
+    reconstruction: Annotated[bool | str, reconstruction_setting()] = Field(
+        default=False,
+        description="for autoencoders: add to each prediction the mean absolute difference between the prediction and the readings that it "
+        "reconstructs, in the model's scale: with model.output: all those of the whole window, otherwise this reading",
+    )
+
+    @property
+    def forecast(self) -> Forecast:
+        """What output.residual says of features and outputs."""
+        return forecast_of(self.residual)
+
+    @property
+    def residual_each(self) -> bool:
+        """Whether outputs have one residual for each feature."""
+        return self.residual == EACH or (isinstance(self.residual, dict) and list(self.residual) == [EACH])
 
 
 class DeadLetter(Section):
@@ -148,6 +164,11 @@ class Model(Section):
     )
     output: Annotated[Literal["last", "all"], choice("last", "all")] = Field(
         default="last", description="which steps of a windowed model's output form the prediction"
+    )
+    code: Annotated[ModelCode | None, or_null(model_code())] = Field(
+        default=None,
+        description="the Python file that defines the model's own layers, with its digest; it runs with the rights of the service, so "
+        "name only a file that you trust; null: a model with layers other than those of Keras is refused",
     )
     warmup_steps: Annotated[int, integer(0, 1_000_000_000)] = Field(
         default=0, description="the number of first steps of a sensor whose predictions are flagged warming_up"
@@ -443,9 +464,15 @@ class Settings(BaseSettings):
     def deciding(self) -> dict[str, Any]:
         """The settings that affect predictions: JSON-serialisable, in a fixed order, part of the fingerprint.
 
-        Those in _OF_RECORDS are included only if they differ from their defaults, so that older fingerprints stay valid.
+        Those in _OF_RECORDS and _OF_OUTPUTS are included only if they differ from their defaults, so that older fingerprints stay valid.
         """
-        return {**self._plain_deciding(), **_changed(self.input, "input", _OF_RECORDS), **_of_schemas(self)}
+        return {
+            **self._plain_deciding(),
+            **_changed(self.input, "input", _OF_RECORDS),
+            **_changed(self.output, "output", _OF_OUTPUTS),
+            **_of_schemas(self),
+            **({} if self.model.code is None else {"model.code": self.model.code.sha256}),
+        }
 
     def _plain_deciding(self) -> dict[str, Any]:
         return {
@@ -480,6 +507,8 @@ def _scales(given: Scale | dict[str, Scale] | None) -> Any:
 
 # Keys of input that decide.
 _OF_RECORDS = ("key", "timestamp", "timestamp_unit", "missing", "missing_values", "hold_max", "quality")
+# The same of output.
+_OF_OUTPUTS = ("reconstruction",)
 
 
 def _changed(section: Section, prefix: str, keys: Sequence[str]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def ratio() -> Allowed:
     return Allowed("a number from 0 to 1", parse)
 
 
-def _truth(value: Any) -> bool:
+def truth(value: Any) -> bool:
     if isinstance(value, str):
         value = {"true": True, "false": False}.get(value.lower())
     if not isinstance(value, bool):
@@ -95,7 +95,7 @@ def _truth(value: Any) -> bool:
 
 
 def flag() -> Allowed:
-    return Allowed("true or false", _truth)
+    return Allowed("true or false", truth)
 
 
 def listed(value: Any) -> Any:
@@ -172,34 +172,6 @@ def _named_features(value: Any) -> tuple[str, ...]:
     if {name for name, path in zip(names, paths, strict=True) if len(path) > 1} & {path[0] for path in paths}:
         raise ValueError  # a key that may be a number by one name and holds a field by another
     return tuple(names)
-
-
-def residual_features() -> Allowed:
-    def parse(value: Any) -> bool | tuple[str | int, ...]:
-        found = listed(value)
-        if not isinstance(found, list):
-            return _truth(found)
-        if not found or len({str(item) for item in found}) < len(found) or not all(isinstance(i, str | int) for i in found):
-            raise ValueError
-        return tuple(int(item) if isinstance(item, str) and item.isdecimal() else item for item in found)
-
-    return Allowed("true, false, or a list of features by name (input.features) or number (0 is the first)", parse)
-
-
-def residual_of_output() -> Allowed:
-    features = residual_features()
-
-    def parse(value: Any) -> bool | tuple[str | int, ...] | dict[str, bool | tuple[str | int, ...]]:
-        found = listed(value)
-        if not isinstance(found, Mapping):
-            parsed: bool | tuple[str | int, ...] = features.parse(value)
-            return parsed
-        if len(found) != 1 or not all(isinstance(name, str) for name in found):
-            raise FaultError("one output forecasts the next reading: name that one")
-        forecast = {name: features.parse(of) for name, of in found.items()}
-        return forecast if any(forecast.values()) else False
-
-    return Allowed(f"{features.words}; or {{OUTPUT: true}}, or {{OUTPUT: [features]}}", parse)
 
 
 @dataclass(frozen=True, slots=True)

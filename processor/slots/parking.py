@@ -86,7 +86,7 @@ class StateFile:
         return SlotstreamError(
             f"cannot {what} a parked row in {self._folder} ({reason})",
             expected="a disk with room for every sensor that has no slot (parking.path)",
-            do="make room or mend the disk, then start again: nothing was lost, states come back from checkpoints and the input; "
+            do="make room or repair the disk, then start again: nothing was lost, states come back from checkpoints and the input; "
             "or raise slots, or set parking.path to null",
             see="states-cannot-be-parked",
         )

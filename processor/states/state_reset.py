@@ -104,6 +104,6 @@ def send(settings: Settings, resets: Sequence[Reset]) -> list[str]:
         raise SlotstreamError(
             f"{reset} was not reset ({reason}); sent: {'; '.join(sent.values()) or 'none'}",
             expected=f"the topic {settings.input.topic} to take every null record",
-            do="mend what the broker names, and reset those that were not",
+            do="fix what the broker names, and reset those that were not",
         )
     return [sent[reset] for reset in resets]

@@ -24,7 +24,7 @@ PROBE_TIMEOUT_S = 5.0  # one that does not answer in time is asked again
 STOP_S = 120.0  # drain_timeout, a last checkpoint and a leave
 STOPPED_S = 10.0
 STOPPED_STATES = ("T", "t", "")
-SERVES = "metrics and health are served"
+SERVES = "serving metrics and health"
 RUNS_ON = "an instance that runs until it is stopped"
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from processor.model.rungs import REFERENCE, Run
 from processor.settings import Scale, Settings
 from processor.verify.oracle_records import KEY_BYTES_MAX, BadError, InputRecord, RecordReader, column
+from processor.verify.oracle_scores import SCORES, Scores
 
 if TYPE_CHECKING:  # loading a model imports TensorFlow, and the rules can be tried without it
     from processor.model.load import ServableModel
@@ -33,6 +34,7 @@ class _Sensor:
     previous: NDArray[np.float32] | None = None
     latest_ms: int = 0
     incomplete: bool = False
+    recent: tuple[NDArray[np.float32], ...] = ()  # its last readings, as many as a prediction reconstructs
     seen: NDArray[np.float32] | None = None  # its last reading as it was fed, and when each number of it was measured
     seen_ms: list[int] = field(default_factory=list)
 
@@ -68,6 +70,7 @@ class Reference:
         self._first_ms: dict[int, int] = {}
         self._ahead: dict[int, _Ahead] = {}
         self._gap_partitions = gap_partitions
+        self._scores = Scores(model, settings)
         self._records = RecordReader(settings, model.features, model.inputs.categories, schemas or {})
         self._forgotten: set[tuple[int, bytes]] = set()  # by a null value or `end`: these lack nothing
         self._x = np.zeros((REFERENCE.steps_max, REFERENCE.rows, model.features), np.float32)
@@ -108,31 +111,30 @@ class Reference:
         sensor = None if before else self._go_on(self._sensors.get(sensor_id), event_ms, time_ms)
         incomplete = sensor.incomplete if sensor else not before and self._may_lack(sensor_id)
         state, steps, previous = (sensor.state, sensor.steps, sensor.previous) if sensor else (self._zeros(), 0, None)
+        recent = sensor.recent if sensor else ()
         latest_ms = max(event_ms, sensor.latest_ms) if sensor else event_ms
         seen, seen_ms = (sensor.seen, sensor.seen_ms) if sensor else (None, [])
         for x, missing in zip(readings, holes, strict=True):
             seen_ms = self._hold(x, missing, seen, seen_ms, event_ms)
             seen = x
         window = self._model.window if self._model.mode == "windowed" else None
-        ys, residual = [], None
+        ys, scores = [], dict[str, Any]()
         for x in readings:
             y, state = self._step(x, state, unseen=window is not None and steps + 1 < window)
-            residual = None
-            if previous is not None:
-                differences = [abs(float(x[feature]) - float(previous[i])) for i, feature in self._forecast()]
-                residual = float(np.float32(min(sum(differences) / len(differences), FLOAT32_MAX)))
             steps += 1
-            previous = y if self._settings.output.residual and steps >= (window or 1) else None
+            recent = self._scores.last([*recent, x])
+            scores = self._scores.of(x, previous, y if steps >= (window or 1) else None, recent)
+            previous = y if steps >= (window or 1) else None
             ys.append(self._written(y))
         if after:
             self._sensors.pop(sensor_id, None)
             self._forgotten.add(sensor_id)
         else:
-            self._sensors[sensor_id] = _Sensor(state, steps, previous, latest_ms, incomplete, seen, seen_ms)
+            self._sensors[sensor_id] = _Sensor(state, steps, previous, latest_ms, incomplete, recent, seen, seen_ms)
         filling = window is not None and steps < window
         prediction: Any = None if filling else self._prediction(ys)
         warming = filling or incomplete or steps < self._settings.model.warmup_steps
-        out = self._output(record, key, event_ms, prediction, steps, residual, warming=warming)
+        out = self._output(record, key, event_ms, prediction, steps, scores, warming=warming)
         if holes.any():
             names = self._settings.input.features or range(self._model.features)
             out["held"] = [name for i, name in enumerate(names) if holes[:, i].any()]
@@ -151,7 +153,7 @@ class Reference:
         return times
 
     def _output(
-        self, record: InputRecord, key: bytes, event_ms: int, prediction: Any, steps: int, residual: float | None, *, warming: bool
+        self, record: InputRecord, key: bytes, event_ms: int, prediction: Any, steps: int, scores: dict[str, Any], *, warming: bool
     ) -> dict[str, Any]:
         try:
             name = key.decode()
@@ -165,9 +167,8 @@ class Reference:
             "partition": record.partition,
             "offset": record.offset,
             "model": self._model_id,
+            **scores,
         }
-        if self._settings.output.residual:
-            out["residual"] = residual
         if warming:
             out["warming_up"] = True
         if self._model.trained_window is not None and steps > self._model.trained_window:
@@ -229,16 +230,6 @@ class Reference:
             return True
         return self._time_ms[partition] - self._first_ms[partition] <= round(expire_s * 1000)
 
-    def _forecast(self) -> list[tuple[int, int]]:
-        """The numbers of a prediction that forecast features, each with its feature."""
-        wanted, first = self._settings.output.residual, 0
-        if isinstance(wanted, dict):
-            ((of, wanted),) = wanted.items()
-            first = next(output.first for output in self._model.named_outputs if output.name == of)
-        names = self._settings.input.features or ()
-        features = range(self._model.features) if isinstance(wanted, bool) else wanted
-        return [(first + i, names.index(f) if isinstance(f, str) else f) for i, f in enumerate(features)]
-
     def _written(self, y: NDArray[np.float32]) -> list[Any]:
         """A step's numbers as they are published, output by output."""
         written = list[Any]()
@@ -275,12 +266,10 @@ class Reference:
 
 
 def as_published(value: bytes) -> dict[str, Any]:
-    """An output as expect() writes one: every number of the prediction and the residual the float32 that it stands for."""
+    """An output as expect() writes one: every number of the prediction and of the scores the float32 that it stands for."""
     found: dict[str, Any] = json.loads(value)
     found["prediction"] = _float32(found["prediction"])
-    if found.get("residual") is not None:
-        found["residual"] = float(np.float32(found["residual"]))
-    return found
+    return {**found, **{name: _float32(found[name]) for name in SCORES if name in found}}
 
 
 def _reference_rung(model: "ServableModel") -> Run:

@@ -45,7 +45,7 @@ from processor.verify.variety import drawn
 class Options:
     """seed: of everything that is drawn. faults: their names, empty for all. config, words: the user's settings. form: more
     settings, drawn from the seed. rate: readings a
-    second, of which the oracle takes a millisecond for each."""
+    second, of which the oracle takes a millisecond for each. forecasts: the model gives a number for each of its 4 features."""
 
     seed: int
     minutes: float
@@ -53,6 +53,7 @@ class Options:
     instances: int
     rate: float
     model: Path
+    forecasts: bool = False
     brokers: int = 1
     faults: tuple[str, ...] = ()
     config: Path | None = None
@@ -72,7 +73,8 @@ def main(options: Options) -> int:
     interrupts.install()
     logging.getLogger(LIBRDKAFKA).setLevel(logging.CRITICAL)  # brokers that are away are what this is about
     report = Report(Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 150))
-    options = replace(options, form=tuple(drawn(options.seed, options.config, options.words, os.environ)))
+    form = drawn(options.seed, options.config, options.words, os.environ, forecasts=options.forecasts)
+    options = replace(options, form=tuple(form))
     stage = Stage(options.model, options.config, (*options.form, *options.words), 2 * options.instances, options.brokers)
     with ExitStack() as stack:
         stack.callback(stage.close)

@@ -10,16 +10,33 @@ import numpy as np
 
 from processor.settings import ENV_PREFIX
 
-ENV_INPUT = f"{ENV_PREFIX}INPUT"
-STREAM = 5  # of the seed: other numbers are drawn from it for other things
+STREAM, STREAM_OUTPUT = 5, 6  # of the seed: other numbers are drawn from it for other things
 HALF = 0.5
 
 
-def drawn(seed: int, config: Path | None, words: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    """Options for the command line, none where the user says anything about the input."""
-    if config is not None or any(word.startswith("--input.") for word in words) or any(name.startswith(ENV_INPUT) for name in environ):
+def drawn(seed: int, config: Path | None, words: Sequence[str], environ: Mapping[str, str], *, forecasts: bool = False) -> list[str]:
+    """Options for the command line, none about a section that the user says anything about.
+
+    forecasts: whether the model gives a number for each feature, so that outputs may have scores.
+    """
+    if config is not None:
         return []
-    rng = np.random.default_rng((seed, STREAM))
+    given = {section: _given(section, words, environ) for section in ("input", "output")}
+    options = [] if given["input"] else _input(np.random.default_rng((seed, STREAM)))
+    return options if given["output"] or not forecasts else options + _scores(np.random.default_rng((seed, STREAM_OUTPUT)))
+
+
+def _given(section: str, words: Sequence[str], environ: Mapping[str, str]) -> bool:
+    named = f"{ENV_PREFIX}{section.upper()}"
+    return any(word.startswith(f"--{section}.") for word in words) or any(name.startswith(named) for name in environ)
+
+
+def _scores(rng: np.random.Generator) -> list[str]:
+    residual = ("true", "each", "{each: [3, 0, 1, 2]}", "false")[int(rng.integers(4))]
+    return [f"--output.residual={residual}", *(["--output.reconstruction=true"] if rng.random() < HALF else [])]
+
+
+def _input(rng: np.random.Generator) -> list[str]:
     options: list[str] = []
     if rng.random() < HALF:
         options += _time(rng)

@@ -82,7 +82,7 @@ def serve(host: str, port: int, metrics: Metrics, probes: Probes, pages: Pages =
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="web", daemon=True)
     thread.start()
     address = Address(host, server.server_port)
-    _log.info("metrics and health are served", url=address.url)
+    _log.info("serving metrics and health", url=address.url)
     try:
         yield address
     finally:

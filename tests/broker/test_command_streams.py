@@ -31,7 +31,7 @@ def commands(folder: Path, model: Path, bootstrap: str, topic: str) -> dict[str,
     }
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_every_command_at_work_ends_quietly_without_its_reader_and_says_that_the_disk_is_full(kafka, unique, tmp_path):
     model = save_model(tmp_path / "model.keras", L.LSTM(4), L.Dense(2))
     for name, words in commands(tmp_path, model, kafka.bootstrap, unique("streams")).items():

@@ -25,15 +25,15 @@ def dies(point: str, times: int, store: str, row: str, *marks: pytest.MarkDecora
 @pytest.mark.parametrize(
     ("point", "times", "store"),
     [
-        dies("before anything is published", 2, "topic", "kill -9 before anything is published"),
-        dies("after publishing", 2, "topic", "kill -9 after publishing, before the commit"),
-        dies("before the commit", 3, "directory", "kill -9 in the commit", pytest.mark.long),
+        dies("before anything is published", 2, "topic", "kill -9 before anything is published", pytest.mark.long),
+        dies("after publishing", 2, "topic", "kill -9 after publishing, before the commit", pytest.mark.long),
+        dies("before the commit", 3, "directory", "kill -9 in the commit", pytest.mark.soak),
         dies("in the commit", 3, "topic", "kill -9 in the commit"),
-        dies("after the commit", 2, "directory", "kill -9 after the commit, before a checkpoint"),
-        dies("in the first commit", 0, "topic", "kill -9 in the first seconds"),
-        dies("in a checkpoint file", 4, "directory", "kill -9 while a checkpoint is written"),
-        dies("before a checkpoint file has its name", 4, "directory", "kill -9 while a checkpoint is written", pytest.mark.long),
-        dies("in a round", 1, "topic", "kill -9 in a round of the checkpoint topic"),
+        dies("after the commit", 2, "directory", "kill -9 after the commit, before a checkpoint", pytest.mark.long),
+        dies("in the first commit", 0, "topic", "kill -9 in the first seconds", pytest.mark.long),
+        dies("in a checkpoint file", 4, "directory", "kill -9 while a checkpoint is written", pytest.mark.long),
+        dies("before a checkpoint file has its name", 4, "directory", "kill -9 while a checkpoint is written", pytest.mark.soak),
+        dies("in a round", 1, "topic", "kill -9 in a round of the checkpoint topic", pytest.mark.long),
     ],
 )
 def test_every_record_is_answered_once_after_kill_9(kafka, unique, tmp_path, model, point, times, store):
@@ -81,6 +81,7 @@ def test_a_loop_that_hangs_is_told_by_its_probe_and_a_restart_goes_on(kafka, uni
     assert_exact(service, topics)
 
 
+@pytest.mark.long
 @pytest.mark.failure("partitions revoked", "kill -9 between giving partitions up and joining again")
 def test_what_was_given_up_before_a_kill_finds_an_owner_though_the_group_sees_no_need(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("orphans"), partitions=4)
@@ -95,12 +96,13 @@ def test_what_was_given_up_before_a_kill_finds_an_owner_though_the_group_sees_no
             del b.program
             b.start()
             a.wait_answered(stream.feed())
-            told = "partitions have no owner, and the group does not see it; leaving it and joining again"
+            told = "partitions have no owner and the group does not notice, rejoining the group"
             assert a.events(told) or b.events(told)
             assert (a.stop(), b.stop()) == (0, 0)
     assert_exact(a, topics)
 
 
+@pytest.mark.long
 @pytest.mark.failure("SIGSTOP, a process of the same name takes its place on another host, SIGCONT")
 def test_what_times_out_in_a_process_that_slept_does_not_fence_the_one_that_has_its_name(kafka, unique, tmp_path, model):
     """Its client would ask for a higher epoch with its abort, and the broker would grant that against any open transaction."""

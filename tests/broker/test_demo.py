@@ -258,6 +258,7 @@ def processes() -> list[str]:
     return lines
 
 
+@pytest.mark.long
 def test_a_demo_whose_service_is_killed_loses_and_doubles_nothing_and_leaves_nothing_behind(tmp_path: Path) -> None:
     with running_demo(tmp_path, "--seconds", "8", "--crash", "4") as demo:
         text, _ = demo.communicate(timeout=240)
@@ -265,7 +266,7 @@ def test_a_demo_whose_service_is_killed_loses_and_doubles_nothing_and_leaves_not
     assert int(assert_all_came_out_and_nothing_is_left(text, tmp_path)[4]) >= 1
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_demo_without_an_end_counts_at_ctrl_c(tmp_path: Path) -> None:
     with running_demo(tmp_path) as demo:
         assert demo.stdout is not None

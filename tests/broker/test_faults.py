@@ -49,6 +49,7 @@ def replayed(service: Service) -> float:
 # -- stopping -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_stop_leaves_a_checkpoint_at_every_committed_offset_so_that_the_next_start_replays_nothing(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("stop"))
     stream = Stream(topics, 800)
@@ -77,6 +78,7 @@ def test_a_stop_leaves_a_checkpoint_at_every_committed_offset_so_that_the_next_s
 # -- brokers ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.failure("broker away for less than the transaction timeout (10 s)", "broker away for longer")
 def test_a_service_outlives_its_broker_and_ends_at_once_when_told_twice(tmp_path, model):
     with EmbeddedKafka(tmp_path / "kafka") as broker:
@@ -102,7 +104,7 @@ def test_a_service_outlives_its_broker_and_ends_at_once_when_told_twice(tmp_path
 
             broker.kill()
             service.process.send_signal(signal.SIGTERM)
-            wait_for(lambda: service.events("stopping: last commit, last checkpoint"), "stopping")
+            wait_for(lambda: service.events("stopping: last commit and last checkpoint"), "stopping")
             service.process.send_signal(signal.SIGTERM)
             assert service.wait_end() == 128 + signal.SIGTERM
         broker.start()
@@ -111,6 +113,7 @@ def test_a_service_outlives_its_broker_and_ends_at_once_when_told_twice(tmp_path
         assert_exact(service, topics)
 
 
+@pytest.mark.long
 @pytest.mark.failure("broker away for longer than the session (30 s)")
 def test_a_session_that_ends_in_an_outage_costs_nothing_but_time(tmp_path, model):
     """The loop waits for the broker's word on its transaction: the client finds the session over before the loop asks it anything."""
@@ -127,7 +130,7 @@ def test_a_session_that_ends_in_an_outage_costs_nothing_but_time(tmp_path, model
                 wait_for(lambda until_s=until_s: time.monotonic() > until_s, "the outage")
                 broker.start()
                 service.wait_answered(stream.feed(100))
-            assert service.events("partitions lost: the group went on without this instance")
+            assert service.events("partitions lost: the group continued without this instance")
             assert service.stop() == 0
         assert_exact(service, topics)
 
@@ -140,7 +143,7 @@ def owned(service: Service) -> int:
     return changes[-1]["owned"] if changes else 0
 
 
-@pytest.mark.long  # as test_verify.py's, and slower
+@pytest.mark.soak  # as test_verify.py's, and slower
 @pytest.mark.failure("partitions revoked")
 @pytest.mark.parametrize("store", ["topic", "directory"])
 def test_partitions_move_between_instances_that_come_stop_and_are_killed(kafka, unique, tmp_path, model, store):
@@ -170,6 +173,7 @@ def test_partitions_move_between_instances_that_come_stop_and_are_killed(kafka, 
     assert_exact(b, topics)
 
 
+@pytest.mark.long
 @pytest.mark.failure(
     "SIGSTOP, a process of the same name takes its place on another host, SIGCONT",
     "a second process of one name, same host",
@@ -206,6 +210,7 @@ def test_a_name_belongs_to_one_process_refused_on_its_host_and_fenced_elsewhere(
     assert newest(second) == group_of(second).positions()
 
 
+@pytest.mark.long
 @pytest.mark.failure("SIGSTOP, a process of the same name takes its place on another host, SIGCONT")
 def test_a_process_that_slept_past_its_session_with_nothing_in_hand_does_not_take_its_name_back(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("asleep"))
@@ -226,7 +231,7 @@ def test_a_process_that_slept_past_its_session_with_nothing_in_hand_does_not_tak
                 assert first.wait_end() == 3, first.said()
                 assert "Expected: one process a name" in first.said()
                 second.wait_answered(stream.feed())
-                assert not second.events("partitions lost: the group went on without this instance")
+                assert not second.events("partitions lost: the group continued without this instance")
                 assert second.stop() == 0
         finally:
             if first.process.poll() is None:
@@ -234,8 +239,9 @@ def test_a_process_that_slept_past_its_session_with_nothing_in_hand_does_not_tak
     assert_exact(second, topics)
 
 
+@pytest.mark.long
 @pytest.mark.failure("SIGSTOP, other instances take its partitions, SIGCONT", "partitions lost")
-@pytest.mark.parametrize("store", ["topic", pytest.param("directory", marks=pytest.mark.long)])
+@pytest.mark.parametrize("store", ["topic", pytest.param("directory", marks=pytest.mark.soak)])
 def test_a_process_that_slept_through_a_rebalance_does_not_commit_what_was_given_to_others(kafka, unique, tmp_path, model, store):
     """Its client joins again under another member id without a word of the loss, and holds what has a new owner."""
     topics = Topics(kafka.bootstrap, unique("rebalance"), partitions=4)
@@ -275,6 +281,7 @@ def sleep_past_its_session(service: Service) -> None:
     wait_for(forgotten, "the session to be over")
 
 
+@pytest.mark.long
 def test_a_process_that_is_stopped_when_it_wakes_past_its_session_gives_up_its_last_commit_at_once(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("woken"))
     stream = Stream(topics, 600)
@@ -288,13 +295,14 @@ def test_a_process_that_is_stopped_when_it_wakes_past_its_session_gives_up_its_l
         service.process.send_signal(signal.SIGTERM)
         service.process.send_signal(signal.SIGCONT)
         assert service.wait_end() == 0, service.said()
-        assert len(service.events("transaction aborted, going back to the last commit")) < 5
+        assert len(service.events("transaction aborted, returning to the last commit")) < 5
     with service:
         service.wait_answered(stream.feed())
         assert service.stop() == 0
     assert_exact(service, topics)
 
 
+@pytest.mark.long
 @pytest.mark.failure("SIGSTOP, nobody takes its place")
 def test_a_process_that_sleeps_past_its_session_and_is_not_replaced_goes_on(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("alone"))
@@ -436,6 +444,7 @@ def test_too_many_bad_records_stop_the_service_and_leave_them_in_the_input(kafka
 # -- sensors that fall silent ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.failure("a sensor's clock a year ahead, with `state.expire_after`")
 def test_a_sensor_that_has_expired_leaves_the_checkpoints_and_begins_anew_when_it_returns(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("expiry"), partitions=1)
@@ -468,13 +477,13 @@ def test_a_sensor_that_has_expired_leaves_the_checkpoints_and_begins_anew_when_i
         service.wait_answered(92)
         assert held() == sorted(sensors), "one clock alone forgets nobody"
         assert service.metric("resets_total", '{reason="expired"}') == 1, "the sensor itself has expired by its own record"
-        ahead = "a sensor's clock is further ahead than sensors are remembered: nobody is forgotten until a second sensor confirms it"
+        ahead = "a sensor's clock is ahead by more than state.expire_after: no sensor expires until a second sensor confirms the time"
         assert [line["sensor"] for line in service.events(ahead)] == ["sensor-0"]
         topics.produce(batches[2])
         wait_for(lambda: held() == sensors[:2], "those that expired gone from the checkpoint")
         assert service.metric("sensors_expired_total") == 28
         assert service.metric("resets_total", '{reason="expired"}') == 2
-        jumped = "partition time jumped further than sensors are remembered: those not heard since are forgotten"
+        jumped = "partition time jumped by more than state.expire_after: sensors without a newer reading expire"
         found = [(line["sensor"], line["confirmed"], line["forgotten"]) for line in service.events(jumped)]
         assert found == [("sensor-1", "sensor-0", 29)], "sensor-1 begins anew too"
         before = service.metric("batch_readings_count")
@@ -499,7 +508,7 @@ def test_an_unwritable_checkpoint_folder_stops_no_commit_and_is_told_until_it_is
     topics = Topics(kafka.bootstrap, unique("disk"), partitions=1)
     stream = Stream(topics, 600)
     service = Service(topics, model, tmp_path, *SMALL)
-    told = "a checkpoint could not be written; the one before it stays, and a restart replays from there"
+    told = "could not write a checkpoint: the previous one stays, and a restart replays from it"
     with service:
         service.wait_answered(stream.feed(200))
         wait_for(lambda: newest(service) == group_of(service).positions(), "a checkpoint")
@@ -511,7 +520,7 @@ def test_an_unwritable_checkpoint_folder_stops_no_commit_and_is_told_until_it_is
         assert error["level"] == "error"
         assert str(folder) in error["error"]
         assert "checkpoint.path" in error["expected"]
-        assert "make room or mend the disk" in error["to_do"]
+        assert "make room or repair the disk" in error["to_do"]
         assert service.get("/healthz")[0] == 200
         folder.unlink()
         wait_for(lambda: newest(service) == group_of(service).positions(), "the next checkpoint")
@@ -521,6 +530,7 @@ def test_an_unwritable_checkpoint_folder_stops_no_commit_and_is_told_until_it_is
     assert_exact(service, topics)
 
 
+@pytest.mark.long
 def test_where_few_sensors_change_few_rows_are_written_and_a_kill_restores_from_them(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("increments"), partitions=1)
     service, rng, due = Service(topics, model, tmp_path, *SMALL), np.random.default_rng(1), 0

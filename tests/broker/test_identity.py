@@ -16,6 +16,8 @@ from wire import JOIN_GROUP, SYNC_GROUP, Wire
 from processor.testbed.embedded_kafka import EmbeddedKafka
 from processor.testbed.ports import free_port
 
+pytestmark = pytest.mark.long
+
 OWN = (*SMALL, "--commit_interval=200ms", "--kafka=session.timeout.ms=6000", "--checkpoint.store=topic")
 STEPS = ("the revoke callback runs", "JoinGroup is sent", "SyncGroup is sent", "the assignment is accepted")
 
@@ -116,7 +118,7 @@ def test_a_broker_that_dies_in_a_rebalance_ends_nobody(site: Site, step: str) ->
     site.break_at(step, 0.002)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("step", STEPS)
 def test_a_broker_that_dies_in_ten_rebalances_ends_nobody(site: Site, step: str) -> None:
@@ -126,7 +128,7 @@ def test_a_broker_that_dies_in_ten_rebalances_ends_nobody(site: Site, step: str)
 
 
 @pytest.mark.failure("a second process of one name, another host")
-@pytest.mark.parametrize("sleeper_holds_partitions", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize("sleeper_holds_partitions", [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_of_two_processes_of_one_name_one_lives(kafka, unique, tmp_path, model, sleeper_holds_partitions: bool) -> None:
     """One sleeps past its session while another host's process takes its name; where it owns nothing, it hears of no loss."""
     topics = Topics(kafka.bootstrap, unique("name"), partitions=2 if sleeper_holds_partitions else 1)

@@ -23,6 +23,8 @@ from processor.verify.run import chosen
 from processor.verify.schedule import deal
 from processor.verify.stage import Stage
 
+pytestmark = pytest.mark.long
+
 # -- without a broker ---------------------------------------------------------------------------------------------------------
 
 
@@ -178,7 +180,7 @@ def test_when_init_returns_every_broker_knows_the_topics(cluster: KafkaCluster) 
         assert {option.partition("=")[2] for option in topics} <= set(listed.topics)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("quietly", [True, False])
 def test_a_broker_that_is_cut_off_believes_that_it_leads_and_clients_still_reach_it(cluster: KafkaCluster, quietly: bool) -> None:
@@ -204,7 +206,7 @@ def leader_by(cluster: KafkaCluster, number: int, topic: str) -> int | None:
     return None if listed is None else listed.topics[topic].partitions[0].leader
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_leaders_go_back_to_their_brokers_when_they_are_told_to(cluster: KafkaCluster) -> None:
     create(cluster, "moved")
@@ -218,7 +220,7 @@ def test_leaders_go_back_to_their_brokers_when_they_are_told_to(cluster: KafkaCl
     assert cluster.running == [1, 2, 3]
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_with_two_of_three_away_nothing_is_acknowledged_and_then_everything(cluster: KafkaCluster) -> None:
     create(cluster, "two-away")

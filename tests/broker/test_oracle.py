@@ -9,6 +9,8 @@ from harness import Service, Topics, answers_due, assert_same, keras, readings, 
 
 from processor.verify.keras_judge import keras_last
 
+pytestmark = pytest.mark.long
+
 L = keras.layers
 
 MODELS = {
@@ -26,8 +28,8 @@ RULES = ["--reset.after_gap=2s", "--reset.after_steps=20", "--late=dead_letter"]
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        pytest.param("lstm", ["--slots=5", "--output.residual=true", TOPIC], marks=pytest.mark.long),  # as test_verify.py's
-        pytest.param("stacked", ["--slots=64"], marks=pytest.mark.long),
+        pytest.param("lstm", ["--slots=5", "--output.residual=true", TOPIC], marks=pytest.mark.soak),  # as test_verify.py's
+        pytest.param("stacked", ["--slots=64"], marks=pytest.mark.soak),
         ("by rules", ["--slots=9", TOPIC, *FIELDS, *RULES]),
     ],
 )

@@ -36,13 +36,14 @@ def name_of(recipe: ModuleType) -> str:
     return recipe.__name__.rpartition(".")[2]
 
 
-# Of those that train and serve as others do: by `make long`.
+# Of those that train and serve as others do: by `make soak`.
 LONGER = {"engine_runs", "fixed_batch", "predict_loop", "reconstruction", "trained_windows"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "recipe",
-    [pytest.param(recipe, marks=[pytest.mark.long] if name_of(recipe) in LONGER else []) for recipe in RECORDS],
+    [pytest.param(recipe, marks=[pytest.mark.soak] if name_of(recipe) in LONGER else []) for recipe in RECORDS],
     ids=name_of,
 )
 def test_a_recipe_gives_the_predictions_of_keras(recipe: ModuleType, kafka: EmbeddedKafka, tmp_path: Path) -> None:
@@ -81,6 +82,7 @@ def test_resetting_after_every_step_removes_the_memory() -> None:
     assert np.abs(carried[1:] - independent[1:]).min() > 1e-3
 
 
+@pytest.mark.long
 def test_a_row_of_a_stateful_batch_is_a_sensor() -> None:
     model = fixed_batch.stateful_model()
     assert difference(fixed_batch.batch_by_batch(model), fixed_batch.sensor_by_sensor(model)) <= 1e-6
@@ -102,6 +104,7 @@ def test_the_mean_of_the_last_residuals_flags_a_sensor_once_there_are_enough() -
     assert [flags.flagged(output) for output in outputs] == [False] * 14 + [True] * 2
 
 
+@pytest.mark.long
 def test_the_faults_of_the_plant_are_found_by_the_residuals_of_keras() -> None:
     model, (readings, faulty) = residuals.trained_forecaster(), residuals.plant_with_faults()
     off = residuals.residuals_of_keras(model, readings)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from harness import Service, Topics, answers_due, assert_same, keras, readings, save_model, served
+from tiers import few
 
 L = keras.layers
 TOPIC = "--checkpoint.store=topic"
@@ -49,7 +50,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", few(FORMS, "holes", long=FORMS))
 def test_records_of_each_form_are_answered_once_and_bit_for_bit(kafka, unique, tmp_path, name):
     form, options, errors = FORMS[name]
     rng = np.random.default_rng(11)

@@ -15,6 +15,8 @@ from processor.errors import SlotstreamError
 from processor.testbed import kafka_jars
 from processor.testbed.embedded_kafka import EmbeddedKafka, free_port
 
+pytestmark = pytest.mark.long
+
 
 def is_running(pid: int) -> bool:
     try:

@@ -432,10 +432,10 @@ def test_a_login_that_is_refused_while_the_client_runs_is_told_once_until_the_fi
         assert f"refuses the login of {USER}" in wait_for(heard.reason, "the refusal", 180).found
         for _ in range(40):  # and not again at each attempt
             heard.reason()
-        assert [line["log_level"] for line in heard.told("no access to the broker, retrying")] == ["error"]
+        assert [line["log_level"] for line in heard.told("the broker rejected this client, retrying")] == ["error"]
         password.write_text(f"{PASSWORD}\n")
-        wait_for(lambda: heard.reason() is None and heard.told("the broker gives access again"), "access", 180)
-        assert heard.told("renewed credentials were read from their files")
+        wait_for(lambda: heard.reason() is None and heard.told("the broker accepts this client again"), "access", 180)
+        assert heard.told("read renewed credentials from their files")
         assert not [line for line in heard._lines if PASSWORD in str(line)]
 
 
@@ -447,7 +447,7 @@ def test_an_expired_certificate_of_the_broker_is_told_until_it_was_renewed(secur
         with Heard(load_settings(write(tmp_path, kafka), [], {}), monkeypatch) as heard:
             assert "expired on 20" in wait_for(heard.reason, "the refusal", 180).found
             send_to(secure.security.port("TLS"))
-            wait_for(lambda: heard.reason() is None and heard.told("the broker gives access again"), "access", 180)
+            wait_for(lambda: heard.reason() is None and heard.told("the broker accepts this client again"), "access", 180)
 
 
 @pytest.mark.failure("a name does not resolve, an advertised address does not, or a certificate has expired")
@@ -627,7 +627,7 @@ class Feed:
 
 
 LONGER = [
-    pytest.param(what, delivery, marks=pytest.mark.long)
+    pytest.param(what, delivery, marks=pytest.mark.soak)
     for what, delivery in (
         ("input", "exactly_once"),
         ("checkpoints", "exactly_once"),
@@ -638,6 +638,7 @@ LONGER = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.failure("a permission is taken away")
 @pytest.mark.parametrize(("what", "delivery"), [("output", "exactly_once"), ("group", "exactly_once"), *LONGER])
 def test_a_permission_that_is_taken_away_is_named_and_waited_for_and_nothing_is_lost(
@@ -662,7 +663,7 @@ def test_a_permission_that_is_taken_away_is_named_and_waited_for_and_nothing_is_
         secure.permit(USER, need)
         feed.wait_answered()
         wait_for(lambda: service.probes.ready()[0], service.probes.ready, timeout_s=90)
-        assert len([found for found in says(lines, "a permission is missing, waiting for it") if named in found]) == 1
+        assert len([found for found in says(lines, "waiting for a missing permission") if named in found]) == 1
     if delivery == "exactly_once":
         assert_exact(settings, topics)
 
@@ -679,6 +680,7 @@ def test_a_stop_while_a_permission_is_missing_ends_with_0(secure, unique, model,
         feed.send_until(lambda: service.probes.trouble)
 
 
+@pytest.mark.long
 @pytest.mark.failure("a password is changed at the broker")
 def test_a_password_that_is_changed_at_the_broker_is_waited_for_and_a_new_one_is_read_from_its_file(
     secure, unique, model, tmp_path, monkeypatch
@@ -743,6 +745,7 @@ def kept(path: str) -> list[str]:
     return [line for line in Path(path).read_text().splitlines() if not line.startswith("-----")]
 
 
+@pytest.mark.long
 def test_no_line_of_a_run_that_is_refused_holds_a_secret(secure, tmp_path):
     """Whatever is set, at every level and in every form, and on the command line neither."""
     own = secure.certificate("quiet")
@@ -770,6 +773,7 @@ def test_no_line_of_a_run_that_is_refused_holds_a_secret(secure, tmp_path):
         assert not [canary for canary in canaries for seen in (text, title) if canary in seen]
 
 
+@pytest.mark.long
 def test_nothing_that_a_running_service_shows_holds_a_secret(secure, unique, model, tmp_path):
     """The password comes from the environment; librdkafka says all that it can."""
     topics = Topics(secure.kafka.bootstrap, unique("shown"), partitions=1)

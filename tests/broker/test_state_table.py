@@ -41,6 +41,11 @@ from processor.kafka.topics import describe
 from processor.partitions import Beginning
 from processor.verify.oracle import Reference
 
+pytestmark = pytest.mark.long
+LEFT = "earlier readings are no longer in the log: replaying the ones that are left"
+DELETED = "readings were deleted before they were processed: every sensor restarts from zero state"
+CUT_OFF = "the log ends before the committed offset: continuing at its end"
+
 PARTITIONS = 7
 
 
@@ -211,7 +216,7 @@ def test_offsets_moved_forward_or_back_lost_checkpoints_and_an_older_folder_chan
     backup.rename(older.parent)
     ran = run(service, answered(service, due_from(service, positions)))
     assert ran.code == 0
-    assert ran.partitions("no usable checkpoint: replaying") == {3}
+    assert ran.partitions("no usable checkpoint: replaying the input") == {3}
     assert {e["partition"]: e["checkpoint"] for e in ran.events("partition restored")}[4] == Name.parse(older.name).position
     assert_same(service.topics.answers(), expected(service, service.topics.inputs(), positions=positions))
 
@@ -236,7 +241,7 @@ def test_damaged_checkpoints_are_passed_over_with_a_warning_and_cost_only_a_repl
     positions = group_of(service).positions()
     ran = run(service, answered(service, due_from(service, positions)))
     assert ran.code == 0
-    warned = {event["file"] for event in ran.events("checkpoint passed over: it is damaged or no checkpoint")}
+    warned = {event["file"] for event in ran.events("skipped a checkpoint: it is damaged, or not a checkpoint")}
     assert warned == {str(files[p][0]) for p in damaged} | {str(path) for path in files[6]}
     restored = {event["partition"]: event["checkpoint"] for event in ran.events("partition restored")}
     assert restored == {p: Name.parse(files[p][1].name).position for p in damaged} | {5: positions[5], 6: None}
@@ -279,7 +284,7 @@ def test_a_checkpoint_that_was_made_elsewhere_is_used_with_a_warning(successor, 
     positions = group_of(service).positions()
     ran = run(service, answered(service, due_from(service, positions)))
     assert ran.code == 0
-    (warning,) = ran.events("the checkpoint was made elsewhere: bits may differ")
+    (warning,) = ran.events("checkpoint from another kind of machine: last bits may differ")
     assert warning["by"] == there
     assert_same(service.topics.answers(), expected(service, service.topics.inputs(), positions=positions))
 
@@ -309,8 +314,8 @@ def test_cold_starts_every_sensor_anew_at_the_committed_offset(successor, run, o
     forget_checkpoints(service, 0, 1)
     ran = run(service, answered(service, due_from(service, positions)))
     assert ran.code == 0
-    assert ran.partitions("no usable checkpoint: every sensor starts anew") == {0, 1}
-    assert ran.partitions("another model: every sensor starts anew") == {2, 3, 4, 5, 6}
+    assert ran.partitions("no usable checkpoint: every sensor restarts from zero state") == {0, 1}
+    assert ran.partitions("another model or deciding setting: every sensor restarts from zero state") == {2, 3, 4, 5, 6}
     assert_same(service.topics.answers(), expected(service, service.topics.inputs(), starts=positions))
 
 
@@ -320,7 +325,7 @@ def test_another_model_is_given_the_whole_past_where_the_policy_says_rebuild(suc
     positions, old = group_of(service).positions(), checkpoints(service)
     ran = run(service, answered(service, due_from(service, positions)))
     assert ran.code == 0
-    assert ran.partitions("another model: replaying") == set(range(PARTITIONS))
+    assert ran.partitions("another model or deciding setting: replaying the input") == set(range(PARTITIONS))
     assert_same(service.topics.answers(), expected(service, service.topics.inputs(), positions=positions))
     # One when it was live and one at the stop: not yet two whose ownership a later commit has proved.
     files = checkpoints(service)
@@ -391,16 +396,16 @@ def test_a_log_that_was_cut_costs_what_the_policies_say_and_every_sensor_that_ma
     service.options.append("--on_lost_input=continue")
     ran = run(service, fed_when_restored)
     assert ran.code == 0
-    assert ran.partitions("the log does not reach back: replaying what is left, sensors marked until their reset") == {1, 2, 5}
-    (lost,) = ran.events("readings were deleted before they were processed: every sensor starts anew, marked until its reset")
+    assert ran.partitions(LEFT) == {1, 2, 5}
+    (lost,) = ran.events(DELETED)
     assert (lost["partition"], lost["first_lost"], lost["last_lost"], lost["records_lost"]) == (3, at[3], at[3] + 14, 15)
-    assert ran.partitions("the log ends before what was processed: going on at its end, sensors marked until their reset") == {4}
+    assert ran.partitions(CUT_OFF) == {4}
 
     service.options.remove("--on_lost_input=continue")
     stream.feed()
     again = run(service, lambda _: len(topics.answers()) >= due())
     assert again.code == 0
-    assert not [e for e in again.log if "marked" in e["event"]], "the mark is in the state: it is found once"
+    assert not [e for e in again.log if e["event"] in (LEFT, DELETED, CUT_OFF)], "the flag is in the state: it is found once"
 
     second = expected(service, later(), starts={**starts, 0: 0}, gaps={1, 2, 3, 4, 5}, positions=positions)
     assert_same(topics.answers(), {k: v for k, v in first.items() if k[1] < at[k[0]]} | second)
@@ -436,7 +441,7 @@ def test_a_log_cut_past_the_origin_stops_the_start_or_begins_cold_as_on_gap_says
     want = expected(service, inputs, starts={0: 50}, gaps={0})
     ran = run(service, answered(service, len(want)))
     assert ran.code == 0
-    assert ran.events("the log does not reach back: every sensor starts anew, marked until its reset")
+    assert ran.events("earlier readings are no longer in the log: every sensor restarts from zero state")
     assert_same(service.topics.answers(), want)
     assert True in marked(want, 0)
 
@@ -466,8 +471,8 @@ def test_a_log_that_is_cut_while_it_is_replayed_is_replayed_from_what_is_left(ka
     ran = run(service, answered(service, len(want)))
     assert ran.code == 0
     assert CutMeanwhile.times == 1
-    assert ran.events("no usable checkpoint: replaying")
-    assert ran.events("the log does not reach back: replaying what is left, sensors marked until their reset")
+    assert ran.events("no usable checkpoint: replaying the input")
+    assert ran.events(LEFT)
     assert_same(service.topics.answers(), want)
     again = run(service, lambda so_far: so_far.events("ready"))
     assert again.events("partition restored")[0]["checkpoint"] == 100
@@ -524,7 +529,7 @@ def test_a_log_cut_past_what_a_running_service_has_read_does_not_end_it_where_on
     topics = Topics(kafka.bootstrap, unique("live"), partitions=2)
     stream = Stream(topics, 500)
     service = Service(topics, model, tmp_path, *SMALL, "--on_lost_input=continue")
-    told = "readings were deleted before they were processed: every sensor starts anew, marked until its reset"
+    told = "readings were deleted before they were processed: every sensor restarts from zero state"
     with service:
         service.wait_answered(stream.feed(200))
         _, before = lose(service, stream)
@@ -590,7 +595,7 @@ def test_partitions_added_while_it_runs_end_it_and_the_next_start_ends_or_begins
     assert {at[0] for at in want} == {0, 1, 2, 3}
     ran = run(service, answered(service, len(old) + len(want)))
     assert ran.code == 0
-    assert ran.partitions("partitions were added, and keys went to other ones: every sensor starts anew") == {0, 1}
+    assert ran.partitions("partitions were added, so keys moved to other partitions: every sensor restarts from zero state") == {0, 1}
     assert_same(topics.answers(), old | want)
     service.options[-1] = "--on_partitions_added=fail"
     assert run(service, lambda so_far: so_far.events("ready")).code == 0, "what was decided once is decided"
@@ -633,5 +638,5 @@ def test_a_topic_deleted_and_created_again_ends_it_and_the_next_start_or_begins_
     want = expected(service, topics.inputs())
     ran = run(service, answered(service, len(want)))
     assert ran.code == 0
-    assert ran.partitions("another topic of the same name: every sensor starts anew") == {0, 1}
+    assert ran.partitions("another topic of the same name: every sensor restarts from zero state") == {0, 1}
     assert_same(topics.answers(), want)

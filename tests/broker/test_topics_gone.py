@@ -13,9 +13,11 @@ from waiting import wait_for
 from processor.app.fit import load_model
 from processor.verify.oracle import Reference
 
+pytestmark = pytest.mark.long
+
 LOOKS_OFTEN = str(SUPPORT / "looks_often.py")
-GONE = "a topic is gone from the broker: the service waits, and ends if it does not come back"
-AGAIN = "a topic was deleted and created again: going on with the new one"
+GONE = "a topic no longer exists on the broker: the service waits, and ends if it does not come back"
+AGAIN = "a topic was deleted and created again: continuing with the new one"
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +160,7 @@ def test_a_service_waits_for_a_topic_that_is_gone_and_goes_on_with_another_of_it
         assert "cleanup.policy" in found["event"]
         assert "kafka-configs.sh" in found["to_do"]
         broker.configure(topics.checkpoint, "cleanup.policy", "compact")
-        wait_for(lambda: service.events("in order again"), "in order again")
+        wait_for(lambda: service.events("the finding is resolved"), "the finding is resolved")
 
         broker.delete(topics.input)
         watched.waits(topics.input)

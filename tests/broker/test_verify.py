@@ -20,6 +20,8 @@ from processor.verify.cluster_faults import CLUSTER_FAULTS
 from processor.verify.fault import Fault
 from processor.verify.faults import FAULTS
 
+pytestmark = pytest.mark.long
+
 LAST_LINE = re.compile(
     r"verify: seed=(\d+) records=(\d+) predictions=(\d+) dead_letters=(\d+) faults=(\d+) "
     r"lost=(\d+) duplicated=(\d+) different=(\d+) longest_stall_s=([\d.]+) kills=(\d+) starts=(\d+)"
@@ -113,7 +115,7 @@ def assert_survived(expected: Sequence[Fault], text: str, faults: int) -> None:
     assert all(f" {fault.name}: survived, " in text for fault in expected if fault.name not in skipped)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.failure(
     "the leader of a partition, or the coordinator of the group or of transactions, killed with -9 (three brokers)",
     "rolling restart of three brokers",
@@ -137,7 +139,7 @@ def test_every_kind_of_fault_is_survived_on_a_cluster_of_three_brokers(model: Pa
     assert_nothing_runs(folder)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_an_output_that_comes_twice_ends_it_with_1_and_a_report_and_keeps_what_tells_why(
     kafka: EmbeddedKafka, model: Path, tmp_path: Path
@@ -178,7 +180,7 @@ def publish_again(kafka: EmbeddedKafka, topic: str) -> None:
         consumer.close()
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_ctrl_c_ends_it_with_130_and_leaves_no_process_no_file_and_no_topic(kafka: EmbeddedKafka, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "made"

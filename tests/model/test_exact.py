@@ -27,6 +27,7 @@ MODELS = {
     "lstm": ([L.LSTM(16), L.Dense(3)], {}, ["--output.residual=true"]),
     "gru a step": ([L.GRU(100, return_sequences=True), L.Dense(2)], {}, []),
     "stacked": ([L.SimpleRNN(5, return_sequences=True), L.Dropout(0.3), L.LSTM(9, return_sequences=True), L.Dense(3)], {}, []),
+    "lstm, each residual": ([L.LSTM(16), L.Dense(2)], {}, ["--output.residual={each: [2, 0]}", *RULES]),
     "each record": ([L.LSTM(8), L.Dense(1)], {}, ["--reset.each_record=true"]),
     "by rules": ([L.LSTM(8), L.Dense(3)], {}, ["--output.residual=true", *RULES]),
     "expiring": ([L.GRU(8), L.Dense(3)], {}, ["--output.residual=true", "--state.expire_after=350ms", "--reset.after_steps=9"]),
@@ -47,6 +48,12 @@ MODELS = {
         {"steps": 5},
         ["--model.output=all", "--output.scale={mean: [1, 2], std: [3, 4]}"],
     ),
+    "autoencoder": (
+        [L.LSTM(6), L.RepeatVector(5), L.LSTM(6, return_sequences=True), L.TimeDistributed(L.Dense(3))],
+        {"steps": 5},
+        ["--model.output=all", "--output.reconstruction=true", "--input.scale={mean: 1, std: 2}", *RULES],
+    ),
+    "reconstructed last step": ([L.GRU(8), L.Dense(3)], {}, ["--output.reconstruction=true", "--output.residual=each"]),
     "carried past the window": ([L.GRU(6), L.Dense(3)], {"steps": 4}, ["--model.mode=carried", "--output.residual=true"]),
     "windowed": ([L.Bidirectional(L.LSTM(6)), L.Dense(3)], {"steps": 7}, ["--output.residual=true"]),
 }
@@ -89,7 +96,7 @@ def answers(engine, codec, records, clocks, expire_ms=None):
     return found
 
 
-@pytest.mark.parametrize("name", few(MODELS, "lstm", "by rules", "expiring", "windowed"))
+@pytest.mark.parametrize("name", few(MODELS, "lstm", "autoencoder", long=("by rules", "expiring", "windowed", "lstm, each residual")))
 def test_any_cuts_slots_and_aborts_give_the_references_bits(name, tmp_path):
     layers, options, settings = MODELS[name]
     model, settings, codec = built(tmp_path, layers, options, settings)

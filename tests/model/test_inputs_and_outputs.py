@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import few
 
 from processor.model.load import load
 from processor.verify.keras_judge import keras_last
@@ -130,7 +131,7 @@ KINDS: dict[str, tuple[Callable[[], keras.Model], str, int]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", few(KINDS, "inputs as a dict", "static values first", "states in a list", "ConvLSTM1D", long=KINDS))
 def test_a_step_is_what_keras_gives_on_the_whole_sequence(name: str, tmp_path: Path) -> None:
     build, mode, features = KINDS[name]
     keras.backend.clear_session()

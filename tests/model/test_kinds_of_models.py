@@ -11,6 +11,7 @@ import pytest
 from harness import keras
 from judge import message_of
 from places import ROOT
+from tiers import few
 
 from processor.app.fit import codec_of, fingerprint_of, load_model, rules_of, shapes_of
 from processor.engine import Engine
@@ -105,7 +106,7 @@ def draws(model: Any) -> list[Any]:
     return [draw(count) for count in model.inputs.categories]
 
 
-@pytest.mark.parametrize("anchor", SECTIONS)
+@pytest.mark.parametrize("anchor", few(SECTIONS, "one-sequence-one-output", "categories", "several-outputs", long=SECTIONS))
 def test_a_kind_is_served_as_keras_predicts(anchor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, model = served(tmp_path, monkeypatch, anchor)
     assert model.mode == MODES[anchor]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, assume, given, settings, strategies
+from tiers import few
 
 from processor.model.convolutions import replaced
 from processor.model.load import ServableModel, load
@@ -179,7 +180,7 @@ CARRIED: dict[str, Callable[[], keras.Model]] = {
 }
 
 
-@pytest.mark.parametrize("name", CARRIED)
+@pytest.mark.parametrize("name", few(CARRIED, "lstm variants", "gru", "time distributed model", "branched", long=CARRIED))
 def test_a_carried_model_steps_as_keras_runs_whole_sequences(name: str, tmp_path: Path) -> None:
     original = randomised(CARRIED[name]())
     model = load(saved(original, tmp_path))
@@ -338,7 +339,7 @@ WINDOWED: dict[str, Callable[[], keras.Model]] = {
 }
 
 
-@pytest.mark.parametrize("name", WINDOWED)
+@pytest.mark.parametrize("name", few(WINDOWED, "autoencoder", "convolutions", "attention", "bidirectional", long=WINDOWED))
 def test_a_windowed_model_gives_what_keras_gives_for_the_last_readings(name: str, tmp_path: Path) -> None:
     original = randomised(WINDOWED[name]())
     model = load(saved(original, tmp_path))

@@ -26,7 +26,8 @@ from processor.model.load import load
 from processor.model.rungs import REFERENCE
 from processor.model.tiles import reference_rung
 
-pytestmark = pytest.mark.timeout(1200)  # the first test makes all old models: a minute and a half where nothing else runs
+# The first test makes all old models: a minute and a half where nothing else runs.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 WITHIN, WITHIN_ATTENTION = 1e-6, 1e-5
 NAMES = [*old_models.MODELS, "cudnnlstm", "cudnngru"]
 # Names too long for a path in a zip, and layers of the graphics card, are found in .h5 files only.
@@ -110,7 +111,7 @@ def test_two_files_that_are_no_halves_of_an_old_model_are_refused(old: Path, tmp
             convert_file(first, new, weights_file=second)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_folder_of_a_saved_model_is_converted(tmp_path: Path) -> None:
     program = Path(old_models.__file__)
     made = subprocess.run([sys.executable, program, tmp_path, "--folders"], capture_output=True, text=True, check=False, timeout=900)

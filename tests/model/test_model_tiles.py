@@ -94,7 +94,7 @@ LADDERS: dict[str, tuple[int, Any, int | None]] = {
 }
 
 
-@pytest.mark.parametrize("name", few(LADDERS, "stacked", "windowed", "convolution and lstm", "no state"))
+@pytest.mark.parametrize("name", few(LADDERS, "stacked", "no state", long=("windowed", "convolution and lstm")))
 def test_bits_do_not_depend_on_rung_row_neighbours_or_calls(tmp_path: Path, name: str) -> None:
     rows_max, layers, steps = LADDERS[name]
     model = served(tmp_path, *layers(), steps=steps)

@@ -201,7 +201,7 @@ def test_the_last_errors_are_shown(browser, service: Service) -> None:
     assert re.match(r"error\s*\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", told)
     assert "a checkpoint could not be written; the one before it stays" in told
     assert re.search(r"partition\n0\n", told)
-    assert "to do\nmake room or mend the disk" in told
+    assert "to do\nmake room or repair the disk" in told
     assert browser.violations() == []
 
 

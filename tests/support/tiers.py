@@ -1,11 +1,17 @@
-"""Which of many alike `make test` runs."""
+"""Which of many alike are run by which tier."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import pytest
 
 
-def few(names: Iterable[str], *kept: str) -> list[Any]:
-    """All names as parameters; those not kept are run by `make long` alone."""
-    return [pytest.param(name, id=name, marks=[] if name in kept else pytest.mark.long) for name in names]
+def few(names: Iterable[str], *kept: str, long: Container[str] = ()) -> list[Any]:
+    """All names as parameters. `make test` runs those kept, `make long` those in `long`, and `make soak` the rest."""
+
+    def marks(name: str) -> list[pytest.MarkDecorator]:
+        if name in kept:
+            return []
+        return [pytest.mark.long if name in long else pytest.mark.soak]
+
+    return [pytest.param(name, id=name, marks=marks(name)) for name in names]

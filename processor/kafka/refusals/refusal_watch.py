@@ -88,7 +88,7 @@ class RefusalWatch:
                     self._tell(answer.reason)
                 if (answer.let_in and self._reason is None) or not refused:
                     if refused:
-                        _log.info("the broker gives access again")
+                        _log.info("the broker accepts this client again")
                     return
                 threading.Event().wait(ASK_AGAIN_S)
         finally:
@@ -99,7 +99,7 @@ class RefusalWatch:
         found, told_at_s = self._told
         if reason.found != found or self._now_s() - told_at_s > TELL_S:
             self._told = (reason.found, self._now_s())
-            _log.error("no access to the broker, retrying", found=reason.found, expected=reason.expected, to_do=reason.do)
+            _log.error("the broker rejected this client, retrying", found=reason.found, expected=reason.expected, to_do=reason.do)
 
     def _renew(self) -> None:
         """Rereads the credentials: a login may be refused because the password has changed in its file."""
@@ -112,4 +112,4 @@ class RefusalWatch:
                 client.set_sasl_credentials(*now)
             except (KafkaException, RuntimeError):
                 continue  # the client is closed
-        _log.info("renewed credentials were read from their files", user=now[0])
+        _log.info("read renewed credentials from their files", user=now[0])

@@ -10,6 +10,7 @@ from typing import Any
 
 from processor.errors import ModelRefused
 from processor.model.backend import keras
+from processor.model.file.own_code import OwnCode, advice
 
 DEPTH_MAX = 200
 THE_MODEL = "the model"
@@ -60,8 +61,8 @@ WITHOUT_LAMBDA = (
 )
 
 
-def check(config: Any) -> None:
-    """Raises ModelRefused, naming the layer, for an architecture that holds anything but Keras's own layers of float32 numbers."""
+def check(config: Any, own: OwnCode | None = None) -> None:
+    """Raises ModelRefused, naming the layer, for an architecture that holds anything but layers of numbers, Keras's or those of `own`."""
     if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
         raise ModelRefused("the file's architecture names no model", expected="a model of Keras's own layers", do="save the model again")
     steps = 0
@@ -70,10 +71,10 @@ def check(config: Any) -> None:
         name = item["class_name"]
         if not isinstance(name, str):
             raise ModelRefused(f"{_of(owner)} is of no class ({name!r})", expected="the name of a layer", do="save the model again")
-        _check_known(owner, name, item)
+        _check_known(owner, name, item, own)
         _check_dtype(owner, item)
         _check_input(name, item)
-        _check_activations(owner, item)
+        _check_activations(owner, item, own)
         _check_calls(owner, item)
         inner = item.get("config")
         if isinstance(inner, dict):
@@ -89,6 +90,14 @@ def check(config: Any) -> None:
 
 def is_stateful(config: dict[str, Any]) -> bool:
     return any(isinstance(item.get("config"), dict) and item["config"].get("stateful") for _, item in objects(config))
+
+
+def own_objects(config: dict[str, Any], own: OwnCode | None) -> dict[str, Any]:
+    """The classes and functions of `own`, by each name that the architecture calls one of them."""
+    named = [(item.get("registered_name"), item["class_name"]) for _, item in objects(config)] if own else []
+    named += [(item["config"], item["config"]) for _, item in objects(config) if item["class_name"] == "function"] if own else []
+    found = {name: own.find(plain, name) for name, plain in named if own and isinstance(name, str)}
+    return {name: thing for name, thing in found.items() if thing is not None}
 
 
 def objects(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -125,16 +134,19 @@ def _of(owner: str) -> str:
     return owner if owner == THE_MODEL else f"layer {owner}"
 
 
-def _check_known(owner: str, name: str, item: dict[str, Any]) -> None:
+def _check_known(owner: str, name: str, item: dict[str, Any], own: OwnCode | None) -> None:
+    if name == "Lambda" and own is not None and _calls_a_function(item):
+        return  # which is judged by itself
     if name in ("Lambda", "__lambda__"):
         raise ModelRefused(
             f"{_of(owner)} runs code stored in the file (Lambda)", expected="Keras's own layers", do=WITHOUT_LAMBDA
         )
     if name == "function":
-        raise ModelRefused(
-            f"{_of(owner)} uses a function of your own ({item.get('config')})", expected="Keras's own functions", do="replace it"
-        )
+        _check_function(owner, item, own)
+        return
     module, registered = item.get("module"), item.get("registered_name")
+    if own is not None and not _is_kerass(module) and own.find(name, registered) is not None:
+        return
     if registered in (None, name) and _is_known(name, module):
         return
     if module in (None, "keras.layers") and registered is None and hasattr(keras.layers, name):
@@ -142,11 +154,36 @@ def _check_known(owner: str, name: str, item: dict[str, Any]) -> None:
         raise ModelRefused(
             f"{_of(owner)} {what} ({name})", expected="layers of numbers", do="do that part before the readings are sent"
         )
-    raise ModelRefused(
-        f"{_of(owner)} is of a class of your own ({name.split('>')[-1]})",
-        expected="Keras's own layers and cells",
-        do="replace it by a layer of Keras",
+    raise _not_known(f"{_of(owner)} is of a class of your own ({name.split('>')[-1]})", "layers and cells", module, own)
+
+
+def _not_known(found: str, what: str, module: Any, own: OwnCode | None) -> ModelRefused:
+    """The refusal of what is neither Keras's nor in the file of model.code."""
+    if own is None:
+        return ModelRefused(found, expected=f"Keras's own {what}", do=f"replace it by one of Keras's; or {advice(module)}")
+    return ModelRefused(
+        f"{found}, which {own.path} does not define",
+        expected=f"Keras's own {what}, or those that the file of model.code defines ({own.defines})",
+        do=f"add it to {own.path}, and write the file's new sha256 into model.code (sha256sum {own.path})",
     )
+
+
+def _check_function(owner: str, item: dict[str, Any], own: OwnCode | None) -> None:
+    """A function that a layer is given by name. Keras's own are named as text."""
+    name = item.get("config")
+    if own is None or not isinstance(name, str) or not callable(own.find(name, item.get("registered_name"))):
+        raise _not_known(f"{_of(owner)} uses a function of your own ({name})", "functions", item.get("module"), own)
+
+
+def _calls_a_function(item: dict[str, Any]) -> bool:
+    """Whether a Lambda names a function, and does not hold one as bytes."""
+    config = item.get("config")
+    function = config.get("function") if isinstance(config, dict) else None
+    return isinstance(function, dict) and function.get("class_name") == "function"
+
+
+def _is_kerass(module: Any) -> bool:
+    return isinstance(module, str) and module.partition(".")[0] == "keras"
 
 
 def _is_known(name: str, module: Any) -> bool:
@@ -193,12 +230,14 @@ def _check_input(name: str, item: dict[str, Any]) -> None:
             raise ModelRefused(f"the input {config.get('name')} is {kind}", expected="dense numbers", do=f"rebuild it without {kind}=True")
 
 
-def _check_activations(owner: str, item: dict[str, Any]) -> None:
+def _check_activations(owner: str, item: dict[str, Any], own: OwnCode | None) -> None:
     config = item.get("config")
     if not isinstance(config, dict):
         return
     for key in ACTIVATIONS:
         name = config.get(key)
+        if own is not None and callable(own.find(name)):
+            continue
         if isinstance(name, str) and (name.startswith("_") or not callable(getattr(keras.activations, name, None))):
             raise ModelRefused(
                 f"{_of(owner)} has the {key} {name!r}, which Keras does not have",

@@ -31,6 +31,7 @@ from processor.model.file.admission import (
     no_model_in_zip,
 )
 from processor.model.file.formats import SAVE_AGAIN
+from processor.model.file.own_code import OwnCode
 
 CONFIG_BYTES_MAX = 16 << 20
 WEIGHTS = "model.weights.h5"
@@ -48,13 +49,13 @@ class ModelFile:
     weight_bytes: int
 
 
-def read(path: Path) -> ModelFile:
-    """Reads a file as far as it can be judged without building anything of it."""
+def read(path: Path, own: OwnCode | None = None) -> ModelFile:
+    """Reads a file as far as it can be judged without building anything of it. own: classes that may stand in it beside Keras's."""
     check_file(path)
     kind = kind_of(path)
     try:
         file = _read_h5(path) if kind == ".h5" else _read_zip(path)
-        contents.check(file.config)
+        contents.check(file.config, own)
     except ModelRefused:
         raise
     except RecursionError as error:
@@ -106,14 +107,14 @@ def _under_its_kind(path: Path, kind: str) -> Iterator[Path]:
         yield link
 
 
-def build(path: Path, file: ModelFile) -> Any:
-    """The model, built by Keras without custom objects; the one place where what Keras raises becomes a refusal."""
-    limit = weight_limit.Limit(file.weight_bytes)
+def build(path: Path, file: ModelFile, own: OwnCode | None = None) -> Any:
+    """The model, built by Keras and no classes but its own and those of `own`; the one place where what Keras raises becomes a refusal."""
+    limit, objects = weight_limit.Limit(file.weight_bytes), contents.own_objects(file.config, own)
     try:
         with warnings.catch_warnings(), limit.held():
             warnings.simplefilter("ignore")
             with _under_its_kind(path, file.kind) as named:
-                return keras.saving.load_model(named, compile=False, safe_mode=True)
+                return keras.saving.load_model(named, custom_objects=objects, compile=False, safe_mode=True)
     except Exception as error:
         found = f"Keras cannot load {path}: {first_line(error)}"
         if limit.exceeded:

@@ -17,6 +17,7 @@ from processor.app.fit import codec_of, shapes_of
 from processor.errors import ConfigurationError
 from processor.records import Applied, Output
 from processor.settings import Settings, load_settings
+from processor.verify import oracle_scores
 from processor.verify.oracle import Reference, as_published
 from processor.verify.oracle_records import InputRecord
 
@@ -377,8 +378,64 @@ def test_a_residual_is_of_the_output_that_is_named():
     served = echo_model(F)
     served.named_outputs = (Output("life", 0, 1), Output("next", 1, 3))
     shapes = shapes_of(served, settings("--output.residual={next: [2, 0]}"))
-    assert (shapes.residual_first, shapes.residual) == (1, (2, 0))
+    assert (shapes.forecasts, shapes.residual) == ((1, 2), (2, 0))
     assert shapes_of(served, settings("--output.residual={next: false}")).residual == ()
+
+
+HEADS = (Output("c", 0, 1), Output("life", 1, 2), Output("a", 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "residual", "forecasts", "features"),
+    [
+        (HEADS, "[a, c]", (2, 0), (0, 2)),
+        (HEADS, "[a]", (2,), (0,)),
+        (HEADS, "[c, life, a]", (0, 1, 2), (0, 1, 2)),
+        (HEADS, "{life: [b], c: [0]}", (1, 0), (1, 0)),
+        (HEADS, "{each: [a, c]}", (2, 0), (0, 2)),
+        (HEADS, "{each: {life: [2]}}", (1,), (2,)),
+        ((Output("y", 0, 3),), "each", (0, 1, 2), (0, 1, 2)),
+        ((Output("y", 0, 2),), "{each: [c, 0]}", (0, 1), (2, 0)),
+    ],
+)
+def test_several_outputs_may_forecast_features_each_its_own(outputs, residual, forecasts, features):
+    served = echo_model(F)
+    served.named_outputs, served.outputs = outputs, outputs[-1].last
+    shapes = shapes_of(served, settings(f"--output.residual={residual}", "--input.features=a,b,c"))
+    assert (shapes.forecasts, shapes.residual, shapes.residual_each) == (forecasts, features, "each" in residual)
+    reference = oracle_scores.Scores(served, settings(f"--output.residual={residual}", "--input.features=a,b,c"))
+    assert reference._forecasts == list(zip(forecasts, features, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--output.residual=[a, death]"], "output.residual names death, which is no output.*c, life, a"),
+        (["--output.residual=[a, life]"], "output.residual is for 3 features, and the model gives 2 outputs"),
+        (["--output.residual={a: [1], c: [b]}"], "names a feature twice"),
+        (["--output.residual=each"], r"does not say which output .*output.residual: {c: true}"),
+        (["--output.reconstruction=true"], r"does not say which output .*output.reconstruction: c"),
+        (["--output.reconstruction=death"], "output.reconstruction names death, which is no output.*c, life, a"),
+        (["--output.reconstruction=life"], "a prediction is 1 number.*Expected: 3, one for each feature"),
+    ],
+)
+def test_scores_that_several_outputs_cannot_have_are_refused(options, says):
+    served = echo_model(F)
+    served.named_outputs = HEADS
+    with pytest.raises(ConfigurationError, match=says):
+        shapes_of(served, settings("--input.features=a,b,c", *options))
+
+
+@pytest.mark.parametrize(("rows", "first"), [(None, 1), (4, 1)])
+def test_a_reconstruction_is_of_the_window_or_of_the_last_reading(rows, first):
+    served = echo_model(F)
+    served.window = 4
+    served.named_outputs = (Output("life", 0, 1), Output("again", 1, 1 + F * (rows or 1), rows=rows))
+    assert shapes_of(served, settings("--output.reconstruction=again")).reconstruction == (first, rows or 1)
+    served.window = 5
+    if rows is not None:
+        with pytest.raises(ConfigurationError, match=r"a prediction is 4 steps of 3 numbers.*for each of the window's 5 steps"):
+            shapes_of(served, settings("--output.reconstruction=again"))
 
 
 def test_predictions_past_the_trained_window_are_marked():

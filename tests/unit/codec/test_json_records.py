@@ -588,6 +588,20 @@ def test_the_optional_fields_come_last_in_their_order():
     assert out.endswith(b'"model":"3f2a9c01","residual":0.1,"warming_up":true}')
 
 
+def test_residuals_and_a_reconstruction_follow_the_mean_and_are_null_together():
+    residuals, reconstruction = np.array([[0.5, 0.25], [np.nan, np.nan]], np.float32), np.array([np.nan, 2], np.float32)
+    scored = {"residual": np.array([0.375, np.nan], np.float32), "residuals": residuals, "reconstruction": reconstruction}
+    encoder = Encoder(
+        model_id="m", outputs=[Output("y", 0, 1)], scales=[None], residual=True, residual_each=True, reconstruction=True, trained_window=1
+    )
+    batch = batch_of([1, 1])
+    first, second = encoder.encode(batch, applied_to(batch, [1, 2], **scored))
+    assert first.endswith(b'"residual":0.375,"residuals":[0.5,0.25],"reconstruction":null}')
+    assert second.endswith(b'"residual":null,"residuals":null,"reconstruction":2.0,"past_window":true}')
+    unasked = Encoder(model_id="m", outputs=[Output("y", 0, 1)], scales=[None], residual=False)
+    assert b"re" not in unasked.encode(batch, applied_to(batch, [1, 2], **scored))[0].replace(b"prediction", b"")
+
+
 def test_a_residual_that_is_not_there_is_null():
     (out,) = encoded([1], [0.5], by=codec(residual=True))
     assert json.loads(out)["residual"] is None

@@ -46,6 +46,16 @@ def test_what_the_user_says_of_the_input_is_left_alone(tmp_path) -> None:
     assert drawn(seed, None, ["--output.residual=false"], {"SLOTSTREAM_GROUP": "g"}) != []
 
 
+def test_outputs_have_scores_where_the_model_allows_it_and_the_user_says_nothing_of_them() -> None:
+    scored = [drawn(seed, None, [], {}, forecasts=True) for seed in range(40)]
+    assert [[option for option in form if option.startswith("--input.")] for form in scored] == forms(40)
+    chosen = {option for form in scored for option in form if option.startswith("--output.")}
+    assert {"--output.residual=each", "--output.reconstruction=true"} < chosen
+    for form in scored:
+        load_settings(None, form, {})
+    assert [drawn(seed, None, ["--output.residual=false"], {}, forecasts=True) for seed in range(40)] == forms(40)
+
+
 @pytest.mark.parametrize("form", [form for form in forms(12) if form], ids=" ".join)
 def test_most_readings_of_each_form_are_good(form: list[str]) -> None:
     settings = load_settings(None, form, {})

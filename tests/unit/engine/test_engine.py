@@ -144,7 +144,7 @@ turn = st.tuples(st.lists(record, max_size=12), st.sampled_from(["commit", "abor
 
 
 def residual_shapes():
-    return Shapes(features=F, outputs=F, width=F, residual=(0, 1))
+    return Shapes(features=F, outputs=F, width=F, residual=(0, 1), forecasts=(0, 1))
 
 
 def started(gap=()):
@@ -441,7 +441,7 @@ def test_a_reference_to_a_slot_that_changed_hands_is_an_error():
 
 
 def test_a_window_has_no_prediction_and_no_residual_until_it_is_full():
-    engine = Engine(Recurrence(), Shapes(features=F, outputs=F, width=F, window=3, residual=(0, 1)), slots=4)
+    engine = Engine(Recurrence(), Shapes(features=F, outputs=F, width=F, window=3, residual=(0, 1), forecasts=(0, 1)), slots=4)
     applied = engine.apply(batch_of([(0, b"a", i, [(1.0, 2.0)], False, False) for i in range(5)]))
     assert applied.filling.tolist() == [True, True, False, False, False]
     assert applied.warming.tolist() == applied.filling.tolist()
@@ -478,7 +478,7 @@ class Window(Recurrence):
 @pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one by one"])
 def test_a_window_that_is_not_full_decides_nothing(together):
     """Its readings enter; what a full one gives is looked at as ever, and a record that makes it infinite is left out."""
-    engine = Engine(Window(), Shapes(features=F, outputs=F, width=3 * F, window=3, residual=(0, 1)), slots=4)
+    engine = Engine(Window(), Shapes(features=F, outputs=F, width=3 * F, window=3, residual=(0, 1), forecasts=(0, 1)), slots=4)
     rows = [(4.0, 8.0), (1.0, 2.0), (0.0, 5.0), (7.0, 8.0), (3.0, 3.0), (9.0, 9.0), (6.0, 6.0)]
     records = [(0, b"a", i, [row], False, False) for i, row in enumerate(rows)]
     batches = [records] if together else [[record] for record in records]

@@ -184,7 +184,7 @@ def test_a_refusal_is_told_once_a_minute_and_once_when_it_is_over() -> None:
         for _ in range(3):
             watch(KafkaError(KafkaError._AUTHENTICATION, "no"))
         wait_for(lambda: len(lines) == 3, lambda: lines)
-    assert [line["event"] for line in lines] == ["no access to the broker, retrying"] * 2 + ["the broker gives access again"]
+    assert [line["event"] for line in lines] == ["the broker rejected this client, retrying"] * 2 + ["the broker accepts this client again"]
     assert watch.reason is None
     assert asked == 6
 

@@ -209,7 +209,7 @@ def test_another_topic_that_is_written_to_is_taken_up(key):
         assert watched.check() == 0
     assert watched.topics.by_key[key] == new
     assert watched.adopted == [key]
-    assert [line["topic"] for line in log if "going on with the new one" in line["event"]] == [f"the-{key}"]
+    assert [line["topic"] for line in log if "continuing with the new one" in line["event"]] == [f"the-{key}"]
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_findings_are_told_once_and_told_when_they_are_over():
     watched.broker.topics["checkpoint.topic"] = topic("checkpoint.topic")
     with capture_logs() as log:
         watched.look(30)
-    assert [line["event"] for line in log] == ["in order again"]
+    assert [line["event"] for line in log] == ["the finding is resolved"]
     assert watched.metrics.value("topic_findings", level="error") == 0
 
 

@@ -17,7 +17,7 @@ def test_each_record_is_answered_once_whatever_happens() -> None:
     simulate(Parts(), seed=SEED, examples=25, steps=25)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_each_record_is_answered_once_whatever_happens_at_random() -> None:
     simulate(Parts(), seed=random.randrange(2**32), examples=1000, steps=50)

@@ -41,7 +41,7 @@ except ConfigurationError as error:
     sys.exit(2)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 for event in (
-    {"event": "metrics and health are served", "url": "http://127.0.0.1:9"},
+    {"event": "serving metrics and health", "url": "http://127.0.0.1:9"},
     {"event": "partitions assigned", "partitions": [0, 1]},
 ):
     print(json.dumps(event), flush=True)
@@ -51,7 +51,7 @@ while True:
 # Starts a child again and again, which serves and dies.
 SUPERVISOR = """
 import subprocess, sys
-child = 'print(\\'{"event": "metrics and health are served", "url": "http://127.0.0.1:9"}\\')'
+child = 'print(\\'{"event": "serving metrics and health", "url": "http://127.0.0.1:9"}\\')'
 while True:
     subprocess.run([sys.executable, "-c", child])
 """

@@ -388,7 +388,7 @@ def test_what_a_process_owns_is_what_it_last_said(tmp_path: Path) -> None:
         {"event": "partitions assigned", "partitions": [0, 1, 2]},
         {"event": "partitions revoked", "partitions": [1]},
         {"event": "partitions assigned", "partitions": [3]},
-        {"event": "partitions lost: the group went on without this instance", "partitions": [0]},
+        {"event": "partitions lost: the group continued without this instance", "partitions": [0]},
     ]
     (tmp_path / "a.log").write_text("words of a library\n" + "".join(json.dumps(event) + "\n" for event in events) + '{"event": "par')
     one = program("", tmp_path)
