@@ -16,13 +16,13 @@ $(BIN)/python:
 
 .venv/.run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "setting up .venv (TensorFlow is most of it: a minute or two, once)"
-	@$(PIP) -e '.[sandbox,plot,registry]'
+	@$(PIP) -e '.[sandbox,plot,registry,protobuf]'
 	@touch $@
 
 # Keras 2, which old model files are compared with. Its wheel asks for `tensorflow`, which would overwrite the files of tensorflow-cpu.
 .venv/.test: .venv/.run
 	@echo "adding what the tests need to .venv"
-	@$(PIP) -e '.[sandbox,plot,registry,test]'
+	@$(PIP) -e '.[sandbox,plot,registry,protobuf,test]'
 	@$(PIP) --no-deps tf_keras
 	@touch $@ .venv/.run
 

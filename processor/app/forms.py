@@ -12,7 +12,8 @@ from processor.codec.float32_records import Float32Format
 from processor.codec.json_records import JsonFormat
 from processor.codec.key_source import KeySource
 from processor.codec.missing import Absent, Holes, Policy, Qualities
-from processor.codec.schemas.whole_schemas import SchemaFormat, WholeSchemas
+from processor.codec.schemas.schema_format import SchemaDecoder, SchemaFormat
+from processor.codec.schemas.whole_schemas import WholeSchemas
 from processor.codec.whole import WholeDecoder
 from processor.codec.whole_float32 import WholeFloat32
 from processor.codec.whole_json import WholeJson
@@ -54,10 +55,16 @@ def decoder_of(settings: Settings, features: int, categories: Categories = (), *
     }
     whole_sizes: dict[str, Any] = {"features": features, "steps_max": source.record_steps_max, "unit": unit, "holes": holes, "key": key}
     if source.format != "json":
-        readers = readers_of(settings, schemas)
+        readers = readers_of(settings, schemas, nan=absent is not None)
         check_fields(settings, readers)
-        whole = WholeSchemas(readers, **told, unit=source.timestamp_unit)
-        return WholeDecoder(SchemaFormat(), whole, **whole_sizes, **scaled)
+        schemas_of = WholeSchemas(readers, **told, unit=source.timestamp_unit)
+        as_json = source.timestamp == "timestamp" and source.timestamp_unit in ("auto", "ms")
+        json = JsonFormat(**sizes, names=source.features) if source.format == "json_schema" else None
+        plain_of = SchemaFormat(
+            readers, json=json, names=source.features, features=features, timestamp=source.timestamp, unit=source.timestamp_unit
+        )
+        plain_too = holes is None and source.key is None and (json is None or as_json)
+        return SchemaDecoder(plain_of, schemas_of, plain=plain_too, **whole_sizes, **scaled)
     plain = JsonFormat(**sizes, names=source.features)
     if source.timestamp == "timestamp" and source.timestamp_unit in ("auto", "ms") and holes is None and source.key is None:
         return Decoder(plain, **scaled)

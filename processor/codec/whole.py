@@ -62,7 +62,7 @@ class WholeDecoder(Decoder):
         self._units = {UNIT, self._unit.encode()}
 
     def decode(self, messages: Sequence[Message]) -> Decoded:
-        columns, numbers, rejected = Columns(), _Numbers(self._features), list[tuple[int, Rejected]]()
+        columns, numbers, rejected = Columns(), self._new_numbers(), list[tuple[int, Rejected]]()
         for i, message in enumerate(messages):
             try:
                 self._decode_whole(i, message, columns, numbers)
@@ -95,6 +95,9 @@ class WholeDecoder(Decoder):
             filled, missing = self._holes.filled(steps) if self._holes else ([n for step in steps for n in step], None)
             numbers.take(i, filled, missing)
         columns.add(i, message, key, event_ms=event_ms, record_ms=record_ms, steps=len(steps), before=before, after=after)
+
+    def _new_numbers(self) -> "_Numbers":
+        return _Numbers(self._features)
 
     def _marks(self, headers: list[tuple[str, bytes | None]]) -> tuple[bool, bool, int, str | None]:
         """Reset before, reset after, steps, and the unit that the sender names. It may be that of the settings."""

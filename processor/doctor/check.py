@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from processor.app.fit import codec_of, load_model, open_folder, open_parking, record_bytes_of, shapes_of
+from processor.app.schema_fit import asked_schemas
 from processor.doctor.topic_records import records
 from processor.errors import SlotstreamError
 from processor.kafka import admin, findings, permissions
@@ -85,7 +86,7 @@ def _records(settings: Settings, model: "ServableModel | None") -> Iterator[Find
         topic = describe_sampled(settings)
     except SlotstreamError:
         return  # the broker's findings say so
-    yield from records(settings, topic, codec_of(settings, model, "check") if model is not None else None)
+    yield from records(settings, topic, codec_of(settings, model, "check", asked_schemas(settings)) if model is not None else None)
 
 
 def _secrets(settings: Settings) -> Iterator[Finding]:

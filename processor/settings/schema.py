@@ -41,15 +41,19 @@ class Section(BaseModel):
 
 class Input(Section):
     topic: Annotated[str, kafka_name()] = Field(default="readings", description="the topic that contains the readings")
-    format: Annotated[Literal["json", "float32", "avro"], choice("json", "float32", "avro")] = Field(
+    format: Annotated[
+        Literal["json", "float32", "avro", "protobuf", "json_schema"],
+        choice("json", "float32", "avro", "protobuf", "json_schema"),
+    ] = Field(
         default="json",
-        description="the format of a record's value; float32: little-endian, one step, or as many steps as the header steps gives; avro: "
-        "by the schema that its frame names (schema_registry.url), or by input.schema",
+        description="the format of a record's value; float32: little-endian, one step, or as many steps as the header steps gives; avro, "
+        "protobuf and json_schema: by the schema that its frame names (schema_registry.url), or by input.schema",
     )
     value_schema: Annotated[SchemaFile | None, or_null(schema_file())] = Field(
         default=None,
         alias="schema",
-        description="the schema of all records, for avro without a registry's frame",
+        description="the schema of all records, for avro, protobuf and json_schema without a registry's frame; of a .proto file, the first "
+        "message that no other message of it holds",
     )
     features: Annotated[Features | None, or_null(feature_names())] = Field(
         default=None,
@@ -363,7 +367,7 @@ class Settings(BaseSettings):
     @classmethod
     def _input_fits_its_format(cls, source: Input) -> Input:
         if source.format in ("json", "float32") and source.value_schema is not None:
-            words = f"input.format: avro with it: {source.format} has no schema"
+            words = f"input.format: avro, protobuf or json_schema with it: {source.format} has no schema"
             context = {"words": words, "key": "input.schema", "found": str(source.value_schema)}
             raise PydanticCustomError("expected", "expected {words}", context)
         if source.format == "float32" and source.timestamp not in (None, "timestamp"):

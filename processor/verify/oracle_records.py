@@ -162,7 +162,9 @@ class RecordReader:
     def _object(self, record: InputRecord) -> Any:
         """What a value holds that is no float32."""
         value = record.value or b""
-        if self._settings.input.format != "json":
+        if self._settings.input.format == "json_schema":
+            value = self._unframed(record)
+        elif self._settings.input.format != "json":
             try:
                 return self._schemas.read(value, record.headers)
             except NoRecordError as error:
@@ -183,6 +185,16 @@ class RecordReader:
             raise BadError("bad_encoding") from None
         return found
 
+    def _unframed(self, record: InputRecord) -> bytes:
+        """A JSON value without its frame; what it holds, it says itself."""
+        value = record.value or b""
+        if self._settings.input.value_schema is not None:
+            return value
+        try:
+            return value[self._schemas.framed_at(value, record.headers) :]
+        except NoRecordError as error:
+            raise BadError(str(error)) from None
+
     def _fields_of(self, record: InputRecord) -> tuple[list[Any], Any]:
         found = self._object(record)
         bad = self._bad_quality(found)
@@ -200,7 +212,7 @@ class RecordReader:
         where = self._settings.input.timestamp
         timestamp = None if where is None else _at(where, found)
         source = self._settings.input
-        if where is not None and type(timestamp) is int and source.format != "json" and source.timestamp_unit == "auto":
+        if where is not None and type(timestamp) is int and source.format == "avro" and source.timestamp_unit == "auto":
             timestamp = self._schemas.time_ms(where, _keys(where), timestamp, record.value or b"", record.headers)
         return steps, None if timestamp is _NOTHING else timestamp
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from processor.verify.oracle_protobuf import ProtobufOracle
+
 LEVELS_MAX = 100
 _UNITS = {"millis": Fraction(1), "micros": Fraction(1, 1000), "nanos": Fraction(1, 1_000_000)}
 
@@ -43,19 +45,40 @@ class SchemaOracles:
 
     def __init__(self, format_: str, alone: str | None, schemas: Mapping[str, str | None]) -> None:
         self._format, self._schemas = format_, schemas
-        self._alone = None if alone is None else _made(format_, alone)
+        self._alone = None if alone is None or format_ == "json_schema" else _made(format_, alone)
 
     def read(self, value: bytes, headers: Sequence[tuple[str, bytes | None]]) -> Any:
         """Raises NoRecordError."""
+        indexes, end = list[int](), 0
+        if self._format == "protobuf" and self._alone is None:
+            written_by(value, headers)  # what is no frame has no list either
+            framing = dict(headers).get("__value_schema_id") or value
+            indexes, end = _indexes(framing, 17 if framing[:1] == b"\1" else 5)
         oracle, start = self._of(value, headers)
-        return oracle.read(value[start:])
+        if not isinstance(oracle, ProtobufOracle):
+            return oracle.read(value[start:])
+        try:
+            return oracle.read(value if start == 0 else value[end:], indexes)
+        except IndexError:
+            raise NoRecordError("bad_schema") from None
+        except ValueError:
+            raise NoRecordError("bad_encoding") from None
 
     def time_ms(self, name: str, path: Sequence[str], number: int, value: bytes, headers: Sequence[tuple[str, bytes | None]]) -> int:
         """The number at a path as Unix milliseconds. name: the path as the settings write it, which may be a key of its own."""
         oracle, _ = self._of(value, headers)
+        if not isinstance(oracle, AvroOracle):
+            return number
         return oracle.time_ms([name] if oracle.has(name) else path, number)
 
-    def _of(self, value: bytes, headers: Sequence[tuple[str, bytes | None]]) -> "tuple[AvroOracle, int]":
+    def framed_at(self, value: bytes, headers: Sequence[tuple[str, bytes | None]]) -> int:
+        """Where the payload of a framed record begins, whose schema the registry knows. Raises NoRecordError."""
+        schema_id, start = written_by(value, headers)
+        if self._schemas.get(schema_id) is None:
+            raise NoRecordError("unknown_schema")
+        return start
+
+    def _of(self, value: bytes, headers: Sequence[tuple[str, bytes | None]]) -> "tuple[AvroOracle | ProtobufOracle, int]":
         if self._alone is not None:
             return self._alone, 0
         schema_id, start = written_by(value, headers)
@@ -66,8 +89,23 @@ class SchemaOracles:
 
 
 @functools.lru_cache(maxsize=64)
-def _made(_format: str, text: str) -> "AvroOracle":
-    return AvroOracle(text)
+def _made(format_: str, text: str) -> "AvroOracle | ProtobufOracle":
+    return ProtobufOracle(text) if format_ == "protobuf" else AvroOracle(text)
+
+
+def _indexes(data: bytes, at: int) -> tuple[list[int], int]:
+    """The message indexes of a Protobuf frame, and where they end."""
+    try:
+        count, at = _long(data, at)
+        found = []
+        if not 0 <= count <= 32:
+            raise ValueError
+        for _ in range(count):
+            index, at = _long(data, at)
+            found.append(index)
+    except (IndexError, ValueError):
+        raise NoRecordError("bad_encoding") from None
+    return found or [0], at
 
 
 class AvroOracle:

@@ -34,7 +34,7 @@ class Source:
         self._schemas = {key: None if one is None else WrittenSchema("AVRO", json.dumps(one)) for key, one in schemas.items()}
 
     def schema(self, _partition: int, schema_id: str) -> Any:
-        return self._schemas[schema_id]
+        return self._schemas.get(schema_id)
 
 
 def register(url: str, subject: str, schema: Any, kind: str = "AVRO") -> int:

@@ -29,7 +29,7 @@ class AvroReader:
     """schema: of a record; others are read as well, and hold no fields."""
 
     def __init__(self, schema: Avro) -> None:
-        self.fields = fields_of(schema)
+        self.schema, self.fields = schema, fields_of(schema)
         self._read = _Compiler().reader(schema)
 
     def read(self, data: bytes, start: int) -> Any:

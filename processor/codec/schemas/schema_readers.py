@@ -11,16 +11,24 @@ from processor.codec.reject import RejectError
 from processor.codec.schemas.avro_records import AvroReader
 from processor.codec.schemas.avro_schema import SchemaError, parsed
 from processor.codec.schemas.frame import MAGIC, Frame, frame_of
+from processor.codec.schemas.json_schema_records import JsonSchemaReader
+from processor.codec.schemas.protobuf_records import ProtobufReader
+from processor.codec.schemas.protobuf_schema import compiled, message_class, message_of
 from processor.codec.schemas.schema_fields import SchemaReader
-from processor.written_schema import AVRO, SchemaSource, WrittenSchema
+from processor.written_schema import AVRO, JSON, PROTOBUF, SchemaSource, WrittenSchema
 
-KINDS = {"avro": AVRO}  # by input.format
+KINDS = {"avro": AVRO, "protobuf": PROTOBUF, "json_schema": JSON}  # by input.format
 
 
-def reader_of(schema: WrittenSchema, wanted: str, indexes: tuple[int, ...] = ()) -> SchemaReader:  # noqa: ARG001
-    """wanted: input.format. Raises SchemaError."""
+def reader_of(schema: WrittenSchema, wanted: str, indexes: tuple[int, ...] = (), *, nan: bool = False) -> SchemaReader:
+    """wanted: input.format. indexes: of a Protobuf message. nan: a JSON record may hold NaN. Raises SchemaError, ConfigurationError."""
     if schema.kind != KINDS[wanted]:
         raise SchemaError(f"the record's schema is {schema.kind}; expected {KINDS[wanted]} (input.format: {wanted})")
+    if wanted == "protobuf":
+        files = compiled(schema.text, schema.references)
+        return ProtobufReader(message_class(files, message_of(files, indexes)))
+    if wanted == "json_schema":
+        return JsonSchemaReader(schema.text, nan=nan)
     return AvroReader(parsed(schema.text, schema.references))
 
 
@@ -29,12 +37,13 @@ class Readers:
     wanted  input.format
     source  of the schemas of framed records
     alone   the schema of all records, which then have no frame
+    nan     a JSON record may hold NaN for no value
     """
 
-    def __init__(self, wanted: str, *, source: SchemaSource | None = None, alone: WrittenSchema | None = None) -> None:
-        self._wanted, self._source = wanted, source
+    def __init__(self, wanted: str, *, source: SchemaSource | None = None, alone: WrittenSchema | None = None, nan: bool = False) -> None:
+        self._wanted, self._source, self._nan = wanted, source, nan
         self.with_indexes = wanted == "protobuf"
-        self.alone = None if alone is None else reader_of(alone, wanted)
+        self.alone = None if alone is None else reader_of(alone, wanted, nan=nan)
         self._made: dict[tuple[str, tuple[int, ...]], SchemaReader | str] = {}  # or why there is none
 
     def of(self, value: bytes, message: Message) -> tuple[SchemaReader, int]:
@@ -55,7 +64,7 @@ class Readers:
         made = self._made.get(key)
         if made is None:
             try:
-                made = reader_of(schema, self._wanted, frame.indexes)
+                made = reader_of(schema, self._wanted, frame.indexes, nan=self._nan)
             except SchemaError as error:
                 made = str(error)
             self._made[key] = made

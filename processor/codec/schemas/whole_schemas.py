@@ -6,31 +6,12 @@ What differs from JSON: the frame, the unit of a time of a logical type, and mes
 from collections.abc import Sequence
 from typing import Any
 
-from numpy.typing import NDArray
-
 from processor.codec.columns import Message
-from processor.codec.decode import Numbers
 from processor.codec.missing import Absent, Qualities
 from processor.codec.reject import RejectError
 from processor.codec.schemas.schema_fields import Record, in_ms
 from processor.codec.schemas.schema_readers import Readers
-from processor.codec.together import Read
 from processor.codec.whole_json import WholeJson
-
-
-class SchemaFormat:
-    """What decides of numbers that are plainly of another type: a number of a schema is of none. Reads no record."""
-
-    steps_in_header = False
-
-    def together(self, _values: Sequence[bytes | None]) -> Read | None:
-        return None
-
-    def numbers(self) -> Numbers:
-        raise NotImplementedError
-
-    def foreign(self, _x: NDArray[Any]) -> None:
-        """None."""
 
 
 class WholeSchemas(WholeJson):

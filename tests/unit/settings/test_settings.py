@@ -734,7 +734,7 @@ def test_a_schema_file_is_one_of_two_ways_and_decides_by_its_content(tmp_path: P
     file = tmp_path / "a.avsc"
     file.write_text('"long"')
     assert "expected null with input.schema" in problems(None, *AVRO, f"--input.schema={file}")
-    assert "expected input.format: avro with it" in problems(None, f"--input.schema={file}")
+    assert "expected input.format: avro, protobuf or json_schema with it" in problems(None, f"--input.schema={file}")
     one = load(None, "--input.format=avro", f"--input.schema={file}").deciding()
     file.write_text('"int"')
     other = load(None, "--input.format=avro", f"--input.schema={file}").deciding()
