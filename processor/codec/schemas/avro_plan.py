@@ -5,9 +5,11 @@ no fault: whatever is not plainly in order gives None, and avro_records reads th
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from processor.codec.paths import FieldPath
@@ -37,12 +39,19 @@ class Cursor:
 
     def block(self, size: int) -> Array:
         """uint8 [n, size] from the cursor on, which moves behind it."""
-        found = self.data[np.minimum(self.at[:, None] + np.arange(size), self._last)]
+        if size > len(self.data):
+            raise NotPlainError
+        found: Array = sliding_window_view(self.data, size)[np.minimum(self.at, len(self.data) - size)]
         self.at = self.at + size
         return found
 
     def varint(self) -> Array:
         """int64 [n]"""
+        byte = self.data[np.minimum(self.at, self._last)]
+        if (byte < 0x80).all():  # as lengths and branches are
+            self.at = self.at + 1
+            short = byte.astype(np.int64)
+            return (short >> 1) ^ -(short & 1)
         number, open_ = np.zeros(len(self.at), np.uint64), np.ones(len(self.at), np.bool_)
         for i in range(VARINT_BYTES):
             byte = self.data[np.minimum(self.at, self._last)]
@@ -105,11 +114,33 @@ def plan_of(schema: Avro, *, names: Sequence[str] | None, features: int, timesta
         steps = planner.steps(schema, (), ())
     except _NoPlanError:
         return None
-    return AvroPlan(steps, features) if planner.found == set(places) else None
+    return AvroPlan(_joined(steps), features) if planner.found == set(places) else None
 
 
 def _place(name: str, top: set[str]) -> tuple[str, ...]:
     return (name,) if '"' not in name and name in top else FieldPath(name).parts
+
+
+@dataclass(slots=True)
+class _Floats:
+    """Reads features that lie one after another, all of one type."""
+
+    dtype: np.dtype[Any]
+    columns: list[int]
+
+    def __call__(self, cursor: Cursor) -> None:
+        cursor.x[:, self.columns] = cursor.block(len(self.columns) * self.dtype.itemsize).view(self.dtype)
+
+
+def _joined(steps: Sequence[Step]) -> list[Step]:
+    found: list[Step] = []
+    for step in steps:
+        last = found[-1] if found else None
+        if isinstance(step, _Floats) and isinstance(last, _Floats) and step.dtype == last.dtype:
+            found[-1] = _Floats(step.dtype, [*last.columns, *step.columns])
+        else:
+            found.append(step)
+    return found
 
 
 class _NoPlanError(Exception):
@@ -186,12 +217,7 @@ class _Planner:
 
     def _number(self, schema: Avro, column: int) -> Step:
         if schema.kind in _FLOATS:
-            dtype = _FLOATS[schema.kind]
-
-            def step(cursor: Cursor) -> None:
-                cursor.x[:, column] = cursor.block(dtype.itemsize).view(dtype)[:, 0]
-
-            return step
+            return _Floats(_FLOATS[schema.kind], [column])
         if schema.kind not in ("int", "long"):
             raise _NoPlanError
 

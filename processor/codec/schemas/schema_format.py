@@ -48,7 +48,10 @@ class SchemaFormat:
 
     def together(self, values: Sequence[bytes | None], messages: Sequence[Message]) -> Read | None:
         """Raises SchemaPendingError."""
-        if None in values or any(name == HEADER for message in messages for name, _ in message.headers() or ()):
+        if None in values:
+            return None
+        headers = [message.headers() for message in messages]
+        if any(headers) and any(name == HEADER for some in headers for name, _ in some or ()):
             return None
         sizes = np.fromiter(map(len, values), np.int64, len(values))  # type: ignore[arg-type]
         data = np.frombuffer(b"".join((*values, PADDING)), np.uint8)  # type: ignore[arg-type]
@@ -90,9 +93,12 @@ class SchemaFormat:
         if (frames[:, 0] != MAGIC).any():
             return None
         ids = frames[:, 1:].copy().view(">u4")[:, 0]
-        partitions = np.fromiter((message.partition() for message in messages), np.int64, len(messages))
         if (ids == 0).any():
             return None
+        where = [message.partition() for message in messages]
+        if (ids == ids[0]).all() and len(set(where)) == 1:
+            return self._of_one(str(ids[0]), where[0], len(where))
+        partitions = np.array(where)
         found: dict[int, tuple[SchemaReader, list[NDArray[np.int64]]]] = {}
         try:
             for number in np.unique(ids).tolist():
@@ -103,6 +109,12 @@ class SchemaFormat:
         except RejectError:
             return None
         return [(reader, np.concatenate(parts)) for reader, parts in found.values()]
+
+    def _of_one(self, schema_id: str, partition: int, records: int) -> list[tuple[SchemaReader, NDArray[np.int64]]] | None:
+        try:
+            return [(self._readers.by_frame(Frame(schema_id, FRAME_BYTES), partition), np.arange(records))]
+        except RejectError:
+            return None
 
     def _planned(self, reader: SchemaReader, data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Read | None:
         known = self._plans.get(id(reader))
