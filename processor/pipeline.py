@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from processor.codec.carry import Carrier
 from processor.codec.columns import Message
 from processor.codec.decode import Decoded
 from processor.engine import Engine
 from processor.partitions import Partition, Position
-from processor.records import Applied, Batch, Rejected
+from processor.records import Applied, Batch, Headers, Rejected
 from processor.rules import Clock, Jumps, keep_time
 
 LEFT_OUT = {
@@ -28,10 +29,14 @@ Timed = Callable[[str], AbstractContextManager[object]]
 
 
 class Codec(NamedTuple):
-    """decode: every message becomes part of the batch or is rejected. encode: one output for each record, None if there is none."""
+    """decode: every message becomes part of the batch or is rejected. encode: one output for each record, None if there is none.
+
+    carrier: adds to outputs what they take from their records; None: nothing.
+    """
 
     decode: Callable[[Sequence[Message]], Decoded]
     encode: Callable[[Batch, Applied], list[bytes | None]]
+    carrier: Carrier | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Processed:
     values    one output for each record of the batch, None if there is none
     rejected  (message index, reason) of each record that must become a dead letter, in message order
     clocks    the clock of each partition after the batch
+    headers   of each output; None: none has any
     """
 
     decoded: Decoded
@@ -48,6 +54,7 @@ class Processed:
     values: list[bytes | None]
     rejected: list[tuple[int, Rejected]]
     clocks: dict[int, Clock]
+    headers: list[Headers | None] | None = None
 
     @property
     def batch(self) -> Batch:
@@ -80,7 +87,9 @@ class Pipeline:
             applied = self._engine.apply(batch)
         with self._timed("encode"):
             values = self._codec.encode(batch, applied)
-        return Processed(decoded, applied, values, _with_left_out(decoded, applied), after)
+            carrier = self._codec.carrier
+            headers = None if carrier is None else carrier.add(messages, decoded.source, values)
+        return Processed(decoded, applied, values, _with_left_out(decoded, applied), after, headers)
 
     def replay(self, messages: Sequence[Message], clocks: Mapping[int, Clock]) -> tuple[int, dict[int, Clock]]:
         """Like process(), for messages that were committed before: no outputs. Returns the number of readings, and the new clocks."""

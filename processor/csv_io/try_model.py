@@ -21,7 +21,9 @@ import orjson
 
 from processor.app.fit import codec_of, fingerprint_of, load_model, rules_of, shapes_of, slots_of
 from processor.app.forms import may_miss, missing_policies
+from processor.app.named_columns import fields_of
 from processor.app.schema_fit import without_schema
+from processor.codec.flat_fields import predicted
 from processor.codec.plain_message import CREATE_TIME, NO_TIME, PlainMessage
 from processor.codec.record_form import key_header
 from processor.csv_io.csv_file import CsvFile, Form
@@ -147,8 +149,9 @@ class Trial:
         one_a_feature = len(outputs) == 1 and model.outputs == len(names) and outputs[0].rows is None
         self._forecasts = shapes.residual if len(outputs) == 1 else ()
         self._forecasts = self._forecasts or (tuple(range(len(names))) if one_a_feature else ())
-        self._outputs = [names[i] for i in self._forecasts] or _columns(outputs)
-        self._scores = _Scores(settings, [names[i] for i in shapes.residual])
+        self._outputs = list(fields_of(model, settings)) or [names[i] for i in self._forecasts] or _columns(outputs)
+        self._fields = fields_of(model, settings)
+        self._scores = _Scores(settings, [names[i] for i in shapes.residual], [self._fields[i] for i in shapes.forecasts if self._fields])
         self._may_miss = may_miss(settings)
         self._plot = plot
         if plot is not None:
@@ -171,7 +174,7 @@ class Trial:
             if self._plot is not None and answer.output and reading.sensor is not None:
                 time = reading.timestamp if isinstance(reading.timestamp, int) else None
                 measured = [reading.values[i] for i in self._forecasts]
-                prediction = _flat(answer.output["prediction"]) or None
+                prediction = self._numbers(answer) or None
                 self._plot.add(reading.sensor, time, measured, prediction, answer.output.get(self._scores.drawn))
         self._out.flush()
 
@@ -195,11 +198,15 @@ class Trial:
             self.tried.sensors.add(reading.sensor)
         if answer.error:
             self.tried.errors[answer.error] += 1
-        self.tried.predictions += answer.output.get("prediction") is not None
+        self.tried.predictions += bool(self._numbers(answer))
         self.tried.warming_up += answer.output.get("warming_up", False)
 
+    def _numbers(self, answer: _Answer) -> list[Any]:
+        """Of the prediction, none where there is none."""
+        return (predicted(answer.output, self._fields) or []) if self._fields else _flat(answer.output.get("prediction"))
+
     def _write(self, reading: Reading, answer: _Answer) -> None:
-        numbers = _flat(answer.output.get("prediction")) or [""] * len(self._outputs)
+        numbers = self._numbers(answer) or [""] * len(self._outputs)
         warming = "" if answer.error else "true" if answer.output.get("warming_up") else "false"
         held = [" ".join(map(str, answer.output.get("held", [])))] if self._may_miss else []
         said = [*held, warming, answer.error, answer.detail]
@@ -207,18 +214,23 @@ class Trial:
 
 
 class _Scores:
-    """The columns of residuals and reconstructions. features: those that are forecast. drawn: the score that a picture shows."""
+    """The columns of residuals and reconstructions. drawn: the score that a picture shows.
 
-    def __init__(self, settings: Settings, features: Sequence[str]) -> None:
+    features: those that are forecast. fields: the names of the numbers that forecast them, if they have some.
+    """
+
+    def __init__(self, settings: Settings, features: Sequence[str], fields: Sequence[str]) -> None:
         output = settings.output
         self._of = [name for name, wanted in (("residual", output.residual), ("reconstruction", output.reconstruction)) if wanted]
-        self._each = [f"residual_{name}" for name in features] if output.residual_each else []
+        self._fields = fields
+        self._each = [f"residual_{name}" for name in fields or features] if output.residual_each else []
         self.columns = [*self._of, *self._each]
         self.drawn = self._of[0] if self._of else ""
 
     def of(self, output: Mapping[str, Any]) -> list[Any]:
         """What an output says, a number for each column."""
-        return [*(output.get(name) for name in self._of), *(output.get("residuals") or [None] * len(self._each))]
+        each = [output.get(name) for name in self._each] if self._fields else output.get("residuals")
+        return [*(output.get(name) for name in self._of), *(each or [None] * len(self._each))]
 
 
 def _columns(outputs: Sequence[Output]) -> list[str]:

@@ -19,7 +19,7 @@ class Outputs:
     def predictions(self, done: Processed) -> Outs:
         topic, batch = self._topics.output, done.batch
         along = topic.partitions == self._topics.input.partitions
-        return Outs(topic.name, batch.partition if along else None, batch.key, done.values, batch.record_ms.tolist())
+        return Outs(topic.name, batch.partition if along else None, batch.key, done.values, batch.record_ms.tolist(), done.headers)
 
     def schemas(self) -> Iterator[Out]:
         yield from self._schemas.outs() if self._schemas is not None else ()

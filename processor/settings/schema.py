@@ -13,7 +13,17 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from processor.logs import SECRETS
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
 from processor.settings.model_code import ModelCode, model_code
-from processor.settings.output_values import EACH, Forecast, forecast_of, reconstruction_setting, residual_setting
+from processor.settings.output_values import (
+    EACH,
+    HEADER,
+    FieldNames,
+    Forecast,
+    carried,
+    field_names,
+    forecast_of,
+    reconstruction_setting,
+    residual_setting,
+)
 from processor.settings.record_values import Missing, Quality, clashes, key_source, no_values, path_name, qualities, stand_in
 from processor.settings.registry import client_properties, registry_properties
 from processor.settings.schema_file import SchemaFile, schema_file
@@ -123,6 +133,18 @@ class Output(Section):
         default=False,
         description="for autoencoders: add to each prediction the mean absolute difference between the prediction and the readings that it "
         "reconstructs, in the model's scale: with model.output: all those of the whole window, otherwise this reading",
+    )
+
+    fields: Annotated[FieldNames | None, or_null(field_names())] = Field(
+        default=None,
+        description="names of a prediction's numbers: outputs have flat fields predicted_NAME in place of prediction, and residual_NAME in "
+        "place of residuals, as databases take them; null: a list, or for a model with several outputs an object of lists",
+    )
+
+    carry: Annotated[tuple[str, ...], carried()] = Field(
+        default=(),
+        description="fields and headers of a record that its output has too, as they were: a field by the last part of its path, and "
+        "header:NAME or header:* as headers",
     )
 
     @property
@@ -261,10 +283,7 @@ class Settings(BaseSettings):
     output: Output = Field(default=Output(), description="the predictions", validate_default=True)
     dead_letter: DeadLetter = Field(default=DeadLetter(), description="records that cannot be used", validate_default=True)
     schema_registry: dict[str, str | SecretStr] = Field(
-        default={},
-        description="the properties of confluent-kafka's SchemaRegistryClient: url, timeout, basic.auth.user.info and others; a value may "
-        "be {file: PATH}",
-        validate_default=True,
+        default={}, description="properties of confluent-kafka's SchemaRegistryClient; a value may be {file: PATH}", validate_default=True
     )
     on_unknown_schema: Annotated[Literal["fail", "dead_letter"], choice("fail", "dead_letter")] = Field(
         default="fail",
@@ -385,6 +404,10 @@ class Settings(BaseSettings):
     @classmethod
     def _output_is_another_topic(cls, output: Output, info: ValidationInfo) -> Output:
         _refuse_clash("output.topic", output.topic, {"input.topic": _topic(info, "input")})
+        source = info.data.get("input")
+        fields = [name for name in output.carry if not name.startswith(HEADER)]
+        if source is not None and source.format != "json" and fields:
+            _refuse_without_json("output.carry", fields, source.format)
         return output
 
     @field_validator("dead_letter", mode="after")
@@ -512,7 +535,7 @@ def _scales(given: Scale | dict[str, Scale] | None) -> Any:
 # Keys of input that decide.
 _OF_RECORDS = ("key", "timestamp", "timestamp_unit", "missing", "missing_values", "hold_max", "quality")
 # The same of output.
-_OF_OUTPUTS = ("reconstruction",)
+_OF_OUTPUTS = ("reconstruction", "fields", "carry")
 
 
 def _changed(section: Section, prefix: str, keys: Sequence[str]) -> dict[str, Any]:
@@ -545,7 +568,12 @@ def _topic(info: ValidationInfo, section: str) -> str | None:
 
 
 def _refuse_for_float32(key: str, found: object) -> None:
-    words = "input.format: json with it: a float32 record has no fields"
+    _refuse_without_json(key, found, "float32")
+
+
+def _refuse_without_json(key: str, found: object, format_: str) -> None:
+    why = "a float32 record has no fields" if format_ == "float32" else f"of {format_} records only headers are carried"
+    words = f"input.format: json with it: {why}"
     raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": key, "found": found})
 
 

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from processor.model.rungs import REFERENCE, Run
 from processor.settings import Scale, Settings
+from processor.verify.oracle_carry import Carry
 from processor.verify.oracle_records import KEY_BYTES_MAX, BadError, InputRecord, RecordReader, column
-from processor.verify.oracle_scores import SCORES, Scores
+from processor.verify.oracle_scores import FLAT, SCORES, Fields, Scores
 
 if TYPE_CHECKING:  # loading a model imports TensorFlow, and the rules can be tried without it
     from processor.model.load import ServableModel
 
+NUMBERS = ("prediction", *SCORES)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -70,7 +72,7 @@ class Reference:
         self._first_ms: dict[int, int] = {}
         self._ahead: dict[int, _Ahead] = {}
         self._gap_partitions = gap_partitions
-        self._scores = Scores(model, settings)
+        self._scores, self._fields, self._carry = Scores(model, settings), Fields(model, settings), Carry(settings)
         self._records = RecordReader(settings, model.features, model.inputs.categories, schemas or {})
         self._forgotten: set[tuple[int, bytes]] = set()  # by a null value or `end`: these lack nothing
         self._x = np.zeros((REFERENCE.steps_max, REFERENCE.rows, model.features), np.float32)
@@ -92,6 +94,10 @@ class Reference:
     def key_of(self, record: InputRecord) -> bytes | None:
         """As RecordReader.key_of."""
         return self._records.key_of(record)
+
+    def headers_of(self, record: InputRecord) -> list[tuple[str, bytes | None]]:
+        """Those that a record's output has."""
+        return self._carry.headers(record)
 
     def _feed(self, record: InputRecord) -> dict[str, Any] | None:
         key = self.key_of(record)
@@ -135,6 +141,8 @@ class Reference:
         prediction: Any = None if filling else self._prediction(ys)
         warming = filling or incomplete or steps < self._settings.model.warmup_steps
         out = self._output(record, key, event_ms, prediction, steps, scores, warming=warming)
+        self._fields.flatten(out, ys[-1])
+        out |= self._carry.fields(record)
         if holes.any():
             names = self._settings.input.features or range(self._model.features)
             out["held"] = [name for i, name in enumerate(names) if holes[:, i].any()]
@@ -268,8 +276,7 @@ class Reference:
 def as_published(value: bytes) -> dict[str, Any]:
     """An output as expect() writes one: every number of the prediction and of the scores the float32 that it stands for."""
     found: dict[str, Any] = json.loads(value)
-    found["prediction"] = _float32(found["prediction"])
-    return {**found, **{name: _float32(found[name]) for name in SCORES if name in found}}
+    return {name: _float32(of) if name in NUMBERS or name.startswith(FLAT) else of for name, of in dict(found).items()}
 
 
 def _reference_rung(model: "ServableModel") -> Run:

@@ -126,7 +126,7 @@ class Watch(threading.Thread):
             self._judge.record(InputRecord(message.partition(), message.offset(), key, value, record_ms, headers))
             return
         kind: judge.Kind = "prediction" if topic == self._output else "dead letter"
-        found = judge.prediction(key, value, record_ms) if topic == self._output else judge.dead_letter(key, value, record_ms, headers)
+        found = (judge.prediction if topic == self._output else judge.dead_letter)(key, value, record_ms, headers)
         partition, answer = found
         if partition != message.partition():
             raise SlotstreamError(
