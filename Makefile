@@ -16,13 +16,13 @@ $(BIN)/python:
 
 .venv/.run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "setting up .venv (TensorFlow is most of it: a minute or two, once)"
-	@$(PIP) -e '.[sandbox,plot]'
+	@$(PIP) -e '.[sandbox,plot,registry,protobuf]'
 	@touch $@
 
 # Keras 2, which old model files are compared with. Its wheel asks for `tensorflow`, which would overwrite the files of tensorflow-cpu.
 .venv/.test: .venv/.run
 	@echo "adding what the tests need to .venv"
-	@$(PIP) -e '.[sandbox,plot,test]'
+	@$(PIP) -e '.[sandbox,plot,registry,protobuf,test]'
 	@$(PIP) --no-deps tf_keras
 	@touch $@ .venv/.run
 
@@ -93,8 +93,8 @@ bench-recovery: .venv/.run ## the cost of a crash, a restart, a rebalance and a 
 recipes: .venv/.run ## runs the recipes of docs/recipes.md and prints their numbers
 	$(BIN)/python -m recipes
 
-kafka: .venv/.run ## an embedded Kafka in the foreground, for experiments; BROKERS=3 for a cluster
-	$(BIN)/python -m processor.testbed.embedded_kafka $(if $(BROKERS),--brokers $(BROKERS))
+kafka: .venv/.run ## an embedded Kafka in the foreground, for experiments; BROKERS=3 for a cluster, REGISTRY=1 for a schema registry
+	$(BIN)/python -m processor.testbed.embedded_kafka $(if $(BROKERS),--brokers $(BROKERS)) $(if $(REGISTRY),--registry)
 
 demo-model: .venv/.run ## retrains the demo's model
 	$(BIN)/python scripts/train_demo_model.py

@@ -11,6 +11,7 @@ Every message states what was found, what was expected and what to do; a message
         +-- DeadLetterLimit      too many records are bad: a wrong deployment, not bad data
         +-- PolicyStop           a policy of the state table says fail
         +-- TopicGone            a topic was deleted while the service was running, and was not created again
+        +-- UnknownSchemaStop    a record names a schema that the registry does not know
         +-- RepeatedAbort        five transactions in a row were aborted for the same reason
 """
 
@@ -65,6 +66,10 @@ class PolicyStop(Stopped):
 
 class TopicGone(Stopped):
     see = "a-topic-is-gone"
+
+
+class UnknownSchemaStop(Stopped):
+    see = "a-schema-is-unknown"
 
 
 class RepeatedAbort(Stopped):

@@ -64,6 +64,14 @@ CATALOGUE: tuple[Spec, ...] = (
     Spec("readings_total", "counter", "readings", "readings stepped through the model, not counting replays"),
     Spec("predictions_total", "counter", "records", "prediction records in committed transactions"),
     Spec("dead_letters_total", "counter", "records", "records that could not be used, by reason", {"error": ERRORS}),
+    Spec("schema_registry_waiting", "gauge", "1", "1 while records wait for a schema that the schema registry does not give"),
+    Spec(
+        "schema_registry_requests_total",
+        "counter",
+        "requests",
+        "requests to the schema registry for a schema, with the client's own retries, by result",
+        {"result": ("found", "unknown", "failed")},
+    ),
     Spec(
         "missing_values_total",
         "counter",

@@ -16,6 +16,7 @@ ERRORS = (
     "no_key",
     "bad_encoding",
     "bad_schema",
+    "unknown_schema",
     "wrong_feature_count",
     "not_finite",
     "unknown_category",

@@ -32,6 +32,7 @@ from processor.app.fit import (
 )
 from processor.app.forms import may_miss, names_of
 from processor.app.health import Health, Served
+from processor.app.schema_source import KeptSchemas
 from processor.app.watching import Watching
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.policy import Present
@@ -90,9 +91,12 @@ class Build:
         self._loop: Loop | None = None
         self._tiles: Tiles | None = None
         self._moved: MovedWatch | None = None
+        self._schemas: KeptSchemas | None = None
 
     def close(self) -> None:
-        """Ends the compilation beside the loop."""
+        """Ends the compilation beside the loop, and requests for schemas."""
+        if self._schemas is not None:
+            self._schemas.close()
         if self._tiles is not None:
             self._tiles.close()
         if self._moved is not None:
@@ -121,7 +125,9 @@ class Build:
         findings.require(found)
         _warn(found)
         watching = Watching(settings, model, shapes, self._metrics)
-        store, writer = _checkpoints(folder, settings, topics, shapes)
+        schemas = self._schemas = KeptSchemas(settings, folder, self._metrics)
+        self._health.schemas = schemas.source
+        store, writer = _checkpoints(folder, settings, topics, shapes, schemas)
         slots = slots_of(settings, shapes)
         fingerprint = fingerprint_of(settings, model)
         self._metrics.set("input_partitions", topics.input.partitions)
@@ -161,7 +167,7 @@ class Build:
             return Restore(policies_of(settings), store, present, partition, gate, open_log)
 
         recorder = Recorder(self._metrics, names_of(settings, shapes.features) if may_miss(settings) else ())
-        codec, deliver = codec_of(settings, model, fingerprint), self._delivery(topics, beat, watch)
+        codec, deliver = codec_of(settings, model, fingerprint, schemas.source), self._delivery(topics, beat, watch)
         loop = self._compose(topics, engine, codec, recorder, deliver, writer, restore, membership, beat, watching)
         self._health.book = watching.book
         _log.info("started, joining the group", seconds=self._health.start_seconds())
@@ -188,6 +194,8 @@ class Build:
         """On the loop's thread: a topic was replaced by another of its name."""
         if key == "checkpoint.topic" and topics.checkpoint is not None and isinstance(writer, TopicWriter):
             writer.moved(topics.checkpoint)
+            if self._schemas is not None and self._schemas.records is not None:
+                self._schemas.records.lost()
             if self._loop is not None:
                 self._loop.checkpoints_lost()
 
@@ -216,13 +224,14 @@ class Build:
         bad_share = BadShare(settings.dead_letter.max_ratio, topics.dead_letter.name)
         watching.begin(partitions, engine, there)
 
+        records = None if self._schemas is None else self._schemas.records
         committer = Committer(
             delivery,
             membership,
             topics.input.name,
             partitions=partitions,
             writer=writer,
-            participants=[engine, bad_share, *watching.observers],
+            participants=[engine, bad_share, *watching.observers, *([records] if records is not None else [])],
             recorder=recorder,
         )
         restorer = Restorer(
@@ -248,7 +257,7 @@ class Build:
             partitions=partitions,
             engine=engine,
             pipeline=pipeline,
-            outputs=Outputs(topics),
+            outputs=Outputs(topics, records),
             bad_share=bad_share,
             committer=committer,
             restorer=restorer,
@@ -347,11 +356,12 @@ def _warn(found: list[Finding]) -> None:
 
 
 def _checkpoints(
-    folder: Directory | None, settings: Settings, topics: Topics, shapes: Shapes
+    folder: Directory | None, settings: Settings, topics: Topics, shapes: Shapes, schemas: KeptSchemas
 ) -> tuple[Directory | TopicStore, CheckpointWriter]:
     if folder is not None:
         return folder, Writer(folder)
     if topics.checkpoint is None:
         raise ValueError("checkpoints are in a folder or in a topic")
-    store = TopicStore(functools.partial(read_to_end, settings), topics.checkpoint, shapes.row_width)
+    learn = None if schemas.records is None else schemas.records.learn
+    store = TopicStore(functools.partial(read_to_end, settings), topics.checkpoint, shapes.row_width, learn)
     return store, TopicWriter(store)

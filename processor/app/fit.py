@@ -33,6 +33,7 @@ from processor.remote.place import Pinned, Place
 from processor.rules import Rules
 from processor.settings import Location, Settings, format_duration, keys
 from processor.slots.parking import StateFile
+from processor.written_schema import SchemaSource
 
 if TYPE_CHECKING:
     from processor.model.file.own_code import CodeFile
@@ -198,8 +199,8 @@ def _deciding(settings: Settings, model: "ServableModel") -> dict[str, Any]:
     return {**settings.deciding(), **chosen, "the version's rules for records and time": RECORD_RULES}
 
 
-def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Codec:
-    """Bytes to batches and back, as the settings say. Needs no broker."""
+def codec_of(settings: Settings, model: "ServableModel", fingerprint: str, schemas: SchemaSource | None = None) -> Codec:
+    """Bytes to batches and back, as the settings say. Needs no broker. schemas: of records with a registry's frame."""
     encoder = Encoder(
         model_id=fingerprint[:8],
         outputs=model.named_outputs,
@@ -211,7 +212,7 @@ def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Co
         forecasts=tuple(residual_of(model, settings)),
         trained_window=model.trained_window,
     )
-    decode = decoder_of(settings, model.features, model.inputs.categories).decode
+    decode = decoder_of(settings, model.features, model.inputs.categories, schemas=schemas).decode
     carrier = Carrier(settings.output.carry) if settings.output.carry else None
     encode = WholeEncoder(encoder.encode, names_of(settings, model.features)).encode if may_miss(settings) else encoder.encode
     alarms = _alarms(settings, model.features, fingerprint[:8]).encode if settings.alarm.on else None

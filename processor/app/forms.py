@@ -6,22 +6,29 @@ Needs no broker and no model file, only the number of features. Judges what of t
 from collections.abc import Sequence
 from typing import Any
 
+from processor.app.schema_fit import check_fields, readers_of
 from processor.codec.decode import Decoder
 from processor.codec.float32_records import Float32Format
 from processor.codec.json_records import JsonFormat
 from processor.codec.key_source import KeySource
 from processor.codec.missing import Absent, Holes, Policy, Qualities
+from processor.codec.schemas.schema_format import SchemaDecoder, SchemaFormat
+from processor.codec.schemas.whole_schemas import WholeSchemas
 from processor.codec.whole import WholeDecoder
 from processor.codec.whole_float32 import WholeFloat32
 from processor.codec.whole_json import WholeJson
 from processor.errors import ConfigurationError
 from processor.settings import Missing, Quality, RangeScale, Scale, Settings
+from processor.written_schema import SchemaSource
 
 Categories = Sequence[int | None]  # of each feature how many categories it has; None: it is a measurement
 
 
-def decoder_of(settings: Settings, features: int, categories: Categories = ()) -> Decoder:
-    """The fast one for plain records, the one that reads them whole for all others. Raises ConfigurationError."""
+def decoder_of(settings: Settings, features: int, categories: Categories = (), *, schemas: SchemaSource | None = None) -> Decoder:
+    """The fast one for plain records, the one that reads them whole for all others. Raises ConfigurationError.
+
+    schemas: of records with a registry's frame.
+    """
     source = settings.input
     sizes = {"features": features, "record_steps_max": source.record_steps_max}
     scale = _measured(source.scale, features, categories)
@@ -38,18 +45,30 @@ def decoder_of(settings: Settings, features: int, categories: Categories = ()) -
             return Decoder(floats, **scaled)
         read = WholeFloat32(floats, absent)
         return WholeDecoder(floats, read, features=features, steps_max=source.record_steps_max, holes=holes, key=key, **scaled)
+    unit = None if source.timestamp_unit == "auto" else source.timestamp_unit
+    told: dict[str, Any] = {
+        "features": features,
+        "names": source.features,
+        "timestamp": source.timestamp,
+        "absent": absent,
+        "qualities": _qualities(source.quality, [str(name) for name in names_of(settings, features)]),
+    }
+    whole_sizes: dict[str, Any] = {"features": features, "steps_max": source.record_steps_max, "unit": unit, "holes": holes, "key": key}
+    if source.format != "json":
+        readers = readers_of(settings, schemas, nan=absent is not None)
+        check_fields(settings, readers)
+        schemas_of = WholeSchemas(readers, **told, unit=source.timestamp_unit)
+        as_json = source.timestamp == "timestamp" and source.timestamp_unit in ("auto", "ms")
+        json = JsonFormat(**sizes, names=source.features) if source.format == "json_schema" else None
+        plain_of = SchemaFormat(
+            readers, json=json, names=source.features, features=features, timestamp=source.timestamp, unit=source.timestamp_unit
+        )
+        plain_too = holes is None and source.key is None and (json is None or as_json)
+        return SchemaDecoder(plain_of, schemas_of, plain=plain_too, **whole_sizes, **scaled)
     plain = JsonFormat(**sizes, names=source.features)
     if source.timestamp == "timestamp" and source.timestamp_unit in ("auto", "ms") and holes is None and source.key is None:
         return Decoder(plain, **scaled)
-    whole = WholeJson(
-        features=features,
-        names=source.features,
-        timestamp=source.timestamp,
-        absent=absent,
-        qualities=_qualities(source.quality, [str(name) for name in names_of(settings, features)]),
-    )
-    unit = None if source.timestamp_unit == "auto" else source.timestamp_unit
-    return WholeDecoder(plain, whole, features=features, steps_max=source.record_steps_max, unit=unit, holes=holes, key=key, **scaled)
+    return WholeDecoder(plain, WholeJson(**told), **whole_sizes, **scaled)
 
 
 def names_of(settings: Settings, features: int) -> Sequence[str | int]:

@@ -13,6 +13,7 @@ from processor.kafka.refusals import RefusalWatch
 from processor.kafka.topic_watch import TopicWatch
 from processor.loop.loop import Loop
 from processor.partitions import Partition
+from processor.registry.schemas import Schemas
 from processor.settings import Settings
 from processor.systemd import Systemd
 
@@ -117,6 +118,7 @@ class Health:
         self.topics: TopicWatch | None = None
         self.refusals: RefusalWatch | None = None
         self.model_moved: str | None = None  # what model.path means now, if that is not what is served
+        self.schemas: Schemas | None = None
         self.not_permitted: NotPermitted | None = None  # the permission that the loop is waiting for
 
     def beat(self) -> None:
@@ -176,6 +178,8 @@ class Health:
         """What the service is waiting for: something to be fixed, or the broker; None if nothing."""
         if self.topics is not None and (gone := self.topics.trouble) is not None:
             return gone
+        if self.schemas is not None and (waits := self.schemas.trouble) is not None:
+            return waits
         refused = self.not_permitted or (None if self.refusals is None else self.refusals.reason)
         if refused is not None:
             return f"{refused.found}; to do: {refused.do}"

@@ -87,6 +87,11 @@ class Directory:
         probe.write_bytes(b"")
         probe.unlink()
 
+    @property
+    def root(self) -> Path:
+        """The folder of the group and topic."""
+        return self._root
+
     def folder(self, partition: int) -> Path:
         return self._root / str(partition)
 

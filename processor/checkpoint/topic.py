@@ -2,6 +2,7 @@
 
     key 0x01 + sensor    one row: the sensor's state at its applied offset
     key 0x00             the marker: the position up to which the rows are complete, and what they are a function of
+    key 0x02 + id        a schema that the partition's records need (registry.schema_records)
 
 A checkpoint is a round: the rows that changed since the last one, copied at a commit boundary, then the marker. They are written in the
 loop's own transactions, one piece in each. So they are refused from a process that has lost its partition, and no transaction grows much.
@@ -46,6 +47,7 @@ RECORD_BYTES = 64
 _LINEAGE = re.compile(r"[0-9a-f]{1,16}")
 
 ReadsToEnd = Callable[[str, int, Callable[[], bool]], Iterator[list[Any]]]  # topic, partition, whether it was cancelled
+Learn = Callable[[int, dict[bytes, bytes | None]], None]  # partition, values by key
 
 
 def row_type(width: int) -> np.dtype[Any]:
@@ -66,8 +68,12 @@ def _lineage(beginning: Beginning) -> int:
 class TopicStore:
     """Reads each partition's checkpoint from the topic. Several threads may call the methods, for different partitions."""
 
-    def __init__(self, read_to_end: ReadsToEnd, topic: Topic, width: int) -> None:
-        """read_to_end: every record of a partition of a topic by its name, until it is cancelled (kafka.partition_log.read_to_end)."""
+    def __init__(self, read_to_end: ReadsToEnd, topic: Topic, width: int, learn: Learn | None = None) -> None:
+        """read_to_end: every record of a partition of a topic by its name, until it is cancelled (kafka.partition_log.read_to_end).
+
+        learn: takes the newest value of each key that is neither a row nor the marker (registry.schema_records).
+        """
+        self._learn = learn
         self.topic = topic
         self._read_to_end, self._width = read_to_end, width
         # Keys of rows that no restore will use: the writer deletes them with its first round.
@@ -87,6 +93,8 @@ class TopicStore:
         self.read_from[partition] = topic.id
         for messages in self._read_to_end(topic.name, partition, cancelled):
             read.take(messages)
+        if self._learn is not None:
+            self._learn(partition, read.others)
         snapshot = self._snapshot(partition, read, topic, position_max, usable)
         used = set() if snapshot is None else set(snapshot.keys)
         self.useless[partition] = [key for key in read.places if key not in used]
@@ -120,6 +128,7 @@ class _Read:
     def __init__(self, width: int) -> None:
         self.places: dict[bytes, int] = {}  # places of the keys that have a row
         self.marker: dict[str, Any] | None = None
+        self.others: dict[bytes, bytes | None] = {}  # of keys that are neither
         self._type = row_type(width)
         self._pieces: list[NDArray[Any]] = []
         self._next = 0
@@ -131,7 +140,7 @@ class _Read:
             if key == MARKER:
                 self.marker = _marker(value)
             elif key[:1] != ROW:
-                continue
+                self.others[key] = value
             elif value is None or len(value) != self._type.itemsize or value[0] != FORMAT:
                 # Deleted, or of another format or width: this key has no usable row.
                 self.places.pop(key[1:], None)

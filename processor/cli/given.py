@@ -11,7 +11,7 @@ from types import TracebackType
 
 from processor.errors import ConfigurationError
 from processor.logs import SECRETS
-from processor.settings import Settings, config_file, keys, load_settings
+from processor.settings import CLIENTS, Settings, config_file, keys, load_settings
 
 
 def settings_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -62,10 +62,10 @@ def settings_of_model(rest: list[str], file: str) -> Settings:
 def settings_help() -> str:
     lines = [
         "settings, each also a key of the YAML file and an environment variable (SLOTSTREAM_INPUT__TOPIC):",
-        "  --kafka KEY=VALUE, again for each",
+        "  --kafka KEY=VALUE and --schema_registry KEY=VALUE, again for each",
     ]
     for key in keys():
-        if key.name != "kafka":
+        if key.name not in CLIENTS:
             lines.append(f"  --{key.name} (default {key.default})")
         lines += textwrap.wrap(f"{key.meaning}. Allowed: {key.allowed}.", 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines) + "\n"

@@ -72,14 +72,14 @@ def event_ms(timestamp: float | str | None, record_ms: int | None, *, ahead_max_
 
 
 def plain(
-    timestamps: Sequence[int | float | str | None],
+    timestamps: Sequence[int | float | str | None] | NDArray[np.int64],
     record_ms: NDArray[np.int64],
     *,
     ahead_max_ms: int,
     unit_given: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64] | None:
     """event_ms() of many records that have a time of their own, int64 [n]; None where it would refuse one."""
-    kinds = set(map(type, timestamps))
+    kinds = {int} if isinstance(timestamps, np.ndarray) else set(map(type, timestamps))
     if kinds == {type(None)}:
         return record_ms
     if kinds == {int} or kinds == {float}:

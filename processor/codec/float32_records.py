@@ -34,7 +34,7 @@ class Float32Format:
     def numbers(self) -> "_Numbers":
         return _Numbers(self)
 
-    def together(self, values: Sequence[bytes | None]) -> Read | None:
+    def together(self, values: Sequence[bytes | None], _messages: Any = ()) -> Read | None:
         size = NUMBER_BYTES * self.features
         if any(value is None or len(value) != size for value in values):
             return None

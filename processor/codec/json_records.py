@@ -58,7 +58,7 @@ class JsonFormat:
         flat = msgspec.defstruct("Flat", [("values", tuple[(float,) * features]), ("timestamp", Timestamp, None)], gc=False)  # type: ignore[misc]
         self._lines, self._matrix = JsonLines(msgspec.json.Decoder(flat), braces=1, brackets=1), Matrix(features)
 
-    def together(self, values: Sequence[bytes | None]) -> Read | None:
+    def together(self, values: Sequence[bytes | None], _messages: Any = ()) -> Read | None:
         if self.named is not None:
             return self.named.together(values)
         found = self._lines.read(values)

@@ -16,13 +16,13 @@ from processor.codec.reject import RejectError
 
 RECORDS_MAX = 512  # at a time: one that is not plain has so many read one by one
 
-Timestamps = Sequence[int | float | str | None]
+Timestamps = Sequence[int | float | str | None] | NDArray[np.int64]
 Read = tuple[NDArray[Any], Timestamps]
 
 
 class PlainFormat(Protocol):
-    def together(self, values: Sequence[bytes | None], /) -> Read | None:
-        """The numbers of records of one step each, float64 or float32 [n, F], and their timestamps."""
+    def together(self, values: Sequence[bytes | None], messages: Sequence[Message], /) -> Read | None:
+        """The numbers of records of one step each, float64 or float32 [n, F], and their timestamps. values: of the messages."""
 
 
 class Together:
@@ -47,7 +47,7 @@ class Together:
         keys = [message.key() for message in messages]
         if None in keys or max(map(len, keys)) > KEY_BYTES_MAX:  # type: ignore[arg-type]
             return None
-        read = self._format.together([message.value() for message in messages])
+        read = self._format.together([message.value() for message in messages], messages)
         if read is None:
             return None
         x, timestamps = read

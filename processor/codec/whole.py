@@ -23,7 +23,7 @@ from processor.settings import Scale
 class WholeFormat(Protocol):
     """How a value is read: load() first, then the others in this order. Each raises RejectError."""
 
-    def load(self, value: bytes, /) -> Any: ...
+    def load(self, value: bytes, message: Message, /) -> Any: ...
     def steps(self, found: Any, asked: int, /) -> list[list[float]]: ...
     def timestamp(self, found: Any, /) -> int | float | str | None: ...
 
@@ -62,7 +62,7 @@ class WholeDecoder(Decoder):
         self._units = {UNIT, self._unit.encode()}
 
     def decode(self, messages: Sequence[Message]) -> Decoded:
-        columns, numbers, rejected = Columns(), _Numbers(self._features), list[tuple[int, Rejected]]()
+        columns, numbers, rejected = Columns(), self._new_numbers(), list[tuple[int, Rejected]]()
         for i, message in enumerate(messages):
             try:
                 self._decode_whole(i, message, columns, numbers)
@@ -74,7 +74,7 @@ class WholeDecoder(Decoder):
 
     def _decode_whole(self, i: int, message: Message, columns: Columns, numbers: "_Numbers") -> None:
         value, (kind, record_ms) = message.value(), message.timestamp()
-        found = self._whole.load(value) if self._key.in_value and value is not None else None
+        found = self._whole.load(value, message) if self._key.in_value and value is not None else None
         key = self._key.key(message, found)
         check_key(key)
         before, after, _, _ = self._no_header
@@ -82,7 +82,7 @@ class WholeDecoder(Decoder):
         if value is not None:
             before, after, asked, unit = self._marks(message.headers() or [])
             if not self._key.in_value:
-                found = self._whole.load(value)
+                found = self._whole.load(value, message)
             steps = self._whole.steps(found, asked)
             event_ms = event_time.event_ms(
                 self._whole.timestamp(found),
@@ -95,6 +95,9 @@ class WholeDecoder(Decoder):
             filled, missing = self._holes.filled(steps) if self._holes else ([n for step in steps for n in step], None)
             numbers.take(i, filled, missing)
         columns.add(i, message, key, event_ms=event_ms, record_ms=record_ms, steps=len(steps), before=before, after=after)
+
+    def _new_numbers(self) -> "_Numbers":
+        return _Numbers(self._features)
 
     def _marks(self, headers: list[tuple[str, bytes | None]]) -> tuple[bool, bool, int, str | None]:
         """Reset before, reset after, steps, and the unit that the sender names. It may be that of the settings."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from processor.codec.columns import Message
 from processor.codec.float32_records import NUMBER_BYTES, Float32Format
 from processor.codec.missing import Absent
 
@@ -20,7 +21,7 @@ class WholeFloat32:
         self._plain = plain
         self._absent = None if absent is None else {float(np.float32(number)) for number in absent.numbers}
 
-    def load(self, value: bytes) -> bytes:
+    def load(self, value: bytes, _message: Message) -> bytes:
         return self._plain.numbers().parse(value)[0]
 
     def steps(self, found: bytes, asked: int) -> list[list[float]]:

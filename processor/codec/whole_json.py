@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from processor.codec.columns import Message
 from processor.codec.json_records import DEPTH_MAX, Timestamp, checked_timestamp, fields_of, loaded, nesting, no_constant, no_number
 from processor.codec.missing import Absent, Bad, Qualities
 from processor.codec.paths import ABSENT, FieldPath
@@ -41,14 +42,9 @@ class WholeJson:
         self._fields = [FieldPath(name) for name in names] if names else None
         self._timestamp = FieldPath(timestamp) if timestamp is not None else None
 
-    def load(self, value: bytes) -> Any:
+    def load(self, value: bytes, _message: Message) -> Any:
         """The record. Raises RejectError (bad_encoding)."""
-        if value.count(b"[") + value.count(b"{") > DEPTH_MAX and nesting(value) > DEPTH_MAX:
-            raise RejectError("bad_encoding", f"the value nests deeper than {DEPTH_MAX} levels")
-        try:
-            return msgspec.json.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return loaded(value) if self._absent is None else loaded(value, _nan_as_null)
+        return load_json(value, nan=self._absent is not None)
 
     def steps(self, found: Any, _asked: int) -> list[list[float]]:
         """The numbers of each step, NaN where one is missing. Raises RejectError (bad_schema, not_finite)."""
@@ -101,6 +97,16 @@ class WholeJson:
         if self._absent is None:
             return False
         return (type(found) in _NUMBERS and found in self._absent.numbers) or (isinstance(found, str) and found in self._absent.texts)
+
+
+def load_json(value: bytes, *, nan: bool) -> Any:
+    """nan: what Python's json writes for NaN is read as no value. Raises RejectError (bad_encoding)."""
+    if value.count(b"[") + value.count(b"{") > DEPTH_MAX and nesting(value) > DEPTH_MAX:
+        raise RejectError("bad_encoding", f"the value nests deeper than {DEPTH_MAX} levels")
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return loaded(value, _nan_as_null) if nan else loaded(value)
 
 
 def _nan_as_null(name: str) -> None:

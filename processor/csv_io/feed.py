@@ -114,6 +114,12 @@ class Feed:
         now_s: Callable[[], float] = time.monotonic,
         wait: Callable[[float], object] | None = None,
     ) -> None:
+        if settings.input.format not in ("json", "float32"):
+            raise ConfigurationError(
+                f"input.format is {settings.input.format}",
+                expected="json or float32: feed writes no records of a schema",
+                do="feed a topic of its own with --input.format=json, or use a producer of that format",
+            )
         self._topic, self._source = settings.input.topic, settings.input
         self._value = value_as(settings.input)
         self._time_inside = settings.input.format == "json" and settings.input.timestamp is not None

@@ -22,6 +22,7 @@ import orjson
 from processor.app.fit import codec_of, fingerprint_of, load_model, rules_of, shapes_of, slots_of
 from processor.app.forms import may_miss, missing_policies
 from processor.app.named_columns import fields_of
+from processor.app.schema_fit import without_schema
 from processor.codec.flat_fields import predicted
 from processor.codec.plain_message import CREATE_TIME, NO_TIME, PlainMessage
 from processor.codec.record_form import key_header
@@ -169,7 +170,7 @@ class Trial:
         self._value, self._key = value_as(settings.input), settings.input.key
         rules = rules_of(settings)
         self._engine = Engine(Tiles(model, rows_max=min(slots, TILE_ROWS)), shapes, rules, slots=slots)
-        self._pipeline = Pipeline(codec_of(settings, model, fingerprint_of(settings, model)), self._engine, rules.expire_ms)
+        self._pipeline = Pipeline(codec_of(without_schema(settings), model, fingerprint_of(settings, model)), self._engine, rules.expire_ms)
         self._clocks = {0: Clock()}  # every reading is of partition 0
         # The features that the outputs forecast: those of output.residual, and all of them where the outputs are as many.
         outputs = model.named_outputs

@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from processor.app.drift_profile import drift_counts
 from processor.app.fit import codec_of, load_model, open_folder, open_parking, record_bytes_of, shapes_of
+from processor.app.schema_fit import asked_schemas
 from processor.app.sensor_form import sensor_form
 from processor.doctor.topic_records import records
 from processor.errors import SlotstreamError
@@ -91,7 +92,7 @@ def _records(settings: Settings, model: "ServableModel | None") -> Iterator[Find
         topic = describe_sampled(settings)
     except SlotstreamError:
         return  # the broker's findings say so
-    yield from records(settings, topic, codec_of(settings, model, "check") if model is not None else None)
+    yield from records(settings, topic, codec_of(settings, model, "check", asked_schemas(settings)) if model is not None else None)
 
 
 def _secrets(settings: Settings) -> Iterator[Finding]:

@@ -34,7 +34,10 @@ def records(settings: Settings, topic: Topic, codec: Codec | None) -> Iterator[F
         return
     if codec is not None:
         latest = sorted(sample, key=lambda record: (record.timestamp()[1], record.offset() or 0))[-RECORDS:]
-        yield from judged(latest, codec, settings.dead_letter.max_ratio, settings.input.features or ())
+        try:
+            yield from judged(latest, codec, settings.dead_letter.max_ratio, settings.input.features or ())
+        except SlotstreamError as error:
+            yield Finding("error", "schema registry", error.found, error.do)
     yield from split(sample, settings.input.key)
 
 

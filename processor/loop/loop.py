@@ -28,6 +28,7 @@ from processor.loop.restorer import Restorer
 from processor.partitions import Partitions
 from processor.pipeline import Pipeline, clock_of, positions_after
 from processor.recorder import Recorder
+from processor.written_schema import SchemaPendingError
 
 _log = structlog.get_logger(__name__)
 
@@ -92,11 +93,11 @@ class Loop:
             self._rewind()
             return
         self._busy = bool(polled.messages)
-        if polled.messages:
-            self._process(polled.messages)
+        processed = self._processed(polled.messages)
         if self._committer.rewind_due:
             return
-        self._note_ends(polled)
+        if processed:
+            self._note_ends(polled)
         if polled.lost:
             self._rebalance.restore_again(polled.lost)
         if self._committer.due(self._pace.commit_interval_s):
@@ -172,6 +173,16 @@ class Loop:
         wait_s = IDLE_S if age_s is None else max(0.0, min(IDLE_S, pace.commit_interval_s - age_s))
         return 1, min(wait_s, pace.linger_s) if self._restorer.busy else wait_s
 
+    def _processed(self, messages: list[Message]) -> bool:
+        """False if a record's schema is not known yet: then all these messages are read again, and nothing has changed."""
+        try:
+            if messages:
+                self._process(messages)
+        except SchemaPendingError:
+            self._rewind()
+            return False
+        return True
+
     def _process(self, messages: list[Message]) -> None:
         # One call may return more than the first record after an idle wait: all records must be applied now, or they are never seen
         # again.
@@ -186,7 +197,8 @@ class Loop:
         self._refusals.tell([messages[i].key() for i, _ in done.rejected], [reason for _, reason in done.rejected])
         self._bad_share.add(messages, done.rejected)
         outputs = self._outputs
-        self._committer.publish(outputs.predictions(done), outputs.alarms(done), outputs.dead_letters(messages, done))
+        dead_letters = outputs.dead_letters(messages, done)
+        self._committer.publish(outputs.predictions(done), outputs.alarms(done), dead_letters, outputs.schemas())
 
     def _note_ends(self, polled: Polled) -> None:
         for number, end in polled.ends.items():

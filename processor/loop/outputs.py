@@ -7,11 +7,14 @@ from processor.codec.dead_letters import dead_letter
 from processor.kafka.topics import Topics
 from processor.pipeline import Processed
 from processor.records import Out, Outs
+from processor.registry.schema_records import SchemaRecords
 
 
 class Outputs:
-    def __init__(self, topics: Topics) -> None:
-        self._topics = topics
+    """schemas: to be kept with the outputs of the records that needed them; None: they are kept elsewhere, or there are none."""
+
+    def __init__(self, topics: Topics, schemas: SchemaRecords | None = None) -> None:
+        self._topics, self._schemas = topics, schemas
 
     def predictions(self, done: Processed) -> Outs:
         topic, batch = self._topics.output, done.batch
@@ -27,6 +30,9 @@ class Outputs:
             Out(topic.name, batch.partition[i] if along else None, sensor, value, int(batch.record_ms[i]))
             for i, sensor, value in done.alarms
         ]
+
+    def schemas(self) -> Iterator[Out]:
+        yield from self._schemas.outs() if self._schemas is not None else ()
 
     def dead_letters(self, messages: Sequence[Message], done: Processed) -> Iterator[Out]:
         topic, source = self._topics.dead_letter, self._topics.input

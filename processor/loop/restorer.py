@@ -18,6 +18,7 @@ from processor.engine import Engine
 from processor.partitions import Partition, Partitions, Position, State
 from processor.pipeline import Pipeline, clock_of, positions_after
 from processor.recorder import Recorder
+from processor.written_schema import SchemaPendingError
 
 _log = structlog.get_logger(__name__)
 
@@ -47,6 +48,7 @@ class Restorer:
         self._start, self._partitions, self._engine, self._pipeline, self._writer = start, partitions, engine, pipeline, writer
         self._recorder, self._made_by, self._now_s = recorder, made_by, now_s
         self._running: dict[int, Restore] = {}
+        self._waiting: dict[int, list[Message]] = {}  # records to replay whose schema is not known yet
         self._decisions: dict[int, Decision] = {}
 
     @property
@@ -65,7 +67,7 @@ class Restorer:
                 partition.go_live()
                 yield partition
         for number, restore in list(self._running.items()):
-            item, partition = restore.take(), self._partitions[number]
+            item, partition = self._waiting.pop(number, None) or restore.take(), self._partitions[number]
             if isinstance(item, BaseException):
                 raise item
             if isinstance(item, Decision):
@@ -78,6 +80,7 @@ class Restorer:
                 self._replay(partition, item)
 
     def drop(self, number: int) -> None:
+        self._waiting.pop(number, None)
         restore = self._running.pop(number, None)
         if restore is not None:
             restore.cancel()
@@ -110,7 +113,11 @@ class Restorer:
 
     def _replay(self, partition: Partition, messages: list[Message]) -> None:
         begun_at = partition.applied.offset
-        readings, clocks = self._pipeline.replay(messages, {partition.number: clock_of(partition, partition.applied)})
+        try:
+            readings, clocks = self._pipeline.replay(messages, {partition.number: clock_of(partition, partition.applied)})
+        except SchemaPendingError:
+            self._waiting[partition.number] = messages
+            return
         for _, position in positions_after(messages, self._partitions, clocks):
             partition.replayed(position)
         self._recorder.replayed(readings, partition.applied.offset - begun_at)

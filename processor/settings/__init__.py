@@ -6,6 +6,8 @@
     model_path.py  where a model file lies
     kafka.py     the librdkafka properties that are refused, and those that are secret
     librdkafka.py  the names of the librdkafka properties, by client
+    registry.py  the properties of the schema registry's client
+    schema_file.py  the file of input.schema
     section.py, alarm.py  what sections are, and the section alarm, whose values are in alarm_values.py
     schema.py    every other setting with its default and its description
     keys.py      the settings as a list, for --help and docs/configuration.md
@@ -23,18 +25,20 @@ without naming the source.
 from processor.settings.alarm import Alarm
 from processor.settings.alarm_values import Clear, Learnt, Raise, Threshold
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, KAFKA_REFUSED, TRANSACTION_TIMEOUT_S, addresses, is_secret, kafka_key
-from processor.settings.keys import Key, keys, sections
+from processor.settings.keys import CLIENTS, Key, keys, sections
 from processor.settings.merge import CONFIG_DEFAULT, config_file, load_settings
 from processor.settings.model_code import ModelCode
 from processor.settings.model_path import Location
 from processor.settings.record_values import Missing, Quality
 from processor.settings.schema import Settings, dead_letter_of
+from processor.settings.schema_file import SchemaFile
 from processor.settings.section import Section
 from processor.settings.sources import ENV_CONFIG, ENV_PREFIX
 from processor.settings.values import Allowed, Features, RangeScale, Scale, field_path, format_duration, parse_duration, path_parts
 
 __all__ = [
     "BOOTSTRAP_DEFAULT",
+    "CLIENTS",
     "CONFIG_DEFAULT",
     "ENV_CONFIG",
     "ENV_PREFIX",
@@ -53,6 +57,7 @@ __all__ = [
     "Raise",
     "RangeScale",
     "Scale",
+    "SchemaFile",
     "Section",
     "Settings",
     "Threshold",

@@ -32,7 +32,10 @@ KAFKA_REFUSED: Mapping[str, str] = {
     "metadata.broker.list": "set bootstrap.servers under kafka, the same thing by its usual name",
 }
 
-_SECRET_KEY = re.compile(r"passw|passphrase|secret|token(?!\.endpoint\.url)|credential|jaas|key\.pem|oauthbearer\.config", re.IGNORECASE)
+_SECRET_KEY = re.compile(
+    r"passw|passphrase|secret|token(?!\.endpoint\.url)|credential(?!s\.source)|jaas|user\.info|key\.pem|oauthbearer\.config",
+    re.IGNORECASE,
+)
 
 
 def kafka_key(key: str) -> str:
@@ -54,7 +57,7 @@ def kafka_value(key: str, value: Any) -> str | SecretStr:
     if isinstance(value, SecretStr):
         return value
     if isinstance(value, Mapping) and set(value) == {"file"} and isinstance(value["file"], str):
-        secret = _secret_file(value["file"])
+        secret = secret_file(value["file"])
         if kafka_key(key) == BOOTSTRAP:
             addresses(secret.get_secret_value())
         return secret
@@ -126,7 +129,7 @@ def _secret_in(path: Path) -> str:
     return path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
 
 
-def _secret_file(path: str) -> FileSecret:
+def secret_file(path: str) -> FileSecret:
     try:
         secret = FileSecret(Path(path))
     except (OSError, ValueError) as error:

@@ -10,6 +10,9 @@ from processor.settings.schema import Settings
 from processor.settings.section import Section
 from processor.settings.values import Allowed, format_duration
 
+# The sections whose keys are a client's own properties.
+CLIENTS = ("kafka", "schema_registry")
+
 
 @dataclass(frozen=True, slots=True)
 class Key:

@@ -27,6 +27,8 @@ from processor.settings.output_values import (
     residual_setting,
 )
 from processor.settings.record_values import Missing, Quality, clashes, key_source, no_values, path_name, qualities, stand_in
+from processor.settings.registry import client_properties, registry_properties
+from processor.settings.schema_file import SchemaFile, schema_file
 from processor.settings.section import Section
 from processor.settings.values import (
     Features,
@@ -48,9 +50,19 @@ from processor.settings.values import (
 
 class Input(Section):
     topic: Annotated[str, kafka_name()] = Field(default="readings", description="the topic that contains the readings")
-    format: Annotated[Literal["json", "float32"], choice("json", "float32")] = Field(
+    format: Annotated[
+        Literal["json", "float32", "avro", "protobuf", "json_schema"],
+        choice("json", "float32", "avro", "protobuf", "json_schema"),
+    ] = Field(
         default="json",
-        description="the format of a record's value; float32: little-endian, one step, or as many steps as the header steps gives",
+        description="the format of a record's value; float32: little-endian, one step, or as many steps as the header steps gives; avro, "
+        "protobuf and json_schema: by the schema that its frame names (schema_registry.url), or by input.schema",
+    )
+    value_schema: Annotated[SchemaFile | None, or_null(schema_file())] = Field(
+        default=None,
+        alias="schema",
+        description="the schema of all records, for avro, protobuf and json_schema without a registry's frame; of a .proto file, the first "
+        "message that no other message of it holds",
     )
     features: Annotated[Features | None, or_null(feature_names())] = Field(
         default=None,
@@ -294,6 +306,14 @@ class Settings(BaseSettings):
     output: Output = Field(default=Output(), description="the predictions", validate_default=True)
     dead_letter: DeadLetter = Field(default=DeadLetter(), description="records that cannot be used", validate_default=True)
     alarm: Alarm = Field(default=Alarm(), description="when a sensor's score raises an alarm, and when it clears it", validate_default=True)
+    schema_registry: dict[str, str | SecretStr] = Field(
+        default={}, description="properties of confluent-kafka's SchemaRegistryClient; a value may be {file: PATH}", validate_default=True
+    )
+    on_unknown_schema: Annotated[Literal["fail", "dead_letter"], choice("fail", "dead_letter")] = Field(
+        default="fail",
+        description="a record whose schema id the registry does not know: fail ends the service; dead_letter makes the record a dead "
+        "letter, and the id stays unknown to its partition from then on",
+    )
     group: Annotated[str | None, or_null(kafka_name())] = Field(
         default=None, description="the consumer group, which owns offsets and checkpoints; null: slotstream.<output.topic>"
     )
@@ -382,9 +402,18 @@ class Settings(BaseSettings):
             raise ValidationError.from_exception_data("kafka", problems)
         return read
 
+    @field_validator("schema_registry", mode="wrap")
+    @classmethod
+    def _read_schema_registry(cls, given: Any, _inner: Any, info: ValidationInfo) -> dict[str, str | SecretStr]:
+        return registry_properties(given, info.data.get("input"))
+
     @field_validator("input", mode="after")
     @classmethod
     def _input_fits_its_format(cls, source: Input) -> Input:
+        if source.format in ("json", "float32") and source.value_schema is not None:
+            words = f"input.format: avro, protobuf or json_schema with it: {source.format} has no schema"
+            context = {"words": words, "key": "input.schema", "found": str(source.value_schema)}
+            raise PydanticCustomError("expected", "expected {words}", context)
         if source.format == "float32" and source.timestamp not in (None, "timestamp"):
             _refuse_for_float32("input.timestamp", source.timestamp)
         if source.format == "float32" and source.key is not None and source.key.startswith("value:"):
@@ -402,8 +431,8 @@ class Settings(BaseSettings):
         _refuse_clash("output.topic", output.topic, {"input.topic": _topic(info, "input")})
         source = info.data.get("input")
         fields = [name for name in output.carry if not name.startswith(HEADER)]
-        if source is not None and source.format == "float32" and fields:
-            _refuse_for_float32("output.carry", fields)
+        if source is not None and source.format != "json" and fields:
+            _refuse_without_json("output.carry", fields, source.format)
         return output
 
     @field_validator("dead_letter", mode="after")
@@ -475,6 +504,10 @@ class Settings(BaseSettings):
         """
         return {key: _in_clear(value) for key, value in self.kafka.items()}
 
+    def registry_config(self) -> dict[str, Any]:
+        """The properties for the registry's client, as kafka_config() has those for librdkafka."""
+        return client_properties({key: _in_clear(value) for key, value in self.schema_registry.items()})
+
     def kafka_at_start(self) -> tuple[tuple[str, str], ...]:
         """The properties as read at startup, with secrets in clear text: equal for equal settings, whatever was renewed since.
 
@@ -485,7 +518,7 @@ class Settings(BaseSettings):
 
     def secrets(self) -> list[str]:
         """All values that must never be printed."""
-        values = (*self.kafka.values(), *self.model.store.values())
+        values = (*self.kafka.values(), *self.model.store.values(), *self.schema_registry.values())
         return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
 
     def model_store(self) -> dict[str, str]:
@@ -506,6 +539,7 @@ class Settings(BaseSettings):
             **self._plain_deciding(),
             **_changed(self.input, "input", _OF_RECORDS),
             **_changed(self.output, "output", _OF_OUTPUTS),
+            **_of_schemas(self),
             **self.alarm.deciding(),
             **({} if self.model.code is None else {"model.code": self.model.code.sha256}),
         }
@@ -528,6 +562,11 @@ class Settings(BaseSettings):
             "input.ahead_max": self.input.ahead_max,
             "input.record_steps_max": self.input.record_steps_max,
         }
+
+
+def _of_schemas(settings: Settings) -> dict[str, Any]:
+    found = {} if settings.on_unknown_schema == "fail" else {"on_unknown_schema": settings.on_unknown_schema}
+    return found if settings.input.value_schema is None else {**found, "input.schema": settings.input.value_schema.digest}
 
 
 def _scales(given: Scale | dict[str, Scale] | None) -> Any:
@@ -593,7 +632,12 @@ def _topic(info: ValidationInfo, section: str) -> str | None:
 
 
 def _refuse_for_float32(key: str, found: object) -> None:
-    words = "input.format: json with it: a float32 record has no fields"
+    _refuse_without_json(key, found, "float32")
+
+
+def _refuse_without_json(key: str, found: object, format_: str) -> None:
+    why = "a float32 record has no fields" if format_ == "float32" else f"of {format_} records only headers are carried"
+    words = f"input.format: json with it: {why}"
     raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": key, "found": found})
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from processor.settings.kafka import is_secret, kafka_key
-from processor.settings.keys import keys, sections
+from processor.settings.keys import CLIENTS, keys, sections
 from processor.settings.model_path import open_secret
 from processor.settings.values import reason_of
 
@@ -45,7 +45,7 @@ class Sources:
         def walk(prefix: str, mapping: Mapping[Any, Any]) -> Iterator[tuple[str, str, Any]]:
             for name, value in mapping.items():
                 key = f"{prefix}{name}"
-                if not prefix and (name in self._sections or name == "kafka") and (isinstance(value, Mapping) or value is None):
+                if not prefix and (name in self._sections or name in CLIENTS) and (isinstance(value, Mapping) or value is None):
                     yield from walk(f"{name}.", value or {})
                 else:
                     yield key, f"{path}: {key}", value
@@ -78,13 +78,13 @@ class Sources:
                 self.problems.append(f"command line: {option}: found no value, expected {option} VALUE")
                 continue
             key, text = option[2:], text if equals else words.pop(0)
-            if key == "kafka":
-                name, equals, text = text.partition("=")
+            if key in CLIENTS:
+                client, (name, equals, text) = key, text.partition("=")
                 if not equals:
-                    self.problems.append("command line: --kafka: found no equals sign, expected --kafka KEY=VALUE")
+                    self.problems.append(f"command line: --{client}: found no equals sign, expected --{client} KEY=VALUE")
                     continue
-                key, option = f"kafka.{name}", f"--kafka {name}"
-            if key.startswith("kafka.") and is_secret(key) and not FILE_TEXT.fullmatch(text):
+                key, option = f"{client}.{name}", f"--{client} {name}"
+            if key.partition(".")[0] in CLIENTS and is_secret(key) and not FILE_TEXT.fullmatch(text):
                 self.problems.append(f"command line: {option}: found a secret, which every user of this machine can see there, {NOT_HERE}")
                 continue
             if key == "model.store" and open_secret(text):
@@ -96,12 +96,12 @@ class Sources:
         given: dict[str, Given] = {}
         for key, where, value in found:
             section, _, rest = key.partition(".")
-            if section == "kafka" and "=" in rest:  # sasl.password=... in place of a key: the message must not repeat it
+            if section in CLIENTS and "=" in rest:  # sasl.password=... in place of a key: the message must not repeat it
                 self.problems.append(f"{where.partition('=')[0]}: found an equals sign in a key, expected the key and its value apart")
                 continue
-            if section == "kafka" and rest:
-                key = f"kafka.{kafka_key(rest)}"
-            elif key in self._sections or key == "kafka":
+            if section in CLIENTS and rest:
+                key = f"{section}.{kafka_key(rest)}"
+            elif key in self._sections or key in CLIENTS:
                 self.problems.append(f"{where}: found {kind(value)}, expected {key} to hold keys: {spell(self._first_in(key))} and others")
                 continue
             elif key not in self._known:
@@ -113,10 +113,11 @@ class Sources:
         return given
 
     def _first_in(self, section: str) -> str:
-        return next((known for known in self._known if known.startswith(f"{section}.")), "kafka.bootstrap.servers")
+        of_clients = {"kafka": "kafka.bootstrap.servers", "schema_registry": "schema_registry.url"}
+        return of_clients.get(section) or next(known for known in self._known if known.startswith(f"{section}."))
 
     def _nearest(self, key: str, value: Any, spell: Callable[[str], str]) -> str:
-        if isinstance(value, Mapping) and (of := difflib.get_close_matches(key, sorted({*self._sections, "kafka"}), 1)):
+        if isinstance(value, Mapping) and (of := difflib.get_close_matches(key, sorted({*self._sections, *CLIENTS}), 1)):
             return f", the nearest that holds keys is {spell(of[0])}"
         last = key.rpartition(".")[2]
         near = difflib.get_close_matches(key, self._known, 1, 0.75) or [known for known in self._known if known.rpartition(".")[2] == last]
@@ -169,7 +170,7 @@ def _yaml_problem(error: Exception) -> str:
 
 def _from_text(key: str, text: str) -> Any:
     """Values other than text in the environment and on the command line: null, and the file of a secret."""
-    if key.startswith("kafka."):
+    if key.partition(".")[0] in CLIENTS:
         match = FILE_TEXT.fullmatch(text)
         return {"file": match["path"]} if match else text
     return None if text == "null" else text

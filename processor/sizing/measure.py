@@ -18,6 +18,7 @@ import numpy as np
 import structlog
 
 from processor.app.fit import TILE_ROWS_MAX, codec_of, fingerprint_of, load_model, rules_of, shapes_of
+from processor.app.schema_fit import without_schema
 from processor.codec.plain_message import PlainMessage
 from processor.codec.record_form import features_of, in_unit, merged, put
 from processor.engine import Engine, Shapes
@@ -55,7 +56,7 @@ def measure(settings: Settings, wanted: Wanted) -> Measured:
     base_bytes = resident_bytes()
     sensors = max(1, min(SENSORS_MAX, wanted.sensors // (wanted.instances or 1)))
     engine = Engine(tiles, shapes, rules_of(settings), slots=_slots(settings, sensors))
-    codec = codec_of(settings, model, fingerprint_of(settings, model))
+    codec = codec_of(without_schema(settings), model, fingerprint_of(settings, model))
     feed = _Feed(settings, model, wanted, sensors)
     _fill(engine, shapes, feed.keys)
     sizes = [size for size in SIZES if size <= settings.batch.readings_max * wanted.steps] or [1]

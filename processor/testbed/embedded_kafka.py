@@ -4,7 +4,8 @@ Responsible for one broker on this machine: starting, killing, restarting it on 
 Not for topics. For tests, the demo and trying things out; it keeps one replica and never syncs to disk. Several brokers are a
 KafkaCluster (kafka_cluster.py).
 
-    python -m processor.testbed.embedded_kafka            a broker in the foreground, until Ctrl-C; --brokers 3 for a cluster
+    python -m processor.testbed.embedded_kafka            a broker in the foreground, until Ctrl-C; --brokers 3 for a cluster,
+                                                          --registry for a schema registry beside it
 """
 
 import argparse
@@ -21,6 +22,7 @@ from confluent_kafka.admin import AdminClient
 
 from processor.errors import SlotstreamError
 from processor.testbed import child_process as process
+from processor.testbed.embedded_registry import EmbeddedRegistry
 from processor.testbed.kafka_cluster import KafkaCluster
 from processor.testbed.kafka_jars import VERSION
 from processor.testbed.kafka_node import HERE, Node, ask, listens, refuse_taken_ports
@@ -29,6 +31,7 @@ from processor.testbed.own_folder import OwnFolder
 from processor.testbed.patience import patience_s
 from processor.testbed.ports import free_port, is_free
 
+REGISTRY_PORT = 8081
 READY_TIMEOUT_S = 60.0  # scaled by the load of the machine
 
 
@@ -137,6 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="keep the data here (default: a temporary folder, removed at the end)")
     parser.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="3: three replicas of everything (default: 1)")
     parser.add_argument("--port", type=int, help="of one broker (default: 9092, or a free one if that is taken); of three: free ones")
+    parser.add_argument("--registry", action="store_true", help="a schema registry beside it, at port 8081 or a free one")
     parser.add_argument("--heap-mb", type=int, help="of each broker (default: 512 for one, 256 for each of three)")
     options = parser.parse_args(arguments)
     if options.brokers > 1 and (options.port is not None or options.folder is not None):
@@ -148,6 +152,10 @@ def main(arguments: list[str] | None = None) -> int:
             folder = options.folder or stack.enter_context(OwnFolder("kafka")).path
             kafka = _made(folder, options)
             stack.enter_context(kafka)
+            if options.registry:
+                registry = EmbeddedRegistry(folder / "registry", port=REGISTRY_PORT if is_free(REGISTRY_PORT) else None)
+                stack.enter_context(registry)
+                sys.stdout.write(f"a schema registry at {registry.url}\n")
             sys.stdout.write(f"Apache Kafka {VERSION} at {kafka.bootstrap}, data in {folder}; Ctrl-C ends it\n")
             sys.stdout.flush()
             return _stay(kafka)

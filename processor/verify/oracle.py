@@ -9,7 +9,7 @@ decide are written out once more, from the contract.
 
 import json
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +59,13 @@ class Reference:
     """Feeds records one after another; each gives an output object, the name of a dead letter's error, or None.
 
     gap_partitions: those whose readings before the first one fed were lost, so that a sensor may lack some of its own.
+    schemas: the text of each schema that framed records name, by id; None: the registry does not know it.
     run: the step for tiles of REFERENCE's shape; without one the model's own is compiled.
     """
 
     def __init__(
-        self, model: "ServableModel", settings: Settings, model_id: str, *, gap_partitions: Collection[int] = (), run: Run | None = None
+        self, model: "ServableModel", settings: Settings, model_id: str, *, gap_partitions: Collection[int] = (), run: Run | None = None,
+        schemas: Mapping[str, str | None] | None = None,
     ) -> None:
         self._model, self._settings, self._model_id = model, settings, model_id
         self._run = _reference_rung(model) if run is None else run
@@ -73,7 +75,7 @@ class Reference:
         self._ahead: dict[int, _Ahead] = {}
         self._gap_partitions = gap_partitions
         self._scores, self._fields, self._carry = Scores(model, settings), Fields(model, settings), Carry(settings)
-        self._records = RecordReader(settings, model.features, model.inputs.categories)
+        self._records = RecordReader(settings, model.features, model.inputs.categories, schemas or {})
         self._alarms = AlarmReference(settings, model_id) if settings.alarm.on else None
         self._event_ms: int | None = None  # of the record that is fed, once it has moved its partition's time
         self._forgotten: set[tuple[int, bytes]] = set()  # by a null value or `end`: these lack nothing

@@ -7,7 +7,7 @@ import datetime
 import json
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.settings import Scale, Settings
+from processor.verify.oracle_schemas import NoRecordError, SchemaOracles
 
 KEY_BYTES_MAX = 1024
 NESTING_MAX = 100
@@ -46,10 +47,13 @@ class RecordReader:
     categories  of each feature how many categories it has, None for a measurement; empty: all are measurements
     """
 
-    def __init__(self, settings: Settings, features: int, categories: Sequence[int | None]) -> None:
+    def __init__(
+        self, settings: Settings, features: int, categories: Sequence[int | None], schemas: Mapping[str, str | None] | None = None
+    ) -> None:
         self._settings, self._features, self._categories = settings, features, categories
         self.policies = _policies(settings, features)
         source = settings.input
+        self._schemas = SchemaOracles(source.format, None if source.value_schema is None else source.value_schema.text, schemas or {})
         self._may_miss = source.missing != "dead_letter" or len(source.missing_values) > 0 or source.quality is not None
 
     def key_of(self, record: InputRecord) -> bytes | None:
@@ -60,7 +64,7 @@ class RecordReader:
             if named or record.value is not None:
                 return named[-1] if named else None
         if kind == "value" and record.value is not None:
-            found = _at(name, self._object(record.value))
+            found = _at(name, self._object(record))
             if isinstance(found, str):
                 return found.encode()
             return b"%d" % found if isinstance(found, int) and not isinstance(found, bool) and abs(found) < 10**300 else None
@@ -88,7 +92,7 @@ class RecordReader:
         unit_given = self._unit_given(record)  # a header that is wrong comes before what is wrong in the value
         value, floats = record.value or b"", self._settings.input.format == "float32"
         asked = self._steps_asked(record) if floats else None
-        steps, timestamp = self._float32(value) if floats else self._json(value)
+        steps, timestamp = self._float32(value) if floats else self._fields_of(record)
         event_ms = self._event_ms(timestamp, record.record_ms, unit_given=unit_given)
         if (len(steps) if asked is None else asked) > self._settings.input.record_steps_max:
             raise BadError("too_large")
@@ -155,8 +159,16 @@ class RecordReader:
             numbers = [None if math.isnan(n) or n in absent else n for n in numbers]
         return [numbers[i : i + features] for i in range(0, len(numbers), features)], None
 
-    def _object(self, value: bytes) -> Any:
-        """What a JSON value holds."""
+    def _object(self, record: InputRecord) -> Any:
+        """What a value holds that is no float32."""
+        value = record.value or b""
+        if self._settings.input.format == "json_schema":
+            value = self._unframed(record)
+        elif self._settings.input.format != "json":
+            try:
+                return self._schemas.read(value, record.headers)
+            except NoRecordError as error:
+                raise BadError(str(error)) from None
         def constant(name: str) -> None:
             if not (self._may_miss and name == "NaN"):
                 raise BadError("bad_encoding")
@@ -173,15 +185,25 @@ class RecordReader:
             raise BadError("bad_encoding") from None
         return found
 
-    def _json(self, value: bytes) -> tuple[list[Any], Any]:
-        found = self._object(value)
+    def _unframed(self, record: InputRecord) -> bytes:
+        """A JSON value without its frame; what it holds, it says itself."""
+        value = record.value or b""
+        if self._settings.input.value_schema is not None:
+            return value
+        try:
+            return value[self._schemas.framed_at(value, record.headers) :]
+        except NoRecordError as error:
+            raise BadError(str(error)) from None
+
+    def _fields_of(self, record: InputRecord) -> tuple[list[Any], Any]:
+        found = self._object(record)
         bad = self._bad_quality(found)
         steps = self._fields(found) if self._settings.input.features else [list(s) if isinstance(s, list) else s for s in _values(found)]
         for step in steps:
             if not isinstance(step, list):
                 raise BadError("bad_schema")
             for i, n in enumerate(step):
-                if self._may_miss and (n is None or n is _NOTHING or bad[i : i + 1] == [True] or self._stands_for_none(n)):
+                if self._may_miss and (n is None or n is _NOTHING or n != n or bad[i : i + 1] == [True] or self._stands_for_none(n)):
                     step[i] = None
                 elif not isinstance(n, int | float) or isinstance(n, bool):
                     raise BadError("bad_schema")
@@ -189,6 +211,9 @@ class RecordReader:
             raise BadError("not_finite")
         where = self._settings.input.timestamp
         timestamp = None if where is None else _at(where, found)
+        source = self._settings.input
+        if where is not None and type(timestamp) is int and source.format == "avro" and source.timestamp_unit == "auto":
+            timestamp = self._schemas.time_ms(where, keys_of(where), timestamp, record.value or b"", record.headers)
         return steps, None if timestamp is _NOTHING else timestamp
 
     def _fields(self, found: Any) -> list[Any]:

@@ -333,11 +333,14 @@ def newest(service: Service) -> dict[int, int]:
     return {p: Name.parse(files[0].name).position for p, files in checkpoints(service).items() if files}
 
 
-def served(service: Service, topics: Topics):
-    """The service's model, and its step as the reference oracle runs it: what each input record must be answered with."""
+def served(service: Service, topics: Topics, schemas=None):
+    """The service's model, and its step as the reference oracle runs it: what each input record must be answered with.
+
+    schemas: the text of each schema that framed records name, by id.
+    """
     model = load_model(service.settings)
     model_id = json.loads(topics.read(topics.output)[0].value())["model"]
-    return model, Reference(model, service.settings, model_id)
+    return model, Reference(model, service.settings, model_id, schemas=schemas)
 
 
 def assert_same(got, want):

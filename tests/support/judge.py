@@ -88,8 +88,8 @@ def echo(x, _counts, _steps, state) -> Any:
 class Judge:
     """The reference oracle over a model that says back what it is given: all but the step is the oracle's own."""
 
-    def __init__(self, settings: Settings, features: int) -> None:
-        self._reference = oracle.Reference(echo_model(features), settings, "3f2a9c01", run=echo)
+    def __init__(self, settings: Settings, features: int, schemas: Any = None) -> None:
+        self._reference = oracle.Reference(echo_model(features), settings, "3f2a9c01", run=echo, schemas=schemas)
 
     def verdict(self, value: bytes, headers: Any = ()) -> Any:
         answer = self._reference.feed(InputRecord(3, 7, b"pump-7", value, RECORD_MS, headers))

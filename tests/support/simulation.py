@@ -53,9 +53,11 @@ from processor.records import Output
 from processor.rules import Clock, Rules
 from processor.settings import Settings
 from processor.split_sensors import SplitSensors
+from processor.written_schema import SchemaPendingError
 
 PARTITIONS, SLOTS, EXPIRE_MS, RECORDS_MAX = 3, 2, 60_000, 5
 DRAIN_S = 10.0
+WAITS_EVERY = 5  # calls of the decoder
 
 
 def _topic(name: str) -> Topic:
@@ -127,6 +129,19 @@ class _Restore:
         pass
 
 
+class _Waits:
+    """Decodes, and now and then has to wait for a schema, as with a registry that is away: then the same records come again."""
+
+    def __init__(self, decode: Any) -> None:
+        self._decode, self._calls = decode, 0
+
+    def __call__(self, messages: Any) -> Any:
+        self._calls += 1
+        if self._calls % WAITS_EVERY == 0:
+            raise SchemaPendingError
+        return self._decode(messages)
+
+
 class Process:
     """mark: its own, as each start of the service has one."""
 
@@ -138,7 +153,7 @@ class Process:
         self.engine = parts.engine(Decay(), shapes, Rules(expire_ms=EXPIRE_MS), slots=SLOTS)
         decoder = Decoder(JsonFormat(features=1, record_steps_max=4), ahead_max_s=10**9, each_record=False)
         encoder = Encoder(model_id="decay", outputs=[Output("y", 0, 1)], scales=[None], residual=False)
-        codec = Codec(decoder.decode, encoder.encode, alarms=AlarmEncoder(INPUT.name, "decay", [0]).encode)
+        codec = Codec(_Waits(decoder.decode), encoder.encode, alarms=AlarmEncoder(INPUT.name, "decay", [0]).encode)
         pipeline = Pipeline(codec, self.engine, EXPIRE_MS)
         store: Any = MemoryTopic(broker, CHECKPOINTS, self.engine.table.rows.state.shape[1]) if world.in_topic else world.files
         writer = TopicWriter(store) if world.in_topic else InlineWriter(store)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from processor.errors import ConfigurationError
 from processor.settings import (
+    CLIENTS,
     KAFKA_REFUSED,
     Settings,
     addresses,
@@ -69,7 +70,7 @@ def test_without_any_source_everything_has_its_default() -> None:
 
 def test_every_default_is_itself_allowed() -> None:
     for key in keys():
-        if key.name != "kafka":
+        if key.name not in CLIENTS:
             assert load(None, f"--{key.name}={key.default}") == Settings()
 
 
@@ -434,7 +435,8 @@ SCALES_BAD = [
         ("commit_interval", ["10ms", "5s"], ["9ms", "5001ms", "0s"]),
         ("input.record_steps_max", ["1"], ["0"]),
         ("model.window", ["1", "null"], ["0", "-1"]),
-        ("input.format", ["json", "float32"], ["avro", "null"]),
+        ("input.format", ["json", "float32"], ["xml", "null"]),
+        ("on_unknown_schema", ["fail", "dead_letter"], ["skip", "null"]),
         ("input.features", ["[a]", "[a, b.c, b.d]", "null"], ["[]", "[a, a]", "[a, a.b]", "[timestamp]", "[a..b]", "[1]", "{a: b}"]),
         ("input.scale", ["{mean: 1, std: [1, 2e-5]}", "{min: [0, 1], max: 2}", "null"], SCALES_BAD),
         ("output.scale", ["{mean: 0, std: 1}", "null"], SCALES_BAD),
@@ -747,3 +749,55 @@ def test_a_section_of_the_wrong_name_is_told_by_the_nearest_section(tmp_path: Pa
     assert "kafak: unknown key, the nearest that holds keys is kafka" in said
     assert "resets: unknown key, the nearest that holds keys is reset" in said
     assert "kafka.group.id: found 'g', cannot be set under kafka" in said
+
+
+# Schemas.
+
+AVRO = ["--input.format=avro", "--schema_registry.url=http://r1:8081,https://r2/apis/ccompat/v7"]
+
+
+def test_the_registry_s_properties_are_spelt_and_read_as_kafka_s(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "user").write_text("me:secret\n")
+    loaded = load(
+        f"schema_registry: {{url: 'http://r:1', basic.auth.user.info: {{file: {tmp_path}/user}}, max_retries: 2, timeout: null}}",
+        "--schema_registry",
+        "retries.wait.ms=50",
+        path=path,
+        SLOTSTREAM_SCHEMA_REGISTRY__CACHE_CAPACITY="7",
+    )
+    expected = {"url": "http://r:1", "basic.auth.user.info": "me:secret", "max.retries": 2, "retries.wait.ms": 50, "cache.capacity": 7}
+    assert loaded.registry_config() == expected
+    assert loaded.secrets() == ["me:secret"]
+    assert "me:secret" not in repr(loaded)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--schema_registry.url=registry:8081"], "expected http:// or https:// and a host"),
+        (["--schema_registry.url=http://me:pw@r"], "set basic.auth.user.info to user:password instead"),
+        (["--schema_registry.urls=http://r"], "the nearest is url"),
+        (["--schema_registry.basic.auth.user.info=me:pw"], "a secret, which every user of this machine can see"),
+        (["--schema_registry", "max.retries=many"], "expected a number, 0 or more"),
+        (["--schema_registry=url"], "expected --schema_registry KEY=VALUE"),
+        (["--input.format=avro"], "expected the registry's address, or input.schema with a schema file (input.format: avro)"),
+        (["--input.schema=/nowhere/a.avsc"], "the file cannot be read (no such file or directory)"),
+    ],
+)
+def test_a_registry_that_cannot_be_meant_is_refused(words: list[str], told: str) -> None:
+    said = problems(None, *words)
+    assert told in said
+    assert "pw" not in said
+
+
+def test_a_schema_file_is_one_of_two_ways_and_decides_by_its_content(tmp_path: Path) -> None:
+    file = tmp_path / "a.avsc"
+    file.write_text('"long"')
+    assert "expected null with input.schema" in problems(None, *AVRO, f"--input.schema={file}")
+    assert "expected input.format: avro, protobuf or json_schema with it" in problems(None, f"--input.schema={file}")
+    one = load(None, "--input.format=avro", f"--input.schema={file}").deciding()
+    file.write_text('"int"')
+    other = load(None, "--input.format=avro", f"--input.schema={file}").deciding()
+    assert one["input.schema"] != other["input.schema"]
+    assert load(None, *AVRO, "--on_unknown_schema=dead_letter").deciding()["on_unknown_schema"] == "dead_letter"
+    assert not {"input.schema", "on_unknown_schema"} & set(load(None, *AVRO).deciding())
