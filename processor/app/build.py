@@ -5,15 +5,14 @@ Settings, broker and topics come before the model is compiled, and the group is 
 
 import functools
 import gc
-import platform
 import secrets
 import threading
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import structlog
 
+from processor.app.announce import announce
 from processor.app.fit import (
     TILE_ROWS_MAX,
     ModelFile,
@@ -45,7 +44,7 @@ from processor.engine import Engine, Shapes
 from processor.instance_lock import InstanceLock
 from processor.kafka import findings, group
 from processor.kafka.at_least_once import AtLeastOnce
-from processor.kafka.clients import librdkafka_version, output_producer, session_ms, shows_mark
+from processor.kafka.clients import output_producer, session_ms, shows_mark
 from processor.kafka.consumer import GroupConsumer
 from processor.kafka.delivery import Delivery
 from processor.kafka.findings import Finding
@@ -135,7 +134,8 @@ class Build:
         served = Served(
             fingerprint[:8], model.mode, model.why, shapes.features, shapes.outputs, shapes.window, state_bytes=4 * shapes.row_width
         )
-        self._announce(served, slots, file)
+        announce(settings, self._metrics, served, slots, file)
+        self._health.served = served
         self._watch_location(file)
         if advice := past_window(model):
             _log.warning(advice.text, trained_window=advice.window, deviation_percent=round(advice.deviation_percent, 2))
@@ -298,49 +298,6 @@ class Build:
 
             self._moved = MovedWatch(file.place, file.pinned, tell)
             self._moved.start()
-
-    def _announce(self, served: Served, slots: int, file: ModelFile) -> None:
-        settings = self._settings
-        self._health.served = served
-        _log.info(
-            "slotstream",
-            version=version("slotstream"),
-            model=file.shown,
-            sha256=file.sha256,
-            pinned=None if file.pinned is None else file.pinned.words,
-            fingerprint=served.fingerprint,
-            mode=served.mode,
-            why=served.why,
-            features=served.features,
-            outputs=served.outputs,
-            group=settings.group_id,
-            instance=settings.instance_name,
-            slots=slots,
-            slots_mb=round(slots * served.state_bytes / 1e6, 1),
-            checkpoints=settings.checkpoint_topic or str(settings.checkpoint.path),
-        )
-        from processor.model.machine import tensorflow_version
-
-        self._metrics.set("slots", slots)
-        self._metrics.set(
-            "model_info",
-            1,
-            fingerprint=served.fingerprint,
-            model=file.shown,
-            sha256=file.sha256,
-            mode=served.mode,
-            features=served.features,
-            outputs=served.outputs,
-            state_bytes=served.state_bytes,
-        )
-        self._metrics.set(
-            "build_info",
-            1,
-            version=version("slotstream"),
-            python=platform.python_version(),
-            tensorflow=tensorflow_version(),
-            librdkafka=librdkafka_version(),
-        )
 
 
 def _check_assigned(topic: Topic, on_partitions_added: str, numbers: list[int]) -> None:
