@@ -86,8 +86,9 @@ def _measure(bootstrap, folder, model, case, arguments) -> dict[str, list[dict]]
     topic = new_topic(bootstrap)
     fill(bootstrap, topic, CASES[case](np.random.default_rng(1), arguments.records).tolist())
     runs: dict[str, list[dict]] = {kind: [] for kind in KINDS}
-    for _ in range(arguments.rounds):
+    for number in range(1, arguments.rounds + 1):
         for kind in KINDS:
+            print(f"    {case}: {kind}, round {number} of {arguments.rounds}", file=sys.stderr, flush=True)
             runs[kind].append(run_once(bootstrap, folder, model, topic, arguments.records, kind))
     rates = "".join(f"{statistics.median(run['readings_per_s'] for run in runs[kind]):12,.0f}" for kind in KINDS)
     shares = "".join(f"{_spread(ratios(runs, kind)):>13}" for kind in KINDS[1:])

@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from processor.codec.carry import Carrier
 from processor.codec.columns import Message
 from processor.codec.decode import Decoded
 from processor.engine import Engine
 from processor.partitions import Partition, Position
-from processor.records import Applied, Batch, Rejected
+from processor.records import Applied, Batch, Headers, Rejected
 from processor.rules import Clock, Jumps, keep_time
 
 LEFT_OUT = {
@@ -30,11 +31,13 @@ Timed = Callable[[str], AbstractContextManager[object]]
 class Codec(NamedTuple):
     """decode: every message becomes part of the batch or is rejected. encode: one output for each record, None if there is none.
 
+    carrier: adds to outputs what they take from their records; None: nothing.
     alarms: what became of alarms, each with the index of its record and the sensor; None: there are none.
     """
 
     decode: Callable[[Sequence[Message]], Decoded]
     encode: Callable[[Batch, Applied], list[bytes | None]]
+    carrier: Carrier | None = None
     alarms: Callable[[Batch, Applied], list[tuple[int, bytes, bytes]]] | None = None
 
 
@@ -45,6 +48,7 @@ class Processed:
     values    one output for each record of the batch, None if there is none
     rejected  (message index, reason) of each record that must become a dead letter, in message order
     clocks    the clock of each partition after the batch
+    headers   of each output; None: none has any
     alarms    (batch index, sensor, what became of its alarm), in batch order
     """
 
@@ -53,6 +57,7 @@ class Processed:
     values: list[bytes | None]
     rejected: list[tuple[int, Rejected]]
     clocks: dict[int, Clock]
+    headers: list[Headers | None] | None = None
     alarms: list[tuple[int, bytes, bytes]] = field(default_factory=list)
 
     @property
@@ -87,7 +92,9 @@ class Pipeline:
         with self._timed("encode"):
             values = self._codec.encode(batch, applied)
             alarms = [] if self._codec.alarms is None else self._codec.alarms(batch, applied)
-        return Processed(decoded, applied, values, _with_left_out(decoded, applied), after, alarms)
+            carrier = self._codec.carrier
+            headers = None if carrier is None else carrier.add(messages, decoded.source, values)
+        return Processed(decoded, applied, values, _with_left_out(decoded, applied), after, headers, alarms)
 
     def replay(self, messages: Sequence[Message], clocks: Mapping[int, Clock]) -> tuple[int, dict[int, Clock]]:
         """Like process(), for messages that were committed before: no outputs. Returns the number of readings, and the new clocks."""

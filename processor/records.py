@@ -4,7 +4,7 @@ Columns, not objects: a batch is a few arrays and lists of equal length, because
 once. Contains only data; the codec owns bytes, the engine owns states.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -228,6 +228,9 @@ class Rejected:
     detail: str
 
 
+Headers = list[tuple[str, bytes | None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Out:
     """One record to publish. Headers are optional; timestamp in Unix milliseconds."""
@@ -237,14 +240,14 @@ class Out:
     key: bytes | None
     value: bytes | None
     record_ms: int
-    headers: list[tuple[str, bytes]] | None = None
+    headers: Sequence[tuple[str, bytes | None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outs:
-    """Many records to publish in one topic, without headers, by columns: nothing where the value is None.
+    """Many records to publish in one topic, by columns: nothing where the value is None.
 
-    partition: None, where the client chooses it by the key.
+    partition: None, where the client chooses it by the key. headers: None, where no record has any.
     """
 
     topic: str
@@ -252,8 +255,10 @@ class Outs:
     key: list[bytes]
     value: list[bytes | None]
     record_ms: list[int]
+    headers: list[Headers | None] | None = None
 
     def __iter__(self) -> Iterator[Out]:
         partitions = repeat(None, len(self.key)) if self.partition is None else self.partition
-        rows = zip(partitions, self.key, self.value, self.record_ms, strict=True)
+        headers = repeat(None, len(self.key)) if self.headers is None else self.headers
+        rows = zip(partitions, self.key, self.value, self.record_ms, headers, strict=True)
         return (Out(self.topic, *row) for row in rows if row[2] is not None)

@@ -132,6 +132,7 @@ class Build:
         looker, take_up = Looker(settings, topics), functools.partial(self._take_up, topics, writer)
         watch = TopicWatch(settings, topics, looker, self._metrics, record_bytes=record_bytes, told=found, adopt=take_up)
         self._health.topics = watch
+        watch.start()
 
         def beat() -> None:
             self._health.beat()
@@ -140,7 +141,7 @@ class Build:
 
         gate = threading.BoundedSemaphore(RESTORES_AT_ONCE)
         present = Present(fingerprint, topics.input.id, topics.input.partitions, deciding_of(settings, model))
-        membership = self._membership(topics, beat, watch.suspect)
+        membership = self._membership(topics, beat, watch)
 
         def open_log(partition: int, cancelled: Callable[[], bool]) -> PartitionLog:
             return PartitionLog(settings, partition, cancelled, membership.committed)
@@ -150,12 +151,11 @@ class Build:
             return Restore(policies_of(settings), store, present, partition, gate, open_log)
 
         recorder = Recorder(self._metrics, names_of(settings, shapes.features) if may_miss(settings) else ())
-        codec, deliver = codec_of(settings, model, fingerprint), self._delivery(topics, beat, watch.suspect)
+        codec, deliver = codec_of(settings, model, fingerprint), self._delivery(topics, beat, watch)
         loop = self._compose(topics, engine, codec, recorder, deliver, writer, restore, membership, beat)
         _log.info("started, joining the group", seconds=self._health.start_seconds())
         self._health.watch(loop)
         self._loop = loop
-        watch.start()
         return loop, watch
 
     def _look(self) -> tuple[Topics, list[Finding]]:
@@ -167,11 +167,11 @@ class Build:
         findings.require(found)
         return topics, found
 
-    def _delivery(self, topics: Topics, beat: Callable[[], None], suspect: Callable[[], None]) -> Delivery:
+    def _delivery(self, topics: Topics, beat: Callable[[], None], watch: TopicWatch) -> Delivery:
         limits = [topic.bytes_max for topic in topics.written]
         producer = functools.partial(output_producer, self._settings, record_bytes_max=max(limits), batch_bytes_max=min(limits))
         delivery = Transaction if self._settings.delivery == "exactly_once" else AtLeastOnce
-        return delivery(producer, beat, suspect)
+        return delivery(producer, beat, watch.suspect, watch.stuck)
 
     def _take_up(self, topics: Topics, writer: CheckpointWriter, key: str) -> None:
         """On the loop's thread: a topic was replaced by another of its name."""
@@ -248,7 +248,7 @@ class Build:
         membership.join(rebalance)
         return loop
 
-    def _membership(self, topics: Topics, beat: Callable[[], None], suspect: Callable[[], None]) -> Membership:
+    def _membership(self, topics: Topics, beat: Callable[[], None], watch: TopicWatch) -> Membership:
         settings = self._settings
         mark = f"slotstream#{secrets.token_hex(4)}"  # of this start
         shown = shows_mark(settings)
@@ -260,7 +260,7 @@ class Build:
             confirm_s=CONFIRM_S if shown else 2 * session_ms(settings) / 1000,
         )
         orphans = Orphans(lambda: group.unowned(settings, topics.input.partitions))
-        return Membership(lambda listener: GroupConsumer(settings, listener, mark, suspect), name, orphans, beat)
+        return Membership(lambda listener: GroupConsumer(settings, listener, mark, watch.suspect), name, orphans, beat, watch.stuck)
 
     def _announce(self, served: Served, slots: int) -> None:
         settings = self._settings

@@ -11,14 +11,16 @@ import structlog
 
 from processor.app.alarm_rules import decider_of, silent_ms_of
 from processor.app.forms import decoder_of, held_features, may_miss, names_of
-from processor.app.named_columns import check_features, scales_of
+from processor.app.named_columns import check_features, fields_of, scales_of
 from processor.app.scored_outputs import reconstruction_of, residual_of
 from processor.checkpoint.directory import Directory
 from processor.checkpoint.policy import Policies
 from processor.checkpoint.topic import row_bytes_max
 from processor.codec.alarm_records import AlarmEncoder
+from processor.codec.carry import Carrier, carried_bytes_max
 from processor.codec.columns import KEY_BYTES_MAX
 from processor.codec.encode import Encoder, output_bytes_max
+from processor.codec.flat_fields import flat_bytes_max
 from processor.codec.whole_encode import WholeEncoder, held_bytes_max
 from processor.engine import Shapes
 from processor.errors import ConfigurationError
@@ -60,6 +62,7 @@ def shapes_of(model: "ServableModel", settings: Settings) -> Shapes:
     """Raises ConfigurationError where features, scales or residuals do not fit the model."""
     check_features(model, settings)
     scales_of(model, settings)
+    fields_of(model, settings)
     forecast = residual_of(model, settings)
     hold_max_s = settings.input.hold_max
     return Shapes(
@@ -105,6 +108,7 @@ def record_bytes_of(settings: Settings, model: "ServableModel", shapes: Shapes) 
     """The largest records that the service may write: one too large for its topic is ruled out before the first."""
     residuals = len(shapes.residual) if shapes.residual_each else 0
     largest = output_bytes_max(model.named_outputs, settings.input.record_steps_max, residuals=residuals)
+    largest += flat_bytes_max(fields_of(model, settings)) + carried_bytes_max(settings.output.carry)
     if may_miss(settings):
         largest += held_bytes_max(names_of(settings, shapes.features))
     return findings.RecordBytes(largest, row_bytes_max(shapes.row_width, KEY_BYTES_MAX), _alarms(settings, shapes.features, "").bytes_max)
@@ -162,11 +166,15 @@ def codec_of(settings: Settings, model: "ServableModel", fingerprint: str) -> Co
         residual=bool(settings.output.residual),
         residual_each=settings.output.residual_each,
         reconstruction=settings.output.reconstruction is not False,
+        fields=fields_of(model, settings),
+        forecasts=tuple(residual_of(model, settings)),
         trained_window=model.trained_window,
     )
     decode = decoder_of(settings, model.features, model.inputs.categories).decode
+    carrier = Carrier(settings.output.carry) if settings.output.carry else None
     encode = WholeEncoder(encoder.encode, names_of(settings, model.features)).encode if may_miss(settings) else encoder.encode
-    return Codec(decode, encode, _alarms(settings, model.features, fingerprint[:8]).encode if settings.alarm.on else None)
+    alarms = _alarms(settings, model.features, fingerprint[:8]).encode if settings.alarm.on else None
+    return Codec(decode, encode, carrier, alarms)
 
 
 def _alarms(settings: Settings, features: int, model_id: str) -> AlarmEncoder:

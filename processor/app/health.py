@@ -16,6 +16,7 @@ from processor.settings import Settings
 from processor.systemd import Systemd
 
 HUNG_S = 60.0
+WAITING_S = 15.0  # longer than a turn takes that waits for nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class Health:
         self._loop: Loop | None = None
         self._systemd = systemd or Systemd()
         self._turned_at_s: float | None = None  # None until the loop runs: compiling is not a hang
+        self._turn_ended_s: float | None = None  # None until the first turn has ended
         self._start_step: str | None = "reading its settings"
         self._steps_at_s: list[tuple[str, float]] = [("reading its settings", time.monotonic())]
         self.view = LoopView()
@@ -119,6 +121,10 @@ class Health:
             self.view = view = LoopView.of(self._loop)
             if self._systemd.listens:
                 self._systemd.beat(f"{len(view.partitions)} partitions: {self.ready()[1]}", joined=view.joined)
+
+    def turned(self) -> None:
+        """A turn of the loop has ended: it waits for nobody."""
+        self._turn_ended_s = time.monotonic()
 
     def watch(self, loop: Loop) -> None:
         self._loop, self._start_step = loop, None
@@ -162,8 +168,11 @@ class Health:
 
     @property
     def trouble(self) -> str | None:
-        """The problem that the service is waiting for someone to fix; None if there is none."""
+        """What the service is waiting for: something to be fixed, or the broker; None if nothing."""
         if self.topics is not None and (gone := self.topics.trouble) is not None:
             return gone
         refused = self.not_permitted or (None if self.refusals is None else self.refusals.reason)
-        return None if refused is None else f"{refused.found}; to do: {refused.do}"
+        if refused is not None:
+            return f"{refused.found}; to do: {refused.do}"
+        waited_s = 0.0 if self._turn_ended_s is None else time.monotonic() - self._turn_ended_s
+        return f"waiting for the broker for {waited_s:.0f} s" if waited_s > WAITING_S else None

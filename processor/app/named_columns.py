@@ -55,6 +55,31 @@ def scales_of(model: "ServableModel", settings: Settings) -> list[Scale | None]:
     return [given.get(output.name) for output in outputs]
 
 
+def fields_of(model: "ServableModel", settings: Settings) -> tuple[str, ...]:
+    """The names of a prediction's numbers, in their order; empty: they have none. Raises ConfigurationError."""
+    given, outputs = settings.output.fields, model.named_outputs
+    if given is None:
+        return ()
+    rows = next((output.rows for output in outputs if output.rows is not None), None)
+    if rows is not None:
+        raise ConfigurationError(
+            f"output.fields is set, and a prediction is a list of {rows} steps (model.output: all)",
+            expected="a prediction of one step",
+            do="set model.output to last, or output.fields to null",
+            see=SEE,
+        )
+    if not isinstance(given, Mapping):
+        if len(given) != model.outputs:
+            raise _unequal("output.fields", len(given), model.outputs, "outputs")
+        return given
+    check_names("output.fields", list(given), outputs)
+    for output in outputs:
+        found = len(given.get(output.name, ()))
+        if found != output.width:
+            raise _unequal("output.fields", found, output.width, f"numbers in its output {output.name}")
+    return tuple(name for output in outputs for name in given[output.name])
+
+
 def _check_scale(key: str, scale: Scale | None, expected: int, of: str) -> None:
     if scale is not None and len(scale.offset) not in (1, expected):
         raise _unequal(key, len(scale.offset), expected, of, or_one=", or one number for all")

@@ -13,6 +13,7 @@ from processor.app.health import Health
 from processor.errors import Fenced, NotPermitted, SlotstreamError
 from processor.kafka import admin, permissions
 from processor.kafka.clients import watch_of
+from processor.kafka.delivery import ClientStuckError
 from processor.kafka.topic_watch import TopicWatch
 from processor.loop.loop import Loop
 from processor.metrics import Metrics
@@ -53,6 +54,9 @@ class Service:
             while not self._stopping:
                 try:
                     loop.turn()
+                    self.probes.turned()
+                except ClientStuckError as stuck:
+                    self._renew_clients(loop, stuck)
                 except NotPermitted as refused:
                     self._wait_until_permitted(loop, refused)
             _log.info("stopping: last commit and last checkpoint")
@@ -62,6 +66,10 @@ class Service:
             watch.close()
             loop.abandon(leave=False, abort=False)  # another process holds the name now
             raise
+        except ClientStuckError as stuck:
+            watch.close()
+            loop.abandon(leave=False)
+            _log.warning("stopped without a last commit: the next start repeats what was not committed", reason=str(stuck))
         except NotPermitted as refused:
             watch.close()
             loop.abandon(leave=self._settings.leave_on_stop)
@@ -76,6 +84,21 @@ class Service:
             raise
         _log.info("stopped")
         return 0
+
+    def _renew_clients(self, loop: Loop, stuck: ClientStuckError) -> None:
+        """Gives everything back to the last commit and joins with new clients, as a restart would."""
+        loop.suspend()
+        while not self._stopping:
+            _log.warning("the Kafka client does not find the broker, continuing with a new one", reason=str(stuck))
+            try:
+                loop.resume()
+            except ClientStuckError as again:
+                stuck = again
+            except NotPermitted as refused:
+                self._wait_until_permitted(loop, refused)
+                return
+            else:
+                return
 
     def _wait_until_permitted(self, loop: Loop, refused: NotPermitted) -> None:
         """Waits for a revoked permission, which may be granted again: a restart could only wait for it too."""
@@ -92,6 +115,8 @@ class Service:
                     loop.resume()
                 except NotPermitted as again:
                     refused = again
+                except ClientStuckError as stuck:
+                    _log.warning("the Kafka client does not find the broker, trying a new one", reason=str(stuck))
                 else:
                     self.probes.not_permitted = None
                     _log.info("no permission is missing any more, rejoining the group")

@@ -12,6 +12,7 @@ import orjson
 from numpy.typing import NDArray
 
 from processor.codec.columns import KEY_BYTES_MAX
+from processor.codec.flat_fields import PREDICTED, RESIDUAL, FlatFields
 from processor.records import Applied, Batch, Output
 from processor.settings import Scale
 
@@ -21,6 +22,7 @@ NUMBER_BYTES_MAX = 24
 ENVELOPE_BYTES_MAX = 512 + 6 * KEY_BYTES_MAX
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 OUTPUT = b'{"sensor":"%b","timestamp":%b,"prediction":%b,"steps":%b,"partition":%b,"offset":%b,"model":%b}'
+FLAT_OUTPUT = b'{"sensor":"%b","timestamp":%b,%b,"steps":%b,"partition":%b,"offset":%b,"model":%b}'
 
 
 class Encoder:
@@ -31,6 +33,8 @@ class Encoder:
     residual       outputs say how far the sensor's previous prediction was off
     residual_each  and how far for each feature
     reconstruction outputs say how far the prediction is off the readings that it reconstructs
+    fields         names of the prediction's numbers, each a field; empty: a prediction is a list, or an object of lists
+    forecasts      the numbers of a prediction that residual_each is of
     trained_window predictions of a sensor past so many steps are marked, None: none are
     """
 
@@ -43,6 +47,8 @@ class Encoder:
         residual: bool,
         residual_each: bool = False,
         reconstruction: bool = False,
+        fields: Sequence[str] = (),
+        forecasts: Sequence[int] = (),
         trained_window: int | None = None,
     ) -> None:
         self._model = orjson.dumps(model_id)
@@ -50,6 +56,9 @@ class Encoder:
         self._trained_window = trained_window
         self._outputs = [_Written(output, scale) for output, scale in zip(outputs, scales, strict=True)]
         self._names = [orjson.dumps(output.name) for output in outputs]
+        self._flat = FlatFields(PREDICTED, fields) if fields else None
+        self._flat_residuals = FlatFields(RESIDUAL, [fields[i] for i in forecasts]) if fields else None
+        self._form = OUTPUT if self._flat is None else FLAT_OUTPUT
 
     def encode(self, batch: Batch, applied: Applied) -> list[bytes | None]:
         """One output a record; None for a null record and for one that was left out."""
@@ -65,7 +74,7 @@ class Encoder:
             self._tails(applied),
             strict=True,
         )
-        out: list[bytes | None] = [OUTPUT % row for row in rows]
+        out: list[bytes | None] = [self._form % row for row in rows]
         for i in np.flatnonzero(~applied.published(batch)).tolist():
             out[i] = None
         return out
@@ -76,7 +85,7 @@ class Encoder:
         if self._residual:
             tails = [b'%b,"residual":%b' % pair for pair in zip(tails, _numbers(applied.residual), strict=True)]
         if self._residual_each and applied.residuals is not None:
-            tails = [b'%b,"residuals":%b' % pair for pair in zip(tails, _rows(applied.residuals), strict=True)]
+            tails = [b"%b,%b" % pair for pair in zip(tails, self._residuals(applied.residuals), strict=True)]
         if self._reconstruction and applied.reconstruction is not None:
             tails = [b'%b,"reconstruction":%b' % pair for pair in zip(tails, _numbers(applied.reconstruction), strict=True)]
         if applied.score is not None and applied.alarm is not None:
@@ -90,14 +99,31 @@ class Encoder:
                 tails[i] += mark
         return tails
 
+    def _residuals(self, residuals: NDArray[np.float32]) -> list[bytes]:
+        """Of each record the field, or fields, of its residuals."""
+        if self._flat_residuals is not None:
+            return self._flat_residuals.written(residuals)
+        return [b'"residuals":%b' % row for row in _rows(residuals)]
+
     def _predictions(self, batch: Batch, applied: Applied) -> list[bytes]:
-        """Each record's prediction as JSON."""
+        """Each record's prediction as JSON, or its fields."""
+        if self._flat is not None:
+            return self._fields(self._flat, batch, applied)
         if not len(applied.y):
             return [b"null"] * len(batch)
         written = [output.predictions(batch, applied) for output in self._outputs]
         out = written[0] if len(written) == 1 else self._objects(written)
         for i in np.flatnonzero(applied.filling).tolist():
             out[i] = b"null"
+        return out
+
+    def _fields(self, flat: FlatFields, batch: Batch, applied: Applied) -> list[bytes]:
+        """Of a record of several steps those of the last one."""
+        if not len(applied.y):
+            return [flat.nothing] * len(batch)
+        out = flat.written(np.concatenate([output.last(applied) for output in self._outputs], axis=1))
+        for i in np.flatnonzero(applied.filling).tolist():
+            out[i] = flat.nothing
         return out
 
     def _objects(self, written: Sequence[Sequence[bytes]]) -> list[bytes]:
@@ -128,6 +154,10 @@ class _Written:
                 end = int(applied.last[i]) + 1
                 out[i] = b"[[%b]]" % b"],[".join(written[end - int(batch.steps[i]) : end])
         return out
+
+    def last(self, applied: Applied) -> NDArray[np.float32]:
+        """The numbers of each record's last reading, float32 [n, width]."""
+        return self._unscaled(applied.y[applied.last, self._output.first : self._output.last])
 
     def _unscaled(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
         """In the targets' own units. One past float32 is its greatest number."""

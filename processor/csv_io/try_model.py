@@ -21,6 +21,8 @@ import orjson
 
 from processor.app.fit import codec_of, fingerprint_of, load_model, rules_of, shapes_of, slots_of
 from processor.app.forms import may_miss, missing_policies
+from processor.app.named_columns import fields_of
+from processor.codec.flat_fields import predicted
 from processor.codec.plain_message import CREATE_TIME, NO_TIME, PlainMessage
 from processor.codec.record_form import key_header
 from processor.csv_io.alarm_report import AlarmReport, report_of
@@ -174,8 +176,9 @@ class Trial:
         one_a_feature = len(outputs) == 1 and model.outputs == len(names) and outputs[0].rows is None
         self._forecasts = shapes.residual if len(outputs) == 1 else ()
         self._forecasts = self._forecasts or (tuple(range(len(names))) if one_a_feature else ())
-        self._outputs = [names[i] for i in self._forecasts] or _columns(outputs)
-        self._scores = _Scores(settings, [names[i] for i in shapes.residual])
+        self._outputs = list(fields_of(model, settings)) or [names[i] for i in self._forecasts] or _columns(outputs)
+        self._fields = fields_of(model, settings)
+        self._scores = _Scores(settings, [names[i] for i in shapes.residual], [self._fields[i] for i in shapes.forecasts if self._fields])
         self._may_miss = may_miss(settings)
         self._plot, self._report, self._labels = plot, report, labels
         if plot is not None:
@@ -196,14 +199,15 @@ class Trial:
             self._count(reading, answer)
             self._write(reading, answer)
             if answer.output and reading.sensor is not None:
-                self._show(reading.sensor, reading, answer.output)
+                self._show(reading.sensor, reading, answer)
         self._out.flush()
 
-    def _show(self, sensor: str, reading: Reading, output: Mapping[str, Any]) -> None:
+    def _show(self, sensor: str, reading: Reading, answer: _Answer) -> None:
         """Adds a reading to picture and report."""
+        output = answer.output
         time, alarm = reading.timestamp if isinstance(reading.timestamp, int) else None, bool(output.get("alarm"))
         if self._plot is not None:
-            measured, prediction = [reading.values[i] for i in self._forecasts], _flat(output["prediction"]) or None
+            measured, prediction = [reading.values[i] for i in self._forecasts], self._numbers(answer) or None
             self._plot.add(sensor, time, measured, prediction, output.get(self._scores.drawn), alarm=alarm)
         if self._report is not None:
             label = self._labels.holds(time) if self._labels is not None and time is not None else reading.label
@@ -229,11 +233,15 @@ class Trial:
             self.tried.sensors.add(reading.sensor)
         if answer.error:
             self.tried.errors[answer.error] += 1
-        self.tried.predictions += answer.output.get("prediction") is not None
+        self.tried.predictions += bool(self._numbers(answer))
         self.tried.warming_up += answer.output.get("warming_up", False)
 
+    def _numbers(self, answer: _Answer) -> list[Any]:
+        """Of the prediction, none where there is none."""
+        return (predicted(answer.output, self._fields) or []) if self._fields else _flat(answer.output.get("prediction"))
+
     def _write(self, reading: Reading, answer: _Answer) -> None:
-        numbers = _flat(answer.output.get("prediction")) or [""] * len(self._outputs)
+        numbers = self._numbers(answer) or [""] * len(self._outputs)
         warming = "" if answer.error else "true" if answer.output.get("warming_up") else "false"
         held = [" ".join(map(str, answer.output.get("held", [])))] if self._may_miss else []
         said = [*held, warming, answer.error, answer.detail]
@@ -241,20 +249,25 @@ class Trial:
 
 
 class _Scores:
-    """The columns of residuals and reconstructions. features: those that are forecast. drawn: the score that a picture shows."""
+    """The columns of residuals and reconstructions. drawn: the score that a picture shows.
 
-    def __init__(self, settings: Settings, features: Sequence[str]) -> None:
+    features: those that are forecast. fields: the names of the numbers that forecast them, if they have some.
+    """
+
+    def __init__(self, settings: Settings, features: Sequence[str], fields: Sequence[str]) -> None:
         output = settings.output
         self._of = [name for name, wanted in (("residual", output.residual), ("reconstruction", output.reconstruction)) if wanted]
+        self._fields = fields
         self._alarms = ["score", "alarm"] if settings.alarm.raise_ is not None else []
-        self._each = [f"residual_{name}" for name in features] if output.residual_each else []
+        self._each = [f"residual_{name}" for name in fields or features] if output.residual_each else []
         self.columns = [*self._of, *self._each, *self._alarms]
         self.drawn = "score" if self._alarms else self._of[0] if self._of else ""
 
     def of(self, output: Mapping[str, Any]) -> list[Any]:
         """What an output says, a number for each column."""
-        each = output.get("residuals") or [None] * len(self._each)
-        return [*(output.get(name) for name in self._of), *each, *(_written(output.get(name)) for name in self._alarms)]
+        each = [output.get(name) for name in self._each] if self._fields else output.get("residuals")
+        alarms = [_written(output.get(name)) for name in self._alarms]
+        return [*(output.get(name) for name in self._of), *(each or [None] * len(self._each)), *alarms]
 
 
 def _written(value: float | bool | None) -> float | str | None:

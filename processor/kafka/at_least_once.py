@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from processor.errors import SlotstreamError
 from processor.kafka import permissions
 from processor.kafka.clients import UNKNOWN_TOPIC
-from processor.kafka.delivery import Member, Offset
+from processor.kafka.delivery import ClientStuckError, Member, Offset, Stuck
 from processor.kafka.produce import CALL_S, PATIENCE_S, WAITING, aborted, learn_topics, produce_all
 from processor.records import Out
 
@@ -24,17 +24,18 @@ COMMIT_PATIENCE_S = 30.0
 
 
 class AtLeastOnce:
-    """The outputs published since the last commit. beat, suspect: see kafka.transaction.Transaction."""
+    """The outputs published since the last commit. beat, suspect, stuck: see kafka.transaction.Transaction."""
 
     def __init__(
         self,
         make_producer: Callable[[], Producer],
         beat: Callable[[], None],
         suspect: Callable[[], None] = lambda: None,
+        stuck: Stuck = lambda _: False,
         *,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._make_producer, self._beat, self._suspect, self._now_s = make_producer, beat, suspect, now_s
+        self._make_producer, self._beat, self._suspect, self._stuck, self._now_s = make_producer, beat, suspect, stuck, now_s
         self._begun_at_s: float | None = None
         self._failed: KafkaError | None = None
         self._producer = make_producer()
@@ -58,10 +59,12 @@ class AtLeastOnce:
 
     def commit(self, topic: str, positions: list[Offset], member: Member) -> None:
         """Raises AbortedError if the broker did not accept an output, or the group accepts no offsets from this member."""
-        said_at_s = time.monotonic()
+        begun_s = said_at_s = time.monotonic()
         while self._producer.flush(CALL_S):
             self._suspect()
             self._beat()
+            if self._stuck(waited_s := time.monotonic() - begun_s):
+                raise ClientStuckError(f"flush has waited for {waited_s:.0f} s, and the broker answers other clients")
             if time.monotonic() - said_at_s > PATIENCE_S:
                 said_at_s = time.monotonic()
                 _log.warning("waiting for the broker", call="flush", outputs=len(self._producer))

@@ -4,11 +4,13 @@
     abortable   AbortedError: everything since the last commit is rolled back and repeated
     fatal       ProducerFencedError: the producer is unusable; renew() creates a new one, if this process still holds the name
 
+While an implementation retries, it asks whether its client is stuck (ClientStuckError).
+
 Any other exception of an implementation is a SlotstreamError that ends the process. This module does not depend on the Kafka client. Only
 the group can tell whether another process caused a fatal error (loop.membership).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from processor.records import Out
@@ -38,6 +40,18 @@ class ProducerFencedError(Exception):
     def __init__(self, reason: str, *, timed_out: bool) -> None:
         super().__init__(reason)
         self.timed_out = timed_out
+
+
+class ClientStuckError(Exception):
+    """A client does not find a broker, although one answers other clients: only new clients help.
+
+    After an outage, a librdkafka 2.16 client can keep a handle of a broker that it has discarded, which counts as a connection in
+    progress: the client then never connects again, and reports no error.
+    """
+
+
+# Whether a client that has waited for this many seconds should have found a broker.
+Stuck = Callable[[float], bool]
 
 
 class Member(Protocol):

@@ -32,7 +32,7 @@ def produce_all(producer: Producer, outs: Iterable[Out] | Outs, beat: Callable[[
 
     delivered: called in a poll for each record that the broker does not take.
     """
-    if isinstance(outs, Outs):
+    if isinstance(outs, Outs) and outs.headers is None:
         _produce_columns(producer, outs, beat, delivered)
     else:
         for out in outs:

@@ -28,6 +28,8 @@ EVERY_S = 30.0
 AGAIN_S = 2.0
 SOON_S = 5.0  # between two checks that the client has requested: while a broker is away, the client requests them constantly
 GRACE_S = 60.0
+STUCK_S = 45.0  # longer than a client needs to find a broker that answers, and than a coordinator needs to load
+STUCK_MAX_S = 600.0
 WAIT_S = 0.02
 
 
@@ -143,6 +145,8 @@ class TopicWatch:
         self._wake, self._closed = threading.Event(), threading.Event()
         self._urgent = threading.Event()  # the loop is waiting for an answer
         self._looked_s = now_s()
+        self._stuck_s = STUCK_S
+        self._answered_since_s: float | None = None  # every look since then was answered
         self._looking = threading.Lock()
         self._failure: BaseException | None = None
         self._tell()
@@ -159,6 +163,17 @@ class TopicWatch:
         """The client has reported an unknown topic, or waits for longer than usual: check soon."""
         if self._now_s() - self._looked_s >= SOON_S:
             self._wake.set()
+
+    def stuck(self, waited_s: float) -> bool:
+        """Whether a client that has waited for so long should have found a broker: each look has been answered meanwhile.
+
+        Each time it says so, a client has longer: where even new ones are too slow, the machine or the broker is.
+        """
+        since_s = self._answered_since_s
+        found = since_s is not None and min(waited_s, self._now_s() - since_s) > self._stuck_s
+        if found:
+            self._stuck_s = min(2 * self._stuck_s, STUCK_MAX_S)
+        return found
 
     def ask(self) -> None:
         """Makes the loop wait until a broker has confirmed which topics exist.
@@ -240,7 +255,10 @@ class TopicWatch:
             look = self._looker(configs=configs)
         self._looked_s = self._now_s()
         if look is None:
+            self._answered_since_s = None
             return
+        if self._answered_since_s is None:
+            self._answered_since_s = self._looked_s
         with self._lock:
             self._presence.saw(look, self._looked_s)
             gone = self._presence.gone

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from processor.errors import SlotstreamError
 from processor.kafka import permissions
 from processor.kafka.clients import UNKNOWN_TOPIC, check_producer
-from processor.kafka.delivery import AbortedError, Member, Offset, ProducerFencedError
+from processor.kafka.delivery import AbortedError, ClientStuckError, Member, Offset, ProducerFencedError, Stuck
 from processor.kafka.produce import CALL_S, PATIENCE_S, WAITING, aborted, learn_topics, produce_all
 from processor.records import Out
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
@@ -34,7 +34,7 @@ class Transaction:
     """The open transaction of this instance. It begins with the first record or commit after the previous transaction.
 
     beat is called while a call waits for the broker, so that a long outage is not mistaken for a hang; suspect is called when a topic may
-    be gone.
+    be gone. Any call that waits may raise ClientStuckError, if stuck says so.
     """
 
     def __init__(
@@ -42,10 +42,11 @@ class Transaction:
         make_producer: Callable[[], Producer],
         beat: Callable[[], None],
         suspect: Callable[[], None] = lambda: None,
+        stuck: Stuck = lambda _: False,
         *,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._make_producer, self._beat, self._suspect, self._now_s = make_producer, beat, suspect, now_s
+        self._make_producer, self._beat, self._suspect, self._stuck, self._now_s = make_producer, beat, suspect, stuck, now_s
         self._begun_at_s: float | None = None
         self._abandoned = False
         # The first record of the open transaction that the broker did not accept. The transaction only reports that there was one, and a
@@ -76,10 +77,12 @@ class Transaction:
         offsets = [TopicPartition(topic, *position) for position in positions]
         # Sending the offsets ignores its timeout while the coordinator is away (librdkafka 2.16). So it is called when the broker has
         # just accepted everything else, and is abandoned if it still does not return.
+        begun_s = time.monotonic()
         with contextlib.suppress(KafkaException, SystemError):  # the next call reports a fatal error properly
             while self._producer.flush(CALL_S):
                 self._suspect()
                 self._beat()
+                self._check_contact("flush", begun_s)
         send, metadata = self._producer.send_offsets_to_transaction, member.group_metadata()
         self._until_decided("send_offsets_to_transaction", lambda: self._bounded(lambda: send(offsets, metadata, CALL_S)))
         self._until_decided("commit_transaction", lambda: self._producer.commit_transaction(CALL_S))
@@ -152,7 +155,8 @@ class Transaction:
             self._refused = error
 
     def _until_decided(self, call: str, run: Callable[[], None]) -> None:
-        said_at_s, garbled = time.monotonic(), 0
+        begun_s = said_at_s = time.monotonic()
+        garbled = 0
         while True:
             self._beat()
             try:
@@ -168,6 +172,7 @@ class Transaction:
                 if not (reason.retriable() or reason.code() in WAITING) or reason.fatal() or reason.txn_requires_abort():
                     raise self._sorted(call, reason) from error
                 self._suspect()
+                self._check_contact(call, begun_s)
                 if time.monotonic() - said_at_s > PATIENCE_S:
                     said_at_s = time.monotonic()
                     _log.warning("waiting for the broker", call=call, error=reason.str())
@@ -175,6 +180,11 @@ class Transaction:
                         self._producer.poll(0)  # lets the error callback report the reason
             else:
                 return
+
+    def _check_contact(self, call: str, begun_s: float) -> None:
+        waited_s = time.monotonic() - begun_s
+        if self._stuck(waited_s):
+            raise ClientStuckError(f"{call} has waited for {waited_s:.0f} s, and the broker answers other clients")
 
     def _sorted(self, call: str, reason: KafkaError) -> Exception:
         if reason.code() == KafkaError._FATAL:

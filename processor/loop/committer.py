@@ -13,7 +13,7 @@ import structlog
 from processor.checkpoint.writer import CheckpointWriter
 from processor.errors import RepeatedAbort, SlotstreamError
 from processor.kafka.consumer import MemberFencedError
-from processor.kafka.delivery import AbortedError, Delivery, ProducerFencedError
+from processor.kafka.delivery import AbortedError, ClientStuckError, Delivery, ProducerFencedError
 from processor.loop.membership import Membership
 from processor.partitions import Partitions
 from processor.recorder import Recorder
@@ -96,6 +96,7 @@ class Committer:
             self._recover(error)
         else:
             self._aborts = ("", 0)
+            self._membership.accepted()
             for participant in self._participants:
                 participant.commit()
 
@@ -115,7 +116,7 @@ class Committer:
 
     def suspend(self) -> None:
         """Rolls back uncommitted work even if the broker refuses the abort: the next producer then aborts the transaction."""
-        with contextlib.suppress(AbortedError, ProducerFencedError, SlotstreamError):
+        with contextlib.suppress(AbortedError, ClientStuckError, ProducerFencedError, SlotstreamError):
             self.abort_if_young()
         self._put_back()
 
@@ -144,6 +145,8 @@ class Committer:
         count = 0 if kind is None else self._aborts[1] + 1 if self._aborts[0] == kind else 1
         self._aborts = (kind or "", count)
         _log.warning("transaction aborted, returning to the last commit", reason=reason, in_a_row=count)
+        if kind is None:
+            self._membership.refused(reason)
         if count >= ABORTS_MAX:
             raise RepeatedAbort(
                 f"{count} transactions in a row were aborted ({reason})",

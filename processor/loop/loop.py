@@ -15,7 +15,7 @@ from processor.codec.dead_letters import BadShare, Refusals
 from processor.engine import Engine
 from processor.errors import SlotstreamError
 from processor.kafka.consumer import MemberFencedError, Polled
-from processor.kafka.delivery import ProducerFencedError
+from processor.kafka.delivery import ClientStuckError, ProducerFencedError
 from processor.loop.checkpoints import Checkpoints
 from processor.loop.committer import Committer
 from processor.loop.membership import Membership
@@ -71,6 +71,7 @@ class Loop:
     def turn(self) -> None:
         """Polls once, processes and publishes the records, and commits and checkpoints what is due."""
         self._beat()
+        self._membership.check_contact()
         for partition in self._restorer.take():
             self._membership.reader.start({partition.number: partition.applied.offset})
         if orphans := self._membership.orphans():
@@ -120,7 +121,7 @@ class Loop:
             if leave and not self._suspended:
                 self._membership.leave(REVOKE_CHECKPOINT_S)
                 self._membership.close()
-        except (ProducerFencedError, SlotstreamError) as error:
+        except (ClientStuckError, ProducerFencedError, SlotstreamError) as error:
             _log.debug("left to the broker's timeouts", reason=str(error))
 
     def suspend(self) -> None:
@@ -135,7 +136,7 @@ class Loop:
         self._report()
 
     def resume(self) -> None:
-        """Rejoins with a new producer, if this process still holds the name. Raises the same errors as turn(), and then stays suspended."""
+        """Rejoins with new clients, if this process still holds the name. Raises the same errors as turn(), and then stays suspended."""
         self._membership.prove_name("it was suspended")
         self._committer.resume()
         self._busy = False

@@ -12,6 +12,7 @@ import structlog
 
 from processor.errors import Fenced
 from processor.kafka.consumer import Committed, GroupConsumer, Listener, MemberFencedError
+from processor.kafka.delivery import ClientStuckError, Stuck
 from processor.kafka.group import Holder
 from processor.loop.orphans import Orphans
 
@@ -99,9 +100,13 @@ class Membership:
         name: Name,
         orphans: Orphans,
         beat: Callable[[], None],
+        stuck: Stuck = lambda _: False,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._start_reader, self._name, self._orphans, self._beat, self._now_s = start_reader, name, orphans, beat, now_s
+        self._start_reader, self._name, self._orphans, self._beat = start_reader, name, orphans, beat
+        self._stuck, self._now_s = stuck, now_s
+        self._joined_at_s = now_s()
+        self._refused_since_s: float | None = None
 
     def join(self, listener: Listener) -> None:
         """Joins for the first time. Later readers use the same listener."""
@@ -112,6 +117,25 @@ class Membership:
     def joined(self) -> bool:
         """Whether the group has answered with an assignment, even an empty one."""
         return self.reader.joined
+
+    def check_contact(self) -> None:
+        """Raises ClientStuckError if the group has not answered this member for so long that its client should have found a broker."""
+        if self.joined:
+            self._joined_at_s = self._now_s()
+        elif self._stuck(waited_s := self._now_s() - self._joined_at_s):
+            raise ClientStuckError(f"the group has not answered for {waited_s:.0f} s, and the broker answers other clients")
+
+    def accepted(self) -> None:
+        """A commit of this member was accepted."""
+        self._refused_since_s = None
+
+    def refused(self, reason: str) -> None:
+        """A commit was aborted for a reason that should pass. Raises ClientStuckError if no new attempt has helped for long."""
+        if self._refused_since_s is None:
+            self._refused_since_s = self._now_s()
+        elif self._stuck(waited_s := self._now_s() - self._refused_since_s):
+            self._refused_since_s = None
+            raise ClientStuckError(f"no commit was accepted for {waited_s:.0f} s ({reason}), and the broker answers other clients")
 
     def prove_name(self, reason: str) -> None:
         """Raises Fenced if another process holds this one's name."""
@@ -152,4 +176,5 @@ class Membership:
 
     def _joining(self) -> GroupConsumer:
         self._orphans.joined()
+        self._joined_at_s = self._now_s()
         return self._start_reader(self._listener)

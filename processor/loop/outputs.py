@@ -16,7 +16,7 @@ class Outputs:
     def predictions(self, done: Processed) -> Outs:
         topic, batch = self._topics.output, done.batch
         along = topic.partitions == self._topics.input.partitions
-        return Outs(topic.name, batch.partition if along else None, batch.key, done.values, batch.record_ms.tolist())
+        return Outs(topic.name, batch.partition if along else None, batch.key, done.values, batch.record_ms.tolist(), done.headers)
 
     def alarms(self, done: Processed) -> list[Out]:
         topic, batch = self._topics.alarm, done.batch

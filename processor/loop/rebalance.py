@@ -128,10 +128,13 @@ class Rebalance:
             self._committer.commit()
         for number in numbers:
             partition = self._partitions.get(number)
-            if partition is not None and partition.checkpoint_stale:
+            if partition is None:
+                continue
+            if partition.checkpoint_stale:
                 self._finish_writing([number], until_s)
-                if not self._checkpoints.busy([number]) and not partition.moved:
-                    self._checkpoints.copy(partition)
+            # What was being written may already be the state as committed.
+            if partition.checkpoint_stale and not partition.moved and not self._checkpoints.busy([number]):
+                self._checkpoints.copy(partition)
         self._finish_writing(numbers, until_s)
         self.drop(numbers)
 

@@ -1,12 +1,13 @@
-"""What the values of settings may be that describe outputs: which scores they have.
+"""What the values of settings may be that describe outputs: which scores they have, and the names of their fields.
 
 As values.py, which has those of every other kind: no key, no source, no default.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from processor.settings.values import Allowed, FaultError, listed, truth
+from processor.settings.values import Allowed, FaultError, listed, path_parts, truth
 
 # The features that outputs forecast: all, none, a list of features or of outputs, or such a list for each output.
 Forecast = bool | tuple[str | int, ...] | dict[str, bool | tuple[str | int, ...]]
@@ -58,6 +59,74 @@ def _listed_or_flag(value: Any) -> bool | tuple[str | int, ...]:
     if not found or len({str(item) for item in found}) < len(found) or not all(isinstance(item, str | int) for item in found):
         raise ValueError
     return tuple(int(item) if isinstance(item, str) and item.isdecimal() else item for item in found)
+
+
+FieldNames = tuple[str, ...] | dict[str, tuple[str, ...]]
+_FIELD = re.compile(r"[A-Za-z0-9_]{1,100}")
+
+
+def field_names() -> Allowed:
+    """Names of a prediction's numbers, in one list or by output."""
+
+    def parse(value: Any) -> FieldNames:
+        found = listed(value)
+        if isinstance(found, Mapping):
+            if not found or not all(isinstance(name, str) for name in found):
+                raise ValueError
+            by_output = {name: names(of) for name, of in found.items()}
+            _refuse_twice([name for of in by_output.values() for name in of])
+            return by_output
+        given = names(found)
+        _refuse_twice(given)
+        return given
+
+    def names(value: Any) -> tuple[str, ...]:
+        found = [value] if isinstance(value, str) else value
+        if not isinstance(found, list) or not found or not all(isinstance(name, str) and _FIELD.fullmatch(name) for name in found):
+            raise ValueError
+        return tuple(found)
+
+    return Allowed(
+        "a list of different names of letters, digits and underscores, one for each number of a prediction; for a model with several "
+        "outputs also {OUTPUT: [names], ...}",
+        parse,
+    )
+
+
+# The fields that outputs may have by themselves, and how others of theirs begin.
+_OWN = {
+    *("sensor", "timestamp", "prediction", "steps", "partition", "offset", "model"),
+    *("residual", "residuals", "reconstruction", "score", "alarm"),
+}
+_OWN |= {"warming_up", "past_window", "held", "alarm", "carried"}
+_OWN_PREFIXES = ("predicted_", "residual_")
+HEADER = "header:"
+
+
+def carried() -> Allowed:
+    """Paths of fields, and header:NAME or header:*."""
+
+    def parse(value: Any) -> tuple[str, ...]:
+        found = listed(value)
+        found = [found] if isinstance(found, str) and found else found
+        if not isinstance(found, list) or not all(isinstance(name, str) and name != HEADER for name in found):
+            raise ValueError
+        fields = [path_parts(name)[-1] for name in found if not name.startswith(HEADER)]
+        if own := [name for name in fields if name in _OWN or name.startswith(_OWN_PREFIXES)]:
+            raise FaultError(f"outputs have a field {own[0]} of their own")
+        if len({name.lower() for name in fields}) < len(fields) or len(set(found)) < len(found):
+            raise FaultError("a name is there twice: a field is carried by the last part of its path")
+        return tuple(found)
+
+    return Allowed("a list of fields (batch, meta.site) and headers (header:traceparent, header:* for all)", parse)
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    """Databases fold the case of names."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(name.lower(), name)) != name or names.count(name) > 1:
+            raise FaultError(f"{other} and {name} are one name" if other != name else f"{name} is there twice")
 
 
 def reconstruction_setting() -> Allowed:

@@ -14,7 +14,17 @@ from processor.logs import SECRETS
 from processor.settings.alarm import Alarm
 from processor.settings.kafka import BOOTSTRAP_DEFAULT, FileSecret, kafka_key, kafka_value
 from processor.settings.model_code import ModelCode, model_code
-from processor.settings.output_values import EACH, Forecast, forecast_of, reconstruction_setting, residual_setting
+from processor.settings.output_values import (
+    EACH,
+    HEADER,
+    FieldNames,
+    Forecast,
+    carried,
+    field_names,
+    forecast_of,
+    reconstruction_setting,
+    residual_setting,
+)
 from processor.settings.record_values import Missing, Quality, clashes, key_source, no_values, path_name, qualities, stand_in
 from processor.settings.section import Section
 from processor.settings.values import (
@@ -109,6 +119,18 @@ class Output(Section):
         default=False,
         description="for autoencoders: add to each prediction the mean absolute difference between the prediction and the readings that it "
         "reconstructs, in the model's scale: with model.output: all those of the whole window, otherwise this reading",
+    )
+
+    fields: Annotated[FieldNames | None, or_null(field_names())] = Field(
+        default=None,
+        description="names of a prediction's numbers: outputs have flat fields predicted_NAME in place of prediction, and residual_NAME in "
+        "place of residuals, as databases take them; null: a list, or for a model with several outputs an object of lists",
+    )
+
+    carry: Annotated[tuple[str, ...], carried()] = Field(
+        default=(),
+        description="fields and headers of a record that its output has too, as they were: a field by the last part of its path, and "
+        "header:NAME or header:* as headers",
     )
 
     @property
@@ -352,6 +374,10 @@ class Settings(BaseSettings):
     @classmethod
     def _output_is_another_topic(cls, output: Output, info: ValidationInfo) -> Output:
         _refuse_clash("output.topic", output.topic, {"input.topic": _topic(info, "input")})
+        source = info.data.get("input")
+        fields = [name for name in output.carry if not name.startswith(HEADER)]
+        if source is not None and source.format == "float32" and fields:
+            _refuse_for_float32("output.carry", fields)
         return output
 
     @field_validator("dead_letter", mode="after")
@@ -482,7 +508,7 @@ def _scales(given: Scale | dict[str, Scale] | None) -> Any:
 # Keys of input that decide.
 _OF_RECORDS = ("key", "timestamp", "timestamp_unit", "missing", "missing_values", "hold_max", "quality")
 # The same of output.
-_OF_OUTPUTS = ("reconstruction",)
+_OF_OUTPUTS = ("reconstruction", "fields", "carry")
 
 
 def _changed(section: Section, prefix: str, keys: Sequence[str]) -> dict[str, Any]:

@@ -58,16 +58,19 @@ class _Stream:
 
 
 class Judge:
-    """expect: what the oracle says to a record, called once for each. key_of: whose record it is. alarms: what the oracle then expects of
-    alarms, in order, each with its sensor. Knows no time and no thread."""
+    """expect: what the oracle says to a record, called once for each. key_of: whose record it is. headers_of: of its output.
+
+    alarms: what the oracle then expects of alarms, in order, each with its sensor. Knows no time and no thread.
+    """
 
     def __init__(
         self,
         expect: Expect,
         key_of: Callable[[InputRecord], bytes | None] = lambda record: record.key,
+        headers_of: Callable[[InputRecord], Headers] = lambda _: (),
         alarms: Callable[[], list[tuple[bytes, dict[str, Any]]]] = list,
     ) -> None:
-        self._expect, self._key_of, self._alarms = expect, key_of, alarms
+        self._expect, self._key_of, self._headers_of, self._alarms = expect, key_of, headers_of, alarms
         self._streams: defaultdict[tuple[Kind, int], _Stream] = defaultdict(_Stream)
         self._unjudged: deque[InputRecord] = deque()
         self.next_offset: defaultdict[int, int] = defaultdict(int)  # of the input, by partition
@@ -105,7 +108,7 @@ class Judge:
                 continue
             kind: Kind = "dead letter" if isinstance(said, str) else "prediction"
             stream = self._streams[kind, record.partition]
-            filling = not isinstance(said, str) and said["prediction"] is None
+            filling = not isinstance(said, str) and any(of is None for name, of in said.items() if name.startswith("predict"))
             stream.wanted.append(Answer(record.offset, self._expected(record, said), filling))
             self._compare(kind, record.partition, stream)
 
@@ -129,7 +132,7 @@ class Judge:
     def _expected(self, record: InputRecord, said: dict[str, Any] | str) -> str:
         if isinstance(said, str):
             return _said(record.key, record.record_ms, dead_letter={"error": said, **_unchanged(record.value, record.headers)})
-        return _said(self._key_of(record), record.record_ms, prediction=said)
+        return _said(self._key_of(record), record.record_ms, prediction=said, **_carried(self._headers_of(record)))
 
     def _compare(self, kind: Kind, partition: int, stream: _Stream) -> None:
         while stream.got and stream.compared < len(stream.wanted):
@@ -156,16 +159,16 @@ def _twice(partition: int, got: Answer) -> DifferentError:
 # What is compared.
 
 
-def prediction(key: bytes | None, value: bytes | None, record_ms: int) -> tuple[int, Answer]:
+def prediction(key: bytes | None, value: bytes | None, record_ms: int, headers: Headers = ()) -> tuple[int, Answer]:
     """The partition of the record that an output says it answers, and the answer. Raises ValueError if it does not say."""
     try:
         output = as_published(value or b"")
-        return output["partition"], Answer(output["offset"], _said(key, record_ms, prediction=output))
+        return output["partition"], Answer(output["offset"], _said(key, record_ms, prediction=output, **_carried(headers)))
     except (KeyError, TypeError) as error:
         raise ValueError(f"an output that names no record: {value!r}") from error
 
 
-def alarm(key: bytes | None, value: bytes | None, record_ms: int) -> tuple[int, Answer]:
+def alarm(key: bytes | None, value: bytes | None, record_ms: int, _headers: Headers = ()) -> tuple[int, Answer]:
     """The same of what is published of an alarm."""
     try:
         told = alarm_as_published(value or b"")
@@ -182,6 +185,10 @@ def dead_letter(key: bytes | None, value: bytes | None, record_ms: int, headers:
     partition, offset = (int(own[name] or b"") for name in ("source_partition", "source_offset"))
     letter = {"error": (own["error"] or b"").decode(), **_unchanged(value, headers[: -len(OWN_HEADERS)])}
     return partition, Answer(offset, _said(key, record_ms, dead_letter=letter))
+
+
+def _carried(headers: Headers) -> dict[str, Any]:
+    return {"headers": {str(i): [name, (text or b"").hex()] for i, (name, text) in enumerate(headers)}} if headers else {}
 
 
 def _said(key: bytes | None, record_ms: int, **what: dict[str, Any]) -> str:

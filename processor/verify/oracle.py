@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from processor.model.rungs import REFERENCE, Run
 from processor.settings import Scale, Settings
 from processor.verify.oracle_alarms import AlarmReference, Past, Record
+from processor.verify.oracle_carry import Carry
 from processor.verify.oracle_records import KEY_BYTES_MAX, BadError, InputRecord, RecordReader, column
-from processor.verify.oracle_scores import SCORES, Scores
+from processor.verify.oracle_scores import FLAT, SCORES, Fields, Scores
 
 if TYPE_CHECKING:  # loading a model imports TensorFlow, and the rules can be tried without it
     from processor.model.load import ServableModel
 
+NUMBERS = ("prediction", "score", *SCORES)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -70,7 +72,7 @@ class Reference:
         self._first_ms: dict[int, int] = {}
         self._ahead: dict[int, _Ahead] = {}
         self._gap_partitions = gap_partitions
-        self._scores = Scores(model, settings)
+        self._scores, self._fields, self._carry = Scores(model, settings), Fields(model, settings), Carry(settings)
         self._records = RecordReader(settings, model.features, model.inputs.categories)
         self._alarms = AlarmReference(settings, model_id) if settings.alarm.on else None
         self._event_ms: int | None = None  # of the record that is fed, once it has moved its partition's time
@@ -104,6 +106,10 @@ class Reference:
     def key_of(self, record: InputRecord) -> bytes | None:
         """As RecordReader.key_of."""
         return self._records.key_of(record)
+
+    def headers_of(self, record: InputRecord) -> list[tuple[str, bytes | None]]:
+        """Those that a record's output has."""
+        return self._carry.headers(record)
 
     def _feed(self, record: InputRecord) -> dict[str, Any] | None:
         key = self.key_of(record)
@@ -146,6 +152,8 @@ class Reference:
         prediction: Any = None if filling else self._prediction(ys)
         warming = filling or incomplete or steps < self._settings.model.warmup_steps
         out = self._output(record, key, event_ms, prediction, steps, scores, warming=warming)
+        self._fields.flatten(out, ys[-1])
+        out |= self._carry.fields(record)
         past = Past()
         if self._alarms is not None:
             known, at_ms = self._sensors.get(sensor_id), self._time_ms.get(record.partition, event_ms)
@@ -167,6 +175,8 @@ class Reference:
         wanted, outputs = self._settings.alarm.score, self._model.named_outputs
         if wanted in SCORES:
             return scores.get(wanted)
+        if (name := wanted.removeprefix("predicted_")) != wanted and name in self._fields.names:
+            return float([number for of in written for number in of][self._fields.names.index(name)])
         name, _, number = wanted.removesuffix("]").rpartition("[") if wanted.endswith("]") else (wanted, "", "0")
         of = [output.name for output in outputs].index(name.removeprefix("predicted_")) if name != "prediction" else 0
         return float(written[of][int(number)])
@@ -299,8 +309,7 @@ class Reference:
 def as_published(value: bytes) -> dict[str, Any]:
     """An output as expect() writes one: every number of the prediction and of the scores the float32 that it stands for."""
     found: dict[str, Any] = json.loads(value)
-    found["prediction"] = _float32(found["prediction"])
-    return {**found, **{name: _float32(found[name]) for name in (*SCORES, "score") if name in found}}
+    return {name: _float32(of) if name in NUMBERS or name.startswith(FLAT) else of for name, of in dict(found).items()}
 
 
 def _reference_rung(model: "ServableModel") -> Run:

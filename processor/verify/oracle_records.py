@@ -255,7 +255,7 @@ class RecordReader:
 def _at(name: str, found: Any) -> Any:
     """What a record has at a path; _NOTHING if it has nothing there, and None if something on the way is null."""
     whole = '"' not in name and isinstance(found, dict) and name in found
-    for part in [name] if whole else _keys(name):
+    for part in [name] if whole else keys_of(name):
         if not isinstance(found, dict) or part not in found:
             return _NOTHING
         found = found[part]
@@ -264,7 +264,13 @@ def _at(name: str, found: Any) -> Any:
     return found
 
 
-def _keys(name: str) -> list[str]:
+def field_of(name: str, found: Any) -> tuple[bool, Any]:
+    """Whether a record has something at a path, and what."""
+    there = _at(name, found)
+    return there is not _NOTHING, None if there is _NOTHING else there
+
+
+def keys_of(name: str) -> list[str]:
     """The keys of a field's name, between dots that stand outside quotes."""
     keys, quoted = [""], False
     for character in name:

@@ -1,4 +1,4 @@
-"""What the reference oracle says of how far predictions are off: residuals and reconstructions.
+"""What the reference oracle says of how far predictions are off, and of the fields that they are in.
 
 Written once more from the contract, one reading at a time: imports nothing of the engine.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 SCORES = ("residual", "residuals", "reconstruction")
+FLAT = ("predicted_", "residual_")
 Floats = NDArray[np.float32]
 
 
@@ -26,7 +27,7 @@ class Scores:
         found = {output.name: output for output in model.named_outputs}
         wanted = settings.output.reconstruction
         self._reconstructs = None if wanted is False else model.named_outputs[0] if wanted is True else found[str(wanted)]
-        self._forecasts = self._pairs() if settings.output.residual else []
+        self.forecasts = self._pairs() if settings.output.residual else []
 
     def last(self, readings: Sequence[Floats]) -> tuple[Floats, ...]:
         """Those that the next prediction may be compared with."""
@@ -39,7 +40,7 @@ class Scores:
         scores = dict[str, Any]()
         output = self._settings.output
         if output.residual:
-            each = None if previous is None else [abs(float(x[feature]) - float(previous[i])) for i, feature in self._forecasts]
+            each = None if previous is None else [abs(float(x[feature]) - float(previous[i])) for i, feature in self.forecasts]
             scores["residual"] = None if each is None else _float32(sum(each) / len(each))
             if output.residual == "each" or (isinstance(output.residual, dict) and list(output.residual) == ["each"]):
                 scores["residuals"] = None if each is None else [_float32(off) for off in each]
@@ -53,7 +54,7 @@ class Scores:
         if previous is None or self._settings.alarm.score != "residual":
             return []
         names = self._settings.input.features or range(self._model.features)
-        return [(names[feature], _float32(abs(float(x[feature]) - float(previous[i])))) for i, feature in self._forecasts]
+        return [(names[feature], _float32(abs(float(x[feature]) - float(previous[i])))) for i, feature in self.forecasts]
 
     def _pairs(self) -> list[tuple[int, int]]:
         """The numbers of a prediction that forecast features, each with its feature."""
@@ -73,6 +74,27 @@ class Scores:
             found = range(self._model.features) if of is True else [names.index(f) if isinstance(f, str) else f for f in of]
             pairs += [(first + i, feature) for i, feature in enumerate(found)]
         return pairs
+
+
+class Fields:
+    """output.fields: numbers that have names of their own in place of lists."""
+
+    def __init__(self, model: "ServableModel", settings: Settings) -> None:
+        given = settings.output.fields
+        by_output = given if isinstance(given, dict) else {}
+        self.names = [name for output in model.named_outputs for name in by_output.get(output.name, ())] or list(given or ())
+        self._forecasts = Scores(model, settings).forecasts
+
+    def flatten(self, out: dict[str, Any], numbers: Sequence[Sequence[float]]) -> None:
+        """Changes an output. numbers: of its last step, of each of the model's outputs."""
+        if not self.names:
+            return
+        there = out.pop("prediction") is not None
+        each = [number for of in numbers for number in of]
+        out |= {f"predicted_{name}": number if there else None for name, number in zip(self.names, each, strict=True)}
+        if "residuals" in out:
+            residuals = out.pop("residuals") or [None] * len(self._forecasts)
+            out |= {f"residual_{self.names[i]}": off for (i, _), off in zip(self._forecasts, residuals, strict=True)}
 
 
 def _mean_off(given: Floats, seen: Floats) -> float:

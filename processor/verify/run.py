@@ -220,7 +220,7 @@ class Run:
 
             model = load_model(settings)
             reference = Reference(model, settings, fingerprint_of(settings, model)[:8])
-            self._judge = judge = Judge(reference.feed, reference.key_of, reference.take_alarms)
+            self._judge = judge = Judge(reference.feed, reference.key_of, reference.headers_of, reference.take_alarms)
             records = Readings(
                 self._options.seed,
                 settings,

@@ -40,7 +40,12 @@ def _given(section: str, words: Sequence[str], environ: Mapping[str, str]) -> bo
 
 def _scores(rng: np.random.Generator) -> list[str]:
     residual = ("true", "each", "{each: [3, 0, 1, 2]}", "false")[int(rng.integers(4))]
-    return [f"--output.residual={residual}", *(["--output.reconstruction=true"] if rng.random() < HALF else [])]
+    fields = ["--output.fields=[a, B_2, c, d4]"] if rng.random() < HALF else []
+    carry = ("[]", "[note, header:sequence]", "[quality, at, header:*]")[int(rng.integers(3))]
+    again = ["--output.reconstruction=true"] if rng.random() < HALF else []
+    return [f"--output.residual={residual}", f"--output.carry={carry}", *fields, *again]
+
+
 def _alarms(rng: np.random.Generator, *, residual: bool) -> list[str]:
     """Thresholds that scores often pass, whatever the numbers are: most are learnt, and one is where numbers around 0 are half the time."""
     if rng.random() < HALF:

@@ -95,8 +95,9 @@ def test_a_service_outlives_its_broker_and_ends_at_once_when_told_twice(tmp_path
             feed_into_open_transaction(service, stream, 400)
             broker.kill()
             # Longer than the transaction timeout, so that the broker may abort what was open.
-            until_s = time.monotonic() + 13
-            wait_for(lambda: service.get("/healthz")[0] != 200 or time.monotonic() > until_s, "the outage")
+            wait_for(lambda: "waiting for the broker" in service.get("/readyz")[1], "that it says what it waits for", 90)
+            assert service.get("/readyz")[0] == 503
+            assert service.get("/healthz")[0] == 200
             broker.start()
             service.wait_answered(stream.feed(200))
             assert service.get("/healthz")[0] == 200

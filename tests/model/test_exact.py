@@ -27,7 +27,7 @@ MODELS = {
     "lstm": ([L.LSTM(16), L.Dense(3)], {}, ["--output.residual=true"]),
     "gru a step": ([L.GRU(100, return_sequences=True), L.Dense(2)], {}, []),
     "stacked": ([L.SimpleRNN(5, return_sequences=True), L.Dropout(0.3), L.LSTM(9, return_sequences=True), L.Dense(3)], {}, []),
-    "lstm, each residual": ([L.LSTM(16), L.Dense(2)], {}, ["--output.residual={each: [2, 0]}", *RULES]),
+    "lstm, each residual": ([L.LSTM(16), L.Dense(2)], {}, ["--output.residual={each: [2, 0]}", "--output.fields=[c, a]", *RULES]),
     "each record": ([L.LSTM(8), L.Dense(1)], {}, ["--reset.each_record=true"]),
     "by rules": ([L.LSTM(8), L.Dense(3)], {}, ["--output.residual=true", *RULES]),
     "expiring": ([L.GRU(8), L.Dense(3)], {}, ["--output.residual=true", "--state.expire_after=350ms", "--reset.after_steps=9"]),

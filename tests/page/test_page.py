@@ -241,7 +241,7 @@ def test_a_broker_that_is_gone_is_told_and_its_return_too(browser, service: Serv
     browser.wait(lambda: "Keeping up" in browser.text("v-pace"), "that it keeps up", 120)
     kafka.kill()
     try:
-        browser.wait(lambda: re.search("Stalled|Cut off", browser.text("v-pace")), "that nothing is answered")
+        browser.wait(lambda: re.search("Stalled|Cut off|Stands still", browser.text("v-pace")), "that nothing is answered")
         browser.wait(lambda: "librdkafka" in browser.text("l-messages"), "what the client tells")
     finally:
         kafka.start()

@@ -147,7 +147,7 @@ class Process:
             whose,
             orphans,
             _beat,
-            now_s,
+            now_s=now_s,
         )
         bad_share = BadShare(1.0, DEAD.name)
         together: dict[str, Any] = {"partitions": self.partitions, "recorder": recorder}

@@ -6,6 +6,7 @@ import orjson
 import pytest
 from stepper import Decay
 
+from processor.codec.carry import Carrier
 from processor.codec.decode import Decoder
 from processor.codec.encode import Encoder
 from processor.codec.json_records import JsonFormat
@@ -21,11 +22,11 @@ def message(offset, value, time_ms=1000):
     return PlainMessage(b"pump", value, number=2, at=offset, time_ms=time_ms)
 
 
-def pipeline(rules=Rules(), **options):  # noqa: B008 - it is frozen
+def pipeline(rules=Rules(), carry=(), **options):  # noqa: B008 - it is frozen
     decoder = Decoder(JsonFormat(features=1, record_steps_max=10), ahead_max_s=3600, each_record=False)
     encoder = Encoder(model_id="decay", outputs=[Output("y", 0, 1)], scales=[None], residual=False)
     engine = Engine(Decay(), Shapes(features=1, outputs=1, width=1), rules, slots=4)
-    return Pipeline(Codec(decoder.decode, encoder.encode), engine, rules.expire_ms, **options), engine
+    return Pipeline(Codec(decoder.decode, encoder.encode, Carrier(carry) if carry else None), engine, rules.expire_ms, **options), engine
 
 
 def predictions(done):
@@ -38,6 +39,15 @@ def test_each_message_ends_in_an_output_or_a_dead_letter_and_states_go_on():
     assert predictions(done) == [[2], [4]]
     assert [(i, reason.error, reason.offset) for i, reason in done.rejected] == [(1, "bad_encoding", 6)]
     assert done.clocks == {2: Clock(1000, 1000)}
+
+
+def test_outputs_carry_what_is_asked_of_their_records():
+    chain, _ = pipeline(carry=["batch", "header:trace"])
+    told = PlainMessage(b"pump", b'{"values":[2],"batch":1.50}', number=2, at=5, time_ms=1000, told=[("trace", b"x"), ("other", b"y")])
+    done = chain.process([message(4, b"{"), told, message(6, None)], {2: Clock()})
+    assert [value and value[-15:] for value in done.values] == [b',"batch":1.50}'.rjust(15, b'"'), None]
+    assert done.headers == [[("trace", b"x")], None]
+    assert pipeline()[0].process([told], {2: Clock()}).headers is None
 
 
 def test_what_the_engine_leaves_out_is_a_dead_letter_among_those_of_the_codec():

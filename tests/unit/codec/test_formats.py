@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from judge import RECORD_MS, Judge, Record, echo, echo_model, verdict
 
-from processor.app.fit import codec_of, shapes_of
+from processor.app.fit import codec_of, record_bytes_of, shapes_of
 from processor.errors import ConfigurationError
 from processor.records import Applied, Output
 from processor.settings import Settings, load_settings
@@ -404,7 +404,7 @@ def test_several_outputs_may_forecast_features_each_its_own(outputs, residual, f
     shapes = shapes_of(served, settings(f"--output.residual={residual}", "--input.features=a,b,c"))
     assert (shapes.forecasts, shapes.residual, shapes.residual_each) == (forecasts, features, "each" in residual)
     reference = oracle_scores.Scores(served, settings(f"--output.residual={residual}", "--input.features=a,b,c"))
-    assert reference._forecasts == list(zip(forecasts, features, strict=True))
+    assert reference.forecasts == list(zip(forecasts, features, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -436,6 +436,63 @@ def test_a_reconstruction_is_of_the_window_or_of_the_last_reading(rows, first):
     if rows is not None:
         with pytest.raises(ConfigurationError, match=r"a prediction is 4 steps of 3 numbers.*for each of the window's 5 steps"):
             shapes_of(served, settings("--output.reconstruction=again"))
+
+
+def test_named_numbers_are_fields_of_their_own_each_in_its_own_units():
+    fields = ("--output.fields=[life, warm, hot]", "--output.scale={'life %b': {min: 0, max: 500}}")
+    found = published([0.5, 3, 4], settings(*fields), named_outputs=SEVERAL)
+    assert {name: found[name] for name in found if "pre" in name} == {"predicted_life": 250.0, "predicted_warm": 3.0, "predicted_hot": 4.0}
+    by_output = settings("""--output.fields={'a "class"': [warm, hot], 'life %b': [life]}""")
+    assert published([0.5, 3, 4], by_output, named_outputs=SEVERAL)["predicted_life"] == 0.5
+
+
+def test_flat_fields_follow_the_time_and_the_score_and_are_null_while_a_window_fills():
+    served = echo_model(F)
+    served.named_outputs = (Output("y", 0, 3, per_step=True),)
+    by = codec_of(settings("--output.fields=[a, b, c]", "--output.residual={each: [2, 0, 1]}"), served, "m")
+    batch = by.decode([Record(b'{"values":[[1,2,3],[4,5,6]]}'), Record(b'{"values":[7,8,9]}')]).batch
+    applied = applied_to([1, 2, 3, 4, 5, 6, 7, 8, 9])
+    applied.y, applied.last, applied.steps = applied.y.reshape(3, F), np.array([1, 2]), np.array([2, 3])
+    nothing = np.zeros(2, np.bool_)
+    applied.residual, applied.residuals = np.array([np.nan, 1], np.float32), np.array([[np.nan] * 3, [0.5, 1, 1.5]], np.float32)
+    applied.warming, applied.late, applied.finite = nothing, nothing, ~nothing
+    applied.filling = np.array([True, False])
+    first, second = by.encode(batch, applied)
+    assert b',"predicted_a":null,"predicted_b":null,"predicted_c":null,"steps":2' in first
+    assert b'"model":"m","residual":null,"residual_a":null,"residual_b":null,"residual_c":null}' in first
+    assert b',"predicted_a":7.0,"predicted_b":8.0,"predicted_c":9.0,"steps":3' in second
+    assert b'"model":"m","residual":1.0,"residual_a":0.5,"residual_b":1.0,"residual_c":1.5}' in second
+    applied.filling = nothing
+    assert b',"predicted_a":4.0,"predicted_b":5.0,"predicted_c":6.0,"steps":2' in by.encode(batch, applied)[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ("[a, b]", "output.fields is for 2, and the model has 3 outputs"),
+        ("{life: [a], death: [b]}", "output.fields names death, which is no output.*life, class"),
+        ("{life: [a]}", "output.fields is for 0, and the model has 2 numbers in its output class"),
+    ],
+)
+def test_names_that_do_not_fit_the_outputs_are_refused(fields, says):
+    served = echo_model(F)
+    served.named_outputs = (Output("life", 0, 1), Output("class", 1, 3))
+    with pytest.raises(ConfigurationError, match=says):
+        shapes_of(served, settings(f"--output.fields={fields}"))
+
+
+def test_a_list_of_steps_has_no_names():
+    served = echo_model(F)
+    served.named_outputs = (Output("y", 0, F, rows=1),)
+    with pytest.raises(ConfigurationError, match=r"output.fields is set, and a prediction is a list of 1 steps"):
+        shapes_of(served, settings("--output.fields=[a, b, c]"))
+
+
+def test_the_largest_output_has_room_for_the_names_of_fields():
+    plain, named = (settings("--output.residual=each", *more) for more in ([], ["--output.fields=[a, b, c]"]))
+    sizes = [record_bytes_of(given, echo_model(F), shapes_of(echo_model(F), given)).output for given in (plain, named)]
+    longest = sum(len(f'"predicted_{name}":,"residual_{name}":,') for name in "abc")
+    assert sizes[1] >= sizes[0] + longest
 
 
 def test_predictions_past_the_trained_window_are_marked():

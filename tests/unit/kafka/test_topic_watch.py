@@ -9,7 +9,7 @@ from waiting import wait_for
 from processor.errors import PolicyStop, SlotstreamError, TopicGone
 from processor.kafka import topic_watch
 from processor.kafka.findings import RecordBytes, of_topics
-from processor.kafka.topic_watch import AGAIN_S, GRACE_S, SOON_S, TopicWatch
+from processor.kafka.topic_watch import AGAIN_S, GRACE_S, SOON_S, STUCK_S, TopicWatch
 from processor.kafka.topics import Look, Topic, Topics
 from processor.metrics import Metrics
 from processor.settings import Settings
@@ -133,6 +133,26 @@ def test_a_broker_that_is_away_ends_nothing_however_long():
     watched.broker.topics["input.topic"] = topic("input.topic")
     watched.look()
     assert watched.check() == 0
+
+
+def test_a_client_that_waits_is_stuck_once_the_broker_has_answered_others_for_as_long():
+    watched = Watched()
+    assert not watched.watch.stuck(10**6), "nothing was asked yet"
+    watched.look()
+    watched.look(STUCK_S - 1)
+    assert not watched.watch.stuck(10**6), "a client needs time to find a broker that is back"
+    watched.now_s += 2
+    assert not watched.watch.stuck(STUCK_S)
+    assert watched.watch.stuck(STUCK_S + 1)
+    assert not watched.watch.stuck(10**6), "a new client has longer"
+    watched.now_s += STUCK_S
+    assert watched.watch.stuck(2 * STUCK_S + 1)
+    watched.broker.away = True
+    watched.look()
+    assert not watched.watch.stuck(10**6), "the broker answers nobody"
+    watched.broker.away = False
+    watched.look(10**6)
+    assert not watched.watch.stuck(10**6)
 
 
 def test_a_broker_that_knows_no_topic_at_all_makes_it_wait_and_never_ends_it():

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from processor.errors import Fenced
+from processor.kafka.delivery import ClientStuckError
 from processor.kafka.group import Holder, rack_of
-from processor.loop.membership import CONFIRM_S, PATIENCE_S, Name
+from processor.loop.membership import CONFIRM_S, PATIENCE_S, Membership, Name
+from processor.loop.orphans import Orphans
 
 OURS, OTHERS = "slotstream#0000000a", "slotstream#0000000b"
 AWAY = TimeoutError("the coordinator is away")
@@ -84,6 +86,57 @@ def test_without_a_mark_a_holder_must_outlive_the_session_of_a_member_that_is_go
     assert group.now_s - 100.0 >= 60
     assert Group(*[Holder("m2", "rack-1")] * 100, None, mark=None, confirm_s=60).prove("m1") > 0
     assert Group(*[Holder("m2", "rack-1")] * 100, Holder("m2", ""), mark=None, confirm_s=60).prove(*["m1"] * 150, "m2") > 0
+
+
+# -- a client that finds no broker --------------------------------------------------------------------------------------------
+
+
+class Reader:
+    joined = False
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_member_that_the_group_has_not_answered_for_long_is_stuck_and_a_new_client_has_as_long_again() -> None:
+    now_s = [100.0]
+    name = Name("g.a", OURS, lambda _: None, lambda: None)
+    orphans = Orphans(lambda: set(), now_s=lambda: now_s[0])
+    member = Membership(lambda _: Reader(), name, orphans, lambda: None, lambda waited_s: waited_s > 60, now_s=lambda: now_s[0])
+    member.join(None)
+    now_s[0] += 60
+    member.check_contact()
+    now_s[0] += 1
+    with pytest.raises(ClientStuckError, match="61 s"):
+        member.check_contact()
+    member.join_again()
+    member.check_contact()
+    member.reader.joined = True
+    now_s[0] += 1000
+    member.check_contact()
+    member.reader.joined = False
+    now_s[0] += 60
+    member.check_contact()
+    now_s[0] += 1
+    with pytest.raises(ClientStuckError):
+        member.check_contact()
+
+
+def test_commits_that_are_refused_for_long_are_those_of_a_stuck_client_and_one_that_is_accepted_ends_the_wait() -> None:
+    now_s = [100.0]
+    orphans = Orphans(lambda: set(), now_s=lambda: now_s[0])
+    name = Name("g.a", OURS, lambda _: None, lambda: None)
+    member = Membership(lambda _: Reader(), name, orphans, lambda: None, lambda waited_s: waited_s > 60, now_s=lambda: now_s[0])
+    for _ in range(2):
+        member.refused("UNKNOWN_MEMBER_ID")
+        now_s[0] += 60
+        member.refused("UNKNOWN_MEMBER_ID")
+        member.accepted()
+    member.refused("UNKNOWN_MEMBER_ID")
+    now_s[0] += 61
+    with pytest.raises(ClientStuckError, match=r"no commit was accepted for 61 s .UNKNOWN_MEMBER_ID."):
+        member.refused("UNKNOWN_MEMBER_ID")
+    member.refused("UNKNOWN_MEMBER_ID")  # by a new client
 
 
 # -- what a subscription shows ------------------------------------------------------------------------------------------------
