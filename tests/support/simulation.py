@@ -136,7 +136,7 @@ class Process:
         self.engine = parts.engine(Decay(), shapes, Rules(expire_ms=EXPIRE_MS), slots=SLOTS)
         decoder = Decoder(JsonFormat(features=1, record_steps_max=4), ahead_max_s=10**9, each_record=False)
         encoder = Encoder(model_id="decay", outputs=[Output("y", 0, 1)], scales=[None], residual=False)
-        codec = Codec(decoder.decode, encoder.encode, AlarmEncoder(INPUT.name, "decay", [0]).encode)
+        codec = Codec(decoder.decode, encoder.encode, alarms=AlarmEncoder(INPUT.name, "decay", [0]).encode)
         pipeline = Pipeline(codec, self.engine, EXPIRE_MS)
         store: Any = MemoryTopic(broker, CHECKPOINTS, self.engine.table.rows.state.shape[1]) if world.in_topic else world.files
         writer = TopicWriter(store) if world.in_topic else InlineWriter(store)
