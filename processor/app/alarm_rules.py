@@ -10,7 +10,7 @@ from processor.alarms import Decider
 from processor.alarms.learn import Deviations, Learner, Quantile
 from processor.alarms.rule import Rule
 from processor.alarms.score import Score
-from processor.app.named_columns import scales_of
+from processor.app.named_columns import fields_of, scales_of
 from processor.app.scored_outputs import residual_of
 from processor.errors import ConfigurationError
 from processor.records import Output
@@ -79,12 +79,22 @@ def _score(settings: Settings, model: "ServableModel") -> Score:
         return Score("residual", features=tuple(residual_of(model, settings).values()))
     if wanted == "reconstruction":
         return Score("reconstruction")
-    named, number = _output(wanted, model.named_outputs)
+    named, number = _field(wanted, fields_of(model, settings), model.named_outputs) or _output(wanted, model.named_outputs)
     scale = scales_of(model, settings)[model.named_outputs.index(named)]
     if scale is None:
         return Score("prediction", named.first + number)
     several = len(scale.offset) > 1
     return Score("prediction", named.first + number, scale.offset[number if several else 0], scale.divisor[number if several else 0])
+
+
+def _field(wanted: str, fields: tuple[str, ...], outputs: tuple[Output, ...]) -> tuple[Output, int] | None:
+    """The number that output.fields names so: its output, and its place there."""
+    name = wanted.removeprefix("predicted_")
+    if name == wanted or name not in fields:
+        return None
+    number = fields.index(name)
+    found = next(output for output in outputs if number < output.last)
+    return found, number - found.first
 
 
 def _output(wanted: str, outputs: tuple[Output, ...]) -> tuple[Output, int]:

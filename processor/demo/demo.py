@@ -22,7 +22,7 @@ from processor.demo.count import Count
 from processor.demo.plant import FaultPlan
 from processor.demo.processes import HERE, PROBE_EVERY_S, ServiceProcess, Simulator, create_topics
 from processor.demo.show import Screen, View
-from processor.demo.watch import Residuals, Threshold, Watch
+from processor.demo.watch import Alarms, TopicNames, Watch, threshold_of
 from processor.errors import SlotstreamError
 from processor.testbed import child_process as process
 from processor.testbed.embedded_kafka import EmbeddedKafka
@@ -30,7 +30,7 @@ from processor.testbed.kafka_jars import VERSION
 from processor.testbed.own_folder import OwnFolder
 from processor.testbed.signals import Interrupts
 
-READINGS, PREDICTIONS, DEAD_LETTERS = "readings", "predictions", "readings.dead-letter"
+TOPICS = TopicNames("readings", "predictions", "readings.dead-letter", "predictions.alarms")
 
 POLL_S = 0.1
 READY_TIMEOUT_S = 180.0  # TensorFlow alone takes most of a minute on a machine that is busy
@@ -155,7 +155,7 @@ class Demo:
             recent=self._watch.recent(),
             slots_used=probe.figures.get("slots_used"),
             checkpoint_age_s=probe.figures.get("checkpoint_age_seconds"),
-            residuals=self._watch.residuals,
+            alarms=self._watch.alarms,
         )
 
 
@@ -170,9 +170,9 @@ def run(options: Options, console: Console, interrupts: Interrupts) -> Outcome |
         kafka.start()
         create_topics(kafka.bootstrap, folder)
         service = ServiceProcess(kafka.bootstrap, folder)
-        simulator = Simulator(kafka.bootstrap, folder, READINGS, rate=options.rate, sensors=options.sensors, seed=options.seed)
-        residuals = Residuals(FaultPlan(options.seed, options.sensors), options.sensors, Threshold.read(HERE / "demo_model.json"))
-        watch = Watch(kafka.bootstrap, readings=READINGS, predictions=PREDICTIONS, dead_letters=DEAD_LETTERS, residuals=residuals)
+        simulator = Simulator(kafka.bootstrap, folder, TOPICS.readings, rate=options.rate, sensors=options.sensors, seed=options.seed)
+        alarms = Alarms(FaultPlan(options.seed, options.sensors), options.sensors, threshold_of(HERE / "demo_model.json"))
+        watch = Watch(kafka.bootstrap, topics=TOPICS, alarms=alarms)
         for close in (watch.close, service.close, simulator.close, interrupts.ignore):
             stack.callback(close)
         console.print(f"Kafka at {kafka.bootstrap}; starting the service: {service.url}/metrics", highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from processor.demo.plant import Fault
-from processor.demo.watch import Recent, Residuals
+from processor.demo.watch import Alarms, Recent
 
 LINE_EVERY_S = 2.0
 SENSORS_SHOWN = 8
@@ -33,7 +33,7 @@ class View:
     recent: Recent
     slots_used: float | None
     checkpoint_age_s: float | None
-    residuals: Residuals
+    alarms: Alarms
 
 
 class Screen:
@@ -63,21 +63,21 @@ class Screen:
         elif time.monotonic() - self._line_at_s >= LINE_EVERY_S:
             self._line_at_s = time.monotonic()
             self.tell(_line(view))
-            self._tell_faults(view.residuals)
+            self._tell_faults(view.alarms)
 
     def last(self, view: View) -> None:
         """Shows `view` whatever was shown a moment ago: nothing comes after it."""
         self._line_at_s = float("-inf")
         self.show(view)
         if self._live is None:
-            self.tell(_faults_found(view.residuals))
+            self.tell(_faults_found(view.alarms))
 
-    def _tell_faults(self, residuals: Residuals) -> None:
-        for fault in residuals.begun():
-            found = fault in residuals.found_tick
+    def _tell_faults(self, alarms: Alarms) -> None:
+        for fault in alarms.begun():
+            found = fault in alarms.found_tick
             if (fault, found) not in self._told:
                 self._told.add((fault, found))
-                self.tell(f"        fault: {fault.name} {fault.kind}, {_verdict(fault, residuals)}")
+                self.tell(f"        fault: {fault.name} {fault.kind}, {_verdict(fault, alarms)}")
 
 
 def _line(view: View) -> str:
@@ -104,19 +104,19 @@ def _number(value: float | None, unit: str = "") -> str:
 def _page(view: View) -> Group:
     style = "bold green" if view.state.endswith("ready") else "bold yellow"
     head = Text.assemble((f"{view.elapsed_s:5.0f} s  ", "bold"), (view.state, style), f"   {view.url}")
-    return Group(head, Text("  ".join(_figures(view))), *_sensors(view.residuals), *_faults(view.residuals))
+    return Group(head, Text("  ".join(_figures(view))), *_sensors(view.alarms), *_faults(view.alarms))
 
 
-def _sensors(residuals: Residuals) -> tuple[Text, Table]:
-    level = residuals.threshold.level
+def _sensors(alarms: Alarms) -> tuple[Text, Table]:
+    level = alarms.threshold
     table = Table(box=None, pad_edge=False)
-    for name in ("sensor", "residual", "", "truth"):
+    for name in ("sensor", "score", "", "truth"):
         table.add_column(name)
-    for sensor, mean in residuals.highest(SENSORS_SHOWN):
-        fault = residuals.open_fault(sensor)
+    for sensor, mean in alarms.highest(SENSORS_SHOWN):
+        fault = alarms.open_fault(sensor)
         style = "red" if mean > level else "dim"
         table.add_row(sensor, f"{mean:.2f}", Text(_bar(mean / level), style), "healthy" if fault is None else fault.kind)
-    return Text(f"\nlargest residuals (a sensor stands out above {level:.2f})"), table
+    return Text(f"\nlargest scores (the service raises an alarm above {level:.2f})"), table
 
 
 def _bar(ratio: float) -> str:
@@ -125,27 +125,28 @@ def _bar(ratio: float) -> str:
     return bar if ratio > 1 else f"{bar[:BAR_THRESHOLD]}│{bar[BAR_THRESHOLD + 1 :]}"
 
 
-def _faults(residuals: Residuals) -> tuple[Text, Table]:
-    begun = residuals.begun()
+def _faults(alarms: Alarms) -> tuple[Text, Table]:
+    begun = alarms.begun()
     table = Table(box=None, pad_edge=False)
     for name in ("sensor", "fault", "what became of it"):
         table.add_column(name)
     for fault in reversed(begun[-FAULTS_SHOWN:]):
-        style = "green" if fault in residuals.found_tick else "yellow"
-        table.add_row(fault.name, fault.kind, Text(_verdict(fault, residuals), style))
-    return Text(f"\n{_faults_found(residuals)}"), table
+        style = "green" if fault in alarms.found_tick else "yellow"
+        table.add_row(fault.name, fault.kind, Text(_verdict(fault, alarms), style))
+    return Text(f"\n{_faults_found(alarms)}"), table
 
 
-def _faults_found(residuals: Residuals) -> str:
-    begun = residuals.begun()
-    found = sum(fault in residuals.found_tick for fault in begun)
-    return f"faults injected: {len(begun)}, found: {found} (a reading is a minute of the plant)"
+def _faults_found(alarms: Alarms) -> str:
+    begun = alarms.begun()
+    found = sum(fault in alarms.found_tick for fault in begun)
+    right = f"alarms: {alarms.raised}, right: {alarms.right}"
+    return f"faults injected: {len(begun)}, found: {found}; {right} (a reading is a minute of the plant)"
 
 
-def _verdict(fault: Fault, residuals: Residuals) -> str:
-    found = residuals.found_tick.get(fault)
+def _verdict(fault: Fault, alarms: Alarms) -> str:
+    found = alarms.found_tick.get(fault)
     if found is not None:
         return f"found after {found - fault.start_tick} minutes of the plant"
-    if residuals.tick >= fault.end_tick:
+    if alarms.tick >= fault.end_tick:
         return "over, never found"
-    return f"since {residuals.tick - fault.start_tick} minutes of the plant, not found yet"
+    return f"since {alarms.tick - fault.start_tick} minutes of the plant, not found yet"

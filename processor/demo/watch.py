@@ -1,10 +1,10 @@
-"""What the demo sees in the topics: every record counted, latencies, and the sensors whose residual stands out.
+"""What the demo sees in the topics: every record counted, latencies, and the alarms beside the plant's faults.
 
-Responsible for reading the readings, predictions and dead letters of a run from their first record on, read committed, and for
+Responsible for reading the readings, predictions, alarms and dead letters of a run from their first record on, read committed, and for
 keeping what the display and the final count need. Not for processes, nor for how anything is shown.
 
-A sensor stands out when the mean of its last residuals exceeds the threshold that was chosen on healthy machines
-(demo_model.json says how). The truth about the faults comes from the plant's own plan, never from the topic.
+The service raises the alarms, by the rule in demo.yaml, whose threshold was chosen on healthy machines (demo_model.json says how). The
+truth about the faults comes from the plant's own plan, never from a topic.
 """
 
 import heapq
@@ -13,6 +13,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -25,6 +26,7 @@ from processor.errors import SlotstreamError
 BATCH_MAX = 10_000
 RECENT_S = 5.0
 END_TIMEOUT_S = 30.0
+GRACE_TICKS = 8  # a machine's scores are means of so many residuals, so they outlast its fault
 
 
 class Prediction(msgspec.Struct):
@@ -34,8 +36,15 @@ class Prediction(msgspec.Struct):
     timestamp: int
     partition: int
     offset: int
-    residual: float | None = None
-    warming_up: bool = False
+    score: float | None = None
+
+
+class Alarm(msgspec.Struct):
+    """The same of an alarm's record."""
+
+    sensor: str
+    timestamp: int
+    state: str
 
 
 @dataclass(frozen=True)
@@ -48,10 +57,19 @@ class Recent:
     p99_ms: float | None
 
 
+class TopicNames(NamedTuple):
+    readings: str
+    predictions: str
+    dead_letters: str
+    alarms: str
+
+
 class Watch:
-    def __init__(self, bootstrap: str, *, readings: str, predictions: str, dead_letters: str, residuals: "Residuals") -> None:
+    """topics: of the readings, predictions, dead letters and alarms."""
+
+    def __init__(self, bootstrap: str, *, topics: "TopicNames", alarms: "Alarms") -> None:
         self.tally = Tally()
-        self.residuals = residuals
+        self.alarms = alarms
         self._recent: deque[tuple[float, int, int, list[int]]] = deque()
         self._consumer = Consumer(
             {
@@ -64,9 +82,10 @@ class Watch:
                 "fetch.queue.backoff.ms": 5,
             }
         )
-        self._handlers = {readings: self._reading, predictions: self._prediction, dead_letters: self._dead_letter}
+        handlers = (self._reading, self._prediction, self._dead_letter, self._alarm)
+        self._handlers = dict(zip(topics, handlers, strict=True))
         self._next = {(topic, partition): 0 for topic in self._handlers for partition in self._partitions(topic)}
-        self._decode = msgspec.json.Decoder(Prediction).decode
+        self._decode, self._decode_alarm = msgspec.json.Decoder(Prediction).decode, msgspec.json.Decoder(Alarm).decode
         self._latencies: list[int] = []
         self._assign()
 
@@ -149,8 +168,13 @@ class Watch:
             return
         self.tally.prediction(prediction.partition, prediction.offset)
         self._latencies.append(arrived_ms - message.timestamp()[1])
-        if prediction.residual is not None and not prediction.warming_up:
-            self.residuals.add(prediction.sensor, (prediction.timestamp - START_MS) // TICK_MS, prediction.residual)
+        if prediction.score is not None:
+            self.alarms.add(prediction.sensor, _tick(prediction.timestamp), prediction.score)
+
+    def _alarm(self, message: Message, _arrived_ms: int) -> None:
+        alarm = self._decode_alarm(message.value() or b"")
+        if alarm.state == "raised":
+            self.alarms.alarm(alarm.sensor, _tick(alarm.timestamp))
 
     def _dead_letter(self, message: Message, _arrived_ms: int) -> None:
         headers = dict(message.headers() or [])
@@ -160,53 +184,53 @@ class Watch:
             self.tally.dead_letter(-1, -1)
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """A sensor stands out when the mean of its last `mean_of` residuals exceeds `level`."""
-
-    level: float
-    mean_of: int
-
-    @classmethod
-    def read(cls, path: Path) -> "Threshold":
-        figures = json.loads(path.read_text())
-        return cls(float(figures["threshold"]), int(figures["mean_of"]))
+def _tick(timestamp_ms: int) -> int:
+    """The plant's minute."""
+    return (timestamp_ms - START_MS) // TICK_MS
 
 
-class Residuals:
-    """The mean of every sensor's last residuals, and which of the plant's faults it has shown."""
+def threshold_of(path: Path) -> float:
+    """The score above which the demo's model raises an alarm."""
+    return float(json.loads(path.read_text())["threshold"])
 
-    def __init__(self, plan: FaultPlan, sensors: int, threshold: Threshold) -> None:
+
+class Alarms:
+    """Every sensor's score, its alarms as the service published them, and which of the plant's faults they have found.
+
+    raised, right: alarms so far, and those of a machine with a fault, or with one that ended at most GRACE_TICKS before.
+    """
+
+    def __init__(self, plan: FaultPlan, sensors: int, threshold: float) -> None:
         self.names = names(sensors)
         self.threshold = threshold
         self.tick = -1  # the plant's latest minute among the predictions
         self.found_tick: dict[Fault, int] = {}
+        self.raised = self.right = 0
         self._plan = plan
         self._index = {name: i for i, name in enumerate(self.names)}
-        self._last = [0.0] * (sensors * threshold.mean_of)
-        self._sums = [0.0] * sensors
-        self._counts = [0] * sensors
+        self._scores = [0.0] * sensors
         self._open: dict[int, Fault] = {}
 
-    def add(self, sensor: str, tick: int, residual: float) -> None:
-        index, mean_of = self._index[sensor], self.threshold.mean_of
-        place = index * mean_of + self._counts[index] % mean_of
-        self._sums[index] += residual - self._last[place]
-        self._last[place] = residual
-        self._counts[index] += 1
+    def add(self, sensor: str, tick: int, score: float) -> None:
+        """A prediction's score."""
+        self._scores[self._index[sensor]] = score
         if tick > self.tick:
             self.tick = tick
             self._open = {fault.sensor: fault for fault in self._plan.until(tick) if tick < fault.end_tick}
-        if self.mean(index) > self.threshold.level and (fault := self._open.get(index)) is not None:
-            self.found_tick.setdefault(fault, tick)
 
-    def mean(self, index: int) -> float:
-        """0 until there are as many residuals as the mean is of."""
-        return self._sums[index] / self.threshold.mean_of if self._counts[index] >= self.threshold.mean_of else 0.0
+    def alarm(self, sensor: str, tick: int) -> None:
+        """An alarm was raised with this reading."""
+        index = self._index[sensor]
+        faults = [fault for fault in self._plan.until(tick) if fault.sensor == index and tick < fault.end_tick + GRACE_TICKS]
+        self.raised += 1
+        self.right += bool(faults)
+        if faults and tick < faults[-1].end_tick:
+            self.found_tick.setdefault(faults[-1], tick)
 
     def highest(self, count: int) -> list[tuple[str, float]]:
-        """The sensors with the largest means, largest first."""
-        return [(self.names[i], self.mean(i)) for i in heapq.nlargest(count, range(len(self.names)), key=self.mean)]
+        """The sensors with the largest scores, largest first."""
+        largest = heapq.nlargest(count, range(len(self.names)), key=lambda i: self._scores[i])
+        return [(self.names[i], self._scores[i]) for i in largest]
 
     def begun(self) -> list[Fault]:
         """The faults that the plant has really had so far, the latest last."""

@@ -19,8 +19,8 @@ class Alarm(Section):
     score: Annotated[str, score_name()] = Field(
         default="residual",
         description="the number that is judged: residual or reconstruction (set output.residual or output.reconstruction), prediction[I], "
-        "the I-th number of the prediction from 0, or predicted_OUTPUT, the "
-        "model's output of that name; in the units in which it is published",
+        "the I-th number of the prediction from 0, or predicted_NAME, of "
+        "output.fields, or the model's output of that name; in the units in which it is published",
     )
     mean_of: Annotated[int, integer(1, MEAN_OF_MAX)] = Field(
         default=1, description="judge the mean of the sensor's last N scores; there is none until there are N"

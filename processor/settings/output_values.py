@@ -94,7 +94,10 @@ def field_names() -> Allowed:
 
 
 # The fields that outputs may have by themselves, and how others of theirs begin.
-_OWN = {"sensor", "timestamp", "prediction", "steps", "partition", "offset", "model", "residual", "residuals", "reconstruction"}
+_OWN = {
+    *("sensor", "timestamp", "prediction", "steps", "partition", "offset", "model"),
+    *("residual", "residuals", "reconstruction", "score", "alarm"),
+}
 _OWN |= {"warming_up", "past_window", "held", "alarm", "carried"}
 _OWN_PREFIXES = ("predicted_", "residual_")
 HEADER = "header:"

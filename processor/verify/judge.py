@@ -168,7 +168,7 @@ def prediction(key: bytes | None, value: bytes | None, record_ms: int, headers: 
         raise ValueError(f"an output that names no record: {value!r}") from error
 
 
-def alarm(key: bytes | None, value: bytes | None, record_ms: int) -> tuple[int, Answer]:
+def alarm(key: bytes | None, value: bytes | None, record_ms: int, _headers: Headers = ()) -> tuple[int, Answer]:
     """The same of what is published of an alarm."""
     try:
         told = alarm_as_published(value or b"")

@@ -177,6 +177,8 @@ class Reference:
         wanted, outputs = self._settings.alarm.score, self._model.named_outputs
         if wanted in SCORES:
             return scores.get(wanted)
+        if (name := wanted.removeprefix("predicted_")) != wanted and name in self._fields.names:
+            return float([number for of in written for number in of][self._fields.names.index(name)])
         name, _, number = wanted.removesuffix("]").rpartition("[") if wanted.endswith("]") else (wanted, "", "0")
         of = [output.name for output in outputs].index(name.removeprefix("predicted_")) if name != "prediction" else 0
         return float(written[of][int(number)])

@@ -82,19 +82,19 @@ class Fields:
     def __init__(self, model: "ServableModel", settings: Settings) -> None:
         given = settings.output.fields
         by_output = given if isinstance(given, dict) else {}
-        self._names = [name for output in model.named_outputs for name in by_output.get(output.name, ())] or list(given or ())
+        self.names = [name for output in model.named_outputs for name in by_output.get(output.name, ())] or list(given or ())
         self._forecasts = Scores(model, settings).forecasts
 
     def flatten(self, out: dict[str, Any], numbers: Sequence[Sequence[float]]) -> None:
         """Changes an output. numbers: of its last step, of each of the model's outputs."""
-        if not self._names:
+        if not self.names:
             return
         there = out.pop("prediction") is not None
         each = [number for of in numbers for number in of]
-        out |= {f"predicted_{name}": number if there else None for name, number in zip(self._names, each, strict=True)}
+        out |= {f"predicted_{name}": number if there else None for name, number in zip(self.names, each, strict=True)}
         if "residuals" in out:
             residuals = out.pop("residuals") or [None] * len(self._forecasts)
-            out |= {f"residual_{self._names[i]}": off for (i, _), off in zip(self._forecasts, residuals, strict=True)}
+            out |= {f"residual_{self.names[i]}": off for (i, _), off in zip(self._forecasts, residuals, strict=True)}
 
 
 def _mean_off(given: Floats, seen: Floats) -> float:

@@ -22,6 +22,9 @@ BATCH_MAX = 2000
 WAIT_S = 0.05
 JUDGE_S = 0.1  # at a time, so that what comes out is seen when it does
 
+READ: dict[judge.Kind, Callable[[bytes | None, bytes | None, int, judge.Headers], tuple[int, judge.Answer]]]
+READ = {"prediction": judge.prediction, "dead letter": judge.dead_letter, "alarm": judge.alarm}
+
 
 class Stalls:
     """How long nothing came out while something should have: the longest time, and the longest since the last call of taken()."""
@@ -128,12 +131,7 @@ class Watch(threading.Thread):
             self._judge.record(InputRecord(message.partition(), message.offset(), key, value, record_ms, headers))
             return
         kind: judge.Kind = "prediction" if topic == self._output else "alarm" if topic == self._alarms else "dead letter"
-        found = (
-            judge.alarm(key, value, record_ms)
-            if kind == "alarm"
-            else (judge.prediction if kind == "prediction" else judge.dead_letter)(key, value, record_ms, headers)
-        )
-        partition, answer = found
+        partition, answer = READ[kind](key, value, record_ms, headers)
         if partition != message.partition():
             raise SlotstreamError(
                 f"an answer to partition {partition} lies in partition {message.partition()} of {topic}",

@@ -19,10 +19,11 @@ from rich.console import Console
 
 from processor.demo.count import Count
 from processor.demo.demo import Outcome
-from processor.demo.plant import FaultPlan
-from processor.demo.processes import parse_metrics
+from processor.demo.plant import START_MS, TICK_MS, FaultPlan
+from processor.demo.processes import HERE, parse_metrics
 from processor.demo.show import Screen, View
-from processor.demo.watch import Recent, Residuals, Threshold, Watch
+from processor.demo.watch import Alarms, Recent, TopicNames, Watch, threshold_of
+from processor.settings import Raise, load_settings
 from processor.testbed.embedded_kafka import EmbeddedKafka
 from processor.testbed.signals import Interrupts
 
@@ -31,8 +32,8 @@ SENSORS = 30
 
 
 @pytest.fixture
-def residuals() -> Residuals:
-    return Residuals(FaultPlan(1, SENSORS), SENSORS, Threshold(level=0.5, mean_of=4))
+def alarms() -> Alarms:
+    return Alarms(FaultPlan(1, SENSORS), SENSORS, 0.5)
 
 
 class Topics:
@@ -40,10 +41,10 @@ class Topics:
 
     def __init__(self, bootstrap: str, unique: Callable[[str], str]) -> None:
         self.bootstrap = bootstrap
-        self.readings, self.predictions, self.dead_letters = unique("readings"), unique("predictions"), unique("dead-letters")
+        self.names = TopicNames(unique("readings"), unique("predictions"), unique("dead-letters"), unique("alarms"))
+        self.readings, self.predictions, self.dead_letters, self.alarms = self.names
         admin = AdminClient({"bootstrap.servers": bootstrap})
-        names = [self.readings, self.predictions, self.dead_letters]
-        for created in admin.create_topics([NewTopic(name, 2, 1) for name in names]).values():
+        for created in admin.create_topics([NewTopic(name, 2, 1) for name in self.names]).values():
             created.result(30)
         self.service = Producer({"bootstrap.servers": bootstrap, "transactional.id": unique("service")})
         self.service.init_transactions(30)
@@ -66,16 +67,18 @@ class Topics:
 
     def predict(self, offset: int) -> None:
         value = {"sensor": "pump-000", "timestamp": 0, "prediction": [0.0], "steps": 1, "partition": 0, "offset": offset, "model": "m"}
-        self.service.produce(self.predictions, json.dumps(value | {"residual": 0.25}).encode(), b"pump-000")
+        self.service.produce(self.predictions, json.dumps(value | {"score": 0.25, "alarm": False}).encode(), b"pump-000")
 
     def reject(self, offset: int) -> None:
         headers = {"error": "late", "source_partition": "0", "source_offset": str(offset)}
         self.service.produce(self.dead_letters, b"?", b"pump-000", headers=headers)
 
-    def watch(self, residuals: Residuals) -> Watch:
-        return Watch(
-            self.bootstrap, readings=self.readings, predictions=self.predictions, dead_letters=self.dead_letters, residuals=residuals
-        )
+    def alarm(self, sensor: str, state: str, tick: int) -> None:
+        told = {"id": "a", "sensor": sensor, "state": state, "timestamp": START_MS + tick * TICK_MS}
+        self.service.produce(self.alarms, json.dumps(told).encode(), sensor.encode())
+
+    def watch(self, alarms: Alarms) -> Watch:
+        return Watch(self.bootstrap, topics=self.names, alarms=alarms)
 
 
 @pytest.fixture
@@ -83,8 +86,8 @@ def topics(kafka: EmbeddedKafka, unique: Callable[[str], str]) -> Topics:
     return Topics(kafka.bootstrap, unique)
 
 
-def counted(topics: Topics, residuals: Residuals) -> Count:
-    watch = topics.watch(residuals)
+def counted(topics: Topics, alarms: Alarms) -> Count:
+    watch = topics.watch(alarms)
     try:
         watch.read_to_end()
         return watch.tally.count()
@@ -92,7 +95,7 @@ def counted(topics: Topics, residuals: Residuals) -> Count:
         watch.close()
 
 
-def test_committed_outputs_count_and_aborted_ones_and_null_readings_do_not(topics: Topics, residuals: Residuals) -> None:
+def test_committed_outputs_count_and_aborted_ones_and_null_readings_do_not(topics: Topics, alarms: Alarms) -> None:
     topics.feed([b"{}", b"{}", None, b"{}"])
     with topics.transaction(commit=False):
         topics.predict(0)
@@ -101,10 +104,10 @@ def test_committed_outputs_count_and_aborted_ones_and_null_readings_do_not(topic
         topics.predict(0)
         topics.predict(1)
         topics.reject(3)
-    assert counted(topics, residuals) == Count(readings=3, predictions=2, dead_letters=1, lost=0, duplicated=0)
+    assert counted(topics, alarms) == Count(readings=3, predictions=2, dead_letters=1, lost=0, duplicated=0)
 
 
-def test_what_is_missing_or_twice_or_unreadable_in_the_topics_is_counted(topics: Topics, residuals: Residuals) -> None:
+def test_what_is_missing_or_twice_or_unreadable_in_the_topics_is_counted(topics: Topics, alarms: Alarms) -> None:
     topics.feed([b"{}"] * 4)
     with topics.transaction():
         topics.predict(0)
@@ -113,12 +116,12 @@ def test_what_is_missing_or_twice_or_unreadable_in_the_topics_is_counted(topics:
         topics.predict(9)
         topics.service.produce(topics.predictions, b"not json")
         topics.service.produce(topics.dead_letters, b"no headers")
-    assert counted(topics, residuals) == Count(readings=4, predictions=4, dead_letters=2, lost=3, duplicated=5)
+    assert counted(topics, alarms) == Count(readings=4, predictions=4, dead_letters=2, lost=3, duplicated=5)
 
 
-def test_reading_to_the_end_twice_counts_once_and_takes_in_what_came_between(topics: Topics, residuals: Residuals) -> None:
+def test_reading_to_the_end_twice_counts_once_and_takes_in_what_came_between(topics: Topics, alarms: Alarms) -> None:
     topics.feed([b"{}"])
-    watch = topics.watch(residuals)
+    watch = topics.watch(alarms)
     watch.read_to_end()
     with topics.transaction():
         topics.predict(0)
@@ -135,8 +138,8 @@ def poll_until_predictions(watch: Watch, count: int) -> None:
         watch.poll(0.1)
 
 
-def test_polling_measures_rates_and_latency(topics: Topics, residuals: Residuals) -> None:
-    watch = topics.watch(residuals)
+def test_polling_measures_rates_and_latency(topics: Topics, alarms: Alarms) -> None:
+    watch = topics.watch(alarms)
     assert watch.recent() == Recent(0.0, 0.0, None, None)
     topics.feed([b"{}"] * 2)
     for offset in range(2):
@@ -151,25 +154,35 @@ def test_polling_measures_rates_and_latency(topics: Topics, residuals: Residuals
     watch.close()
 
 
-def test_a_fault_is_found_when_the_mean_of_the_last_residuals_of_its_sensor_exceeds_the_threshold(residuals: Residuals) -> None:
+def test_a_fault_is_found_by_the_alarm_that_the_service_raises_while_it_lasts(topics: Topics, alarms: Alarms) -> None:
     fault = FaultPlan(1, SENSORS).until(20)[0]
-    for tick in range(fault.start_tick, fault.start_tick + 3):
-        residuals.add(fault.name, tick, 9.0)
-    assert residuals.found_tick == {}
-    residuals.add(fault.name, fault.start_tick + 3, 9.0)
-    assert residuals.found_tick == {fault: fault.start_tick + 3}
-    assert residuals.highest(1) == [(fault.name, 9.0)]
-    assert residuals.open_fault(fault.name) == fault
-    for tick in range(fault.start_tick + 4, fault.start_tick + 8):
-        residuals.add(fault.name, tick, 0.25)
-    assert residuals.highest(1) == [(fault.name, 0.25)]
+    with topics.transaction(commit=False):
+        topics.alarm(fault.name, "raised", fault.start_tick + 1)
+    with topics.transaction():
+        topics.alarm(fault.name, "raised", fault.start_tick + 3)
+        topics.alarm(fault.name, "cleared", fault.start_tick + 9)
+        topics.alarm("pump-000", "raised", 0)
+    assert counted(topics, alarms).predictions == 0
+    assert alarms.found_tick == {fault: fault.start_tick + 3}
+    assert (alarms.raised, alarms.right) == (2, 1)
 
 
-def test_a_healthy_sensor_that_stands_out_finds_no_fault(residuals: Residuals) -> None:
-    for tick in range(10):
-        residuals.add("pump-000", tick, 9.0)
-    assert residuals.found_tick == {}
-    assert residuals.open_fault("pump-000") is None
+def test_the_scores_stand_beside_the_truth(alarms: Alarms) -> None:
+    fault = FaultPlan(1, SENSORS).until(20)[0]
+    alarms.add(fault.name, fault.start_tick, 9.0)
+    alarms.add("pump-000", fault.start_tick, 0.25)
+    assert alarms.highest(1) == [(fault.name, 9.0)]
+    assert alarms.open_fault(fault.name) == fault
+    assert alarms.open_fault("pump-000") is None
+
+
+def test_the_demo_raises_alarms_by_the_numbers_that_its_model_was_judged_with() -> None:
+    figures, rule = json.loads((HERE / "demo_model.json").read_text()), load_settings(HERE / "demo.yaml", [], {}).alarm
+    assert rule.raise_ == Raise(above=True, at=figures["threshold"], readings=1)
+    assert rule.mean_of == figures["mean_of"]
+    assert rule.clear is not None
+    assert rule.clear.readings == figures["mean_of"] + 1
+    assert threshold_of(HERE / "demo_model.json") == figures["threshold"]
 
 
 def test_metrics_of_several_partitions_give_the_largest() -> None:
@@ -177,11 +190,11 @@ def test_metrics_of_several_partitions_give_the_largest() -> None:
     assert parse_metrics(text + "slotstream_slots_used 500.0\nother 1\n") == {"lag_records": 2.5, "slots_used": 500.0}
 
 
-def test_without_a_terminal_a_moment_is_one_line_and_a_fault_is_told_once(residuals: Residuals) -> None:
+def test_without_a_terminal_a_moment_is_one_line_and_a_fault_is_told_once(alarms: Alarms) -> None:
     fault = FaultPlan(1, SENSORS).until(20)[0]
-    residuals.add(fault.name, fault.start_tick, 0.1)
+    alarms.add(fault.name, fault.start_tick, 0.1)
     text = io.StringIO()
-    view = View("ready", 3.0, 1, "http://127.0.0.1:1/metrics", Recent(2000.0, 1999.5, 61.0, 99.0), 500.0, None, residuals)
+    view = View("ready", 3.0, 1, "http://127.0.0.1:1/metrics", Recent(2000.0, 1999.5, 61.0, 99.0), 500.0, None, alarms)
     with Screen(Console(file=text)) as screen:
         screen.show(view)
         screen.show(view)
@@ -191,13 +204,13 @@ def test_without_a_terminal_a_moment_is_one_line_and_a_fault_is_told_once(residu
     assert f"{fault.name} {fault.kind}, since 0 minutes" in second
 
 
-def test_on_a_terminal_the_residuals_stand_beside_the_truth(residuals: Residuals) -> None:
+def test_on_a_terminal_the_scores_stand_beside_the_truth(alarms: Alarms) -> None:
     fault = FaultPlan(1, SENSORS).until(20)[0]
-    for tick in range(fault.start_tick, fault.start_tick + 4):
-        residuals.add(fault.name, tick, 1.0)
+    alarms.add(fault.name, fault.start_tick + 3, 1.0)
+    alarms.alarm(fault.name, fault.start_tick + 3)
     text = io.StringIO()
     with Screen(Console(file=text, force_terminal=True, width=120)) as screen:
-        screen.show(View("ready", 3.0, 1, "http://127.0.0.1:1/metrics", Recent(2000.0, 1999.5, 61.0, 99.0), 500.0, 2.0, residuals))
+        screen.show(View("ready", 3.0, 1, "http://127.0.0.1:1/metrics", Recent(2000.0, 1999.5, 61.0, 99.0), 500.0, 2.0, alarms))
     page = text.getvalue()
     assert re.search(rf"{fault.name} +1\.00 .*█.* {fault.kind}", page)
     assert f"{fault.kind}  found after 3 minutes of the plant" in re.sub(r"\x1b\[[0-9;]*m", "", page)

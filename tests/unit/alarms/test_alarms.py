@@ -18,6 +18,7 @@ RULES = {
     "an output by name": ["--alarm.score=predicted_y[2]", "--alarm.raise={below: 2, for: 2}", "--alarm.clear={for: 2}"],
     "the features": ["--input.features=[a, b.c, d]", "--output.residual=each", "--alarm.raise={above: 3}"],
     "a reconstruction": ["--output.reconstruction=true", "--alarm.score=reconstruction", "--alarm.raise={above: 1.4}"],
+    "a named field": ["--output.fields=[u, v, w]", "--alarm.score=predicted_v", "--alarm.raise={above: 8}", "--output.residual=each"],
     "a mean": [RESIDUAL, "--alarm.mean_of=4", "--alarm.raise={above: 4}", "--alarm.clear={below: 3.5}"],
     "repeated": [RESIDUAL, "--alarm.raise={above: 2}", "--alarm.clear={below: 1, for: 3}", "--alarm.repeat=2s"],
     "deviations": [RESIDUAL, "--alarm.raise={above: {mad: 1.2, warmup: 10}}", "--alarm.clear={below: {mad: 0.5}, for: 2}"],
