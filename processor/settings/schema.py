@@ -410,19 +410,7 @@ class Settings(BaseSettings):
     @field_validator("input", mode="after")
     @classmethod
     def _input_fits_its_format(cls, source: Input) -> Input:
-        if source.format in ("json", "float32") and source.value_schema is not None:
-            words = f"input.format: avro, protobuf or json_schema with it: {source.format} has no schema"
-            context = {"words": words, "key": "input.schema", "found": str(source.value_schema)}
-            raise PydanticCustomError("expected", "expected {words}", context)
-        if source.format == "float32" and source.timestamp not in (None, "timestamp"):
-            _refuse_for_float32("input.timestamp", source.timestamp)
-        if source.format == "float32" and source.key is not None and source.key.startswith("value:"):
-            _refuse_for_float32("input.key", source.key)
-        if source.format == "float32" and source.quality is not None:
-            _refuse_for_float32("input.quality", source.quality.field)
-        if source.timestamp is not None and clashes(source.timestamp, source.features or ()):
-            words = "a field of its own for the time: one that is no feature, holds none and lies in none"
-            raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": "input.timestamp", "found": source.timestamp})
+        _check_input(source)
         return source
 
     @field_validator("output", mode="after")
@@ -536,7 +524,7 @@ class Settings(BaseSettings):
         fingerprints stay valid.
         """
         return {
-            **self._plain_deciding(),
+            **_plain_deciding(self),
             **_changed(self.input, "input", _OF_RECORDS),
             **_changed(self.output, "output", _OF_OUTPUTS),
             **_of_schemas(self),
@@ -544,24 +532,25 @@ class Settings(BaseSettings):
             **({} if self.model.code is None else {"model.code": self.model.code.sha256}),
         }
 
-    def _plain_deciding(self) -> dict[str, Any]:
-        return {
-            "input.format": self.input.format,
-            "input.features": self.input.features,
-            "input.scale": self.input.scale and asdict(self.input.scale),
-            "output.scale": _scales(self.output.scale),
-            "model.mode": self.model.mode,
-            "model.window": self.model.window,
-            "model.output": self.model.output,
-            "output.residual": self.output.residual,
-            "reset.after_gap": self.reset.after_gap,
-            "reset.after_steps": self.reset.after_steps,
-            "reset.each_record": self.reset.each_record,
-            "late": self.late,
-            "state.expire_after": self.state.expire_after,
-            "input.ahead_max": self.input.ahead_max,
-            "input.record_steps_max": self.input.record_steps_max,
-        }
+
+def _plain_deciding(settings: Settings) -> dict[str, Any]:
+    return {
+        "input.format": settings.input.format,
+        "input.features": settings.input.features,
+        "input.scale": settings.input.scale and asdict(settings.input.scale),
+        "output.scale": _scales(settings.output.scale),
+        "model.mode": settings.model.mode,
+        "model.window": settings.model.window,
+        "model.output": settings.model.output,
+        "output.residual": settings.output.residual,
+        "reset.after_gap": settings.reset.after_gap,
+        "reset.after_steps": settings.reset.after_steps,
+        "reset.each_record": settings.reset.each_record,
+        "late": settings.late,
+        "state.expire_after": settings.state.expire_after,
+        "input.ahead_max": settings.input.ahead_max,
+        "input.record_steps_max": settings.input.record_steps_max,
+    }
 
 
 def _of_schemas(settings: Settings) -> dict[str, Any]:
@@ -629,6 +618,22 @@ def _check_alarms(alarm: Alarm, info: ValidationInfo) -> None:
 def _topic(info: ValidationInfo, section: str) -> str | None:
     given = info.data.get(section)  # missing when the section itself was refused
     return given.topic if given is not None else None
+
+
+def _check_input(source: Input) -> None:
+    if source.format in ("json", "float32") and source.value_schema is not None:
+        words = f"input.format: avro, protobuf or json_schema with it: {source.format} has no schema"
+        context = {"words": words, "key": "input.schema", "found": str(source.value_schema)}
+        raise PydanticCustomError("expected", "expected {words}", context)
+    if source.format == "float32" and source.timestamp not in (None, "timestamp"):
+        _refuse_for_float32("input.timestamp", source.timestamp)
+    if source.format == "float32" and source.key is not None and source.key.startswith("value:"):
+        _refuse_for_float32("input.key", source.key)
+    if source.format == "float32" and source.quality is not None:
+        _refuse_for_float32("input.quality", source.quality.field)
+    if source.timestamp is not None and clashes(source.timestamp, source.features or ()):
+        words = "a field of its own for the time: one that is no feature, holds none and lies in none"
+        raise PydanticCustomError("expected", "expected {words}", {"words": words, "key": "input.timestamp", "found": source.timestamp})
 
 
 def _refuse_for_float32(key: str, found: object) -> None:

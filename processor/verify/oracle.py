@@ -133,10 +133,9 @@ class Reference:
         time_ms = max(event_ms, self._time_ms.get(record.partition, event_ms))  # for itself its own time counts
         sensor = None if before else self._go_on(self._sensors.get(sensor_id), event_ms, time_ms)
         incomplete = sensor.incomplete if sensor else not before and self._may_lack(sensor_id)
-        state, steps, previous = (sensor.state, sensor.steps, sensor.previous) if sensor else (self._zeros(), 0, None)
-        recent = sensor.recent if sensor else ()
-        latest_ms = max(event_ms, sensor.latest_ms) if sensor else event_ms
-        seen, seen_ms = (sensor.seen, sensor.seen_ms) if sensor else (None, [])
+        begun = sensor or _Sensor(self._zeros(), 0, None, event_ms, incomplete, (), None, [])
+        state, steps, previous, recent = begun.state, begun.steps, begun.previous, begun.recent
+        latest_ms, seen, seen_ms = max(event_ms, begun.latest_ms), begun.seen, begun.seen_ms
         for x, missing in zip(readings, holes, strict=True):
             seen_ms = self._hold(x, missing, seen, seen_ms, event_ms)
             seen = x

@@ -53,7 +53,8 @@ def test_outputs_have_scores_where_the_model_allows_it_and_the_user_says_nothing
     assert {"--output.residual=each", "--output.reconstruction=true"} < chosen
     for form in scored:
         load_settings(None, form, {})
-    assert [drawn(seed, None, ["--output.residual=false"], {}, forecasts=True) for seed in range(40)] == forms(40)
+    left_alone = [drawn(seed, None, ["--output.residual=false"], {}, forecasts=True) for seed in range(40)]
+    assert [[option for option in form if not option.startswith("--alarm.")] for form in left_alone] == forms(40)
 
 
 @pytest.mark.parametrize("form", [form for form in forms(12) if form], ids=" ".join)
