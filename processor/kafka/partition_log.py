@@ -25,6 +25,12 @@ CALL_S = 2.0
 PATIENCE_S = 10.0
 RECORDS_MAX = 4096
 BULK_RECORDS_MAX = 50_000
+HANGING_S = 60.0  # no transaction of an instance stays open for so long
+HANGING = {
+    "expected": "an offset that no open transaction holds back",
+    "to_do": "if the broker answers other clients, look for a transaction that it never ended: kafka-transactions.sh find-hanging "
+    "--broker-id N, for __consumer_offsets; end it with kafka-transactions.sh abort",
+}
 TURN_S = 0.02  # how long a call waits if there are fewer records than requested
 
 
@@ -95,7 +101,7 @@ class PartitionLog:
         self._consumer.close()
 
     def _until_answered(self, ask: Callable[[], Any]) -> Any:
-        said_at_s = time.monotonic()
+        begun_s = said_at_s = time.monotonic()
         while not self._cancelled():
             try:
                 return ask()
@@ -110,7 +116,8 @@ class PartitionLog:
                     ) from error
                 if time.monotonic() - said_at_s > PATIENCE_S:
                     said_at_s = time.monotonic()
-                    _log.warning("waiting for the committed offsets", partition=self._partition.partition, error=reason.str())
+                    hanging = HANGING if said_at_s - begun_s > HANGING_S else {}
+                    _log.warning("waiting for the committed offsets", partition=self._partition.partition, error=reason.str(), **hanging)
         raise CancelledError
 
 
