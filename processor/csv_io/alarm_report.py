@@ -106,7 +106,8 @@ class AlarmReport:
         scores = scores[np.isfinite(scores)] * (1 if self._above else -1)
         if span_ms <= 0 or not self._timed or not len(scores):
             return None
-        allowed, best = a_day * span_ms / DAY_MS, None
+        allowed, farthest = a_day * span_ms / DAY_MS, float(scores.max())
+        best = farthest if self._above else -farthest, 0  # raises none: a file of less than a day may have room for no other
         for share in 1 - np.geomspace(1 / (10 * len(scores)), 1, THRESHOLDS_TRIED):
             threshold = float(np.quantile(scores, share))
             raised = sum(self._raised(of, threshold) for of in self._sensors.values())

@@ -44,6 +44,11 @@ def test_the_threshold_that_is_proposed_raises_no_more_than_so_many_a_day(above,
     assert raised > days / 3
 
 
+@pytest.mark.parametrize(("above", "threshold"), [(True, 9.0), (False, -1.0)])
+def test_in_less_than_a_day_the_threshold_is_one_that_no_score_passes(above, threshold):
+    assert report([1.0, -1.0, 9.0, 2.0], above=above).threshold(a_day=1) == (threshold, 0)
+
+
 def test_without_times_or_scores_no_threshold_is_proposed():
     assert report([None, None]).threshold(1) is None
     assert report([3.0]).threshold(1) is None
