@@ -1,6 +1,6 @@
 """What the dashboard shows of the model: whether readings and predictions still resemble the training data."""
 
-from panels import GREEN, ORANGE, RED, SERVICE, Panel, Query, series
+from panels import GREEN, ORANGE, RED, SERVICE, Panel, Query, rate, series
 
 
 def _off(what: str, label: str) -> str:
@@ -41,4 +41,18 @@ FITS = [
     ),
 ]
 
-ROWS = (("Does the model still fit?", FITS),)
+RAISED = [
+    Panel(
+        "Alarms raised and cleared",
+        "By the minute (alarm.raise), and sensors that fell silent and were heard again (alarm.silent).",
+        [Query(f"sum by (level, state) (60 * {rate('slotstream_alarms_total')})", "{{level}}, {{state}}")],
+        width=16,
+    ),
+    Panel(
+        "Alarms of the last day",
+        "Raised and cleared, by level. Those that were raised and not cleared last.",
+        [Query(f"sum by (level, state) (increase({series('slotstream_alarms_total')}[1d]))", "{{level}}, {{state}}")],
+    ),
+]
+
+ROWS = (("Does the model still fit?", FITS), ("What was raised?", RAISED))

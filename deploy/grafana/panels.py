@@ -237,6 +237,15 @@ TIME = [
         ],
     ),
     Panel(
+        "Schemas and model elsewhere",
+        "Requests to the schema registry per second, and whether records wait for it; 1 while model.path means another model.",
+        [
+            Query(f"sum by (result) ({rate('slotstream_schema_registry_requests_total')})", "{{result}}"),
+            Query(f"max({series('slotstream_schema_registry_waiting')})", "records wait"),
+            Query(f"max({series('slotstream_model_moved')})", "the model has moved"),
+        ],
+    ),
+    Panel(
         "Evicted, expired and reset sensors",
         "Evictions per reading: above 0.5 there are too few slots. Expired and reset sensors per second.",
         [

@@ -62,10 +62,8 @@ def settings_of_model(rest: list[str], file: str) -> Settings:
 def settings_help() -> str:
     lines = [
         "settings, each also a key of the YAML file and an environment variable (SLOTSTREAM_INPUT__TOPIC):",
-        "  --kafka KEY=VALUE and --schema_registry KEY=VALUE, again for each",
     ]
     for key in keys():
-        if key.name not in CLIENTS:
-            lines.append(f"  --{key.name} (default {key.default})")
+        lines.append(f"  --{key.name} KEY=VALUE, again for each" if key.name in CLIENTS else f"  --{key.name} (default {key.default})")
         lines += textwrap.wrap(f"{key.meaning}. Allowed: {key.allowed}.", 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines) + "\n"

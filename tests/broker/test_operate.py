@@ -209,6 +209,7 @@ def test_probes_figures_and_banner_of_a_service_that_starts_works_and_idles(kafk
         wait_for(counted, lambda: f"{due}, found {samples(service)}")
         found = samples(service)
         passing = {"restore_records_left", "missing_values_total"}  # only while a partition is restored, only where values may be missing
+        passing |= {"feature_total", "prediction_total", "feature_expected_ratio", "prediction_expected_ratio"}  # only with drift.profile
         assert {spec.name for spec in CATALOGUE} - passing == {
             spec.name for spec in CATALOGUE for name, _ in found if name in (PREFIX + spec.name, f"{PREFIX}{spec.name}_count")
         }

@@ -138,7 +138,7 @@ def _one_model_for_all(compiled, monkeypatch):
     """Loaded and compiled once: here it is asked how the service comes in, not what it answers with."""
     monkeypatch.setattr(tiles, "Tiles", lambda *_, **__: compiled)
     for module in (build_module, check_module):
-        monkeypatch.setattr(module, "load_model", lambda _: compiled._model)
+        monkeypatch.setattr(module, "load_model", lambda *_: compiled._model)
     monkeypatch.setattr(admin, "REFUSED_S", 0.5)
     monkeypatch.setattr(logs, "configure", lambda *_: None)
 

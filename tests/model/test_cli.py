@@ -228,6 +228,9 @@ class Tried:
     readings: int
 
 
+NO_ALARMS = {"labels": None, "alarms_a_day": None}
+
+
 @pytest.mark.parametrize(("bad", "code"), [(0, 0), (1, 0), (2, 1)])
 def test_try_hands_over_what_was_asked_for(bad: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
@@ -240,7 +243,7 @@ def test_try_hands_over_what_was_asked_for(bad: int, code: int, monkeypatch: pyt
     words = ["try", "--output.residual", "true", "m.keras", "--input.topic", "a", "a.csv", "--output", "b.csv", "--columns=x,y"]
     assert cli.main([*words, "--sensor=s", "--separator=\\t", "--encoding=latin1", "--no-header"]) == code
     form, wanted = Form("tab", "iso8859-1", header=False), Wanted(sensor="s", columns="x,y")
-    assert asked == [(Path("m.keras"), True, "a", Path("a.csv"), form, wanted, {"output": Path("b.csv"), "plot": None})]
+    assert asked == [(Path("m.keras"), True, "a", Path("a.csv"), form, wanted, {**NO_ALARMS, "output": Path("b.csv"), "plot": None})]
 
 
 @dataclass
@@ -322,7 +325,10 @@ def test_model_show_judges_a_file_by_the_settings_given(monkeypatch: pytest.Monk
     module(monkeypatch, "processor.model.load", describe_file=lambda path, **options: asked.append(options) or SHOWN)
     assert cli.main(["model", "show", "a.keras"]) == 0
     assert cli.main(["model", "show", "a.keras", "--mode", "windowed", "--window", "30", "--output", "all"]) == 0
-    assert asked == [{"mode": "auto", "window": None, "output": "last"}, {"mode": "windowed", "window": 30, "output": "all"}]
+    assert asked == [
+        {"mode": "auto", "window": None, "output": "last", "code": None},
+        {"mode": "windowed", "window": 30, "output": "all", "code": None},
+    ]
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
@@ -349,10 +355,9 @@ def test_help_lists_every_setting_with_default_and_meaning(command: str, capsys:
         cli.main([*command.split(), "--help"])
     assert stopped.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "--kafka KEY=VALUE" in printed
     for key in keys():
-        if key.name != "kafka":
-            assert f"--{key.name} (default {key.default}) {key.meaning}. Allowed: {key.allowed}." in printed
+        given = "KEY=VALUE, again for each" if key.name in ("kafka", "schema_registry") else f"(default {key.default})"
+        assert f"--{key.name} {given} {key.meaning}. Allowed: {key.allowed}." in printed
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
