@@ -58,6 +58,7 @@ def test_every_record_is_answered_once_after_kill_9(kafka, unique, tmp_path, mod
     assert_exact(service, topics)
 
 
+@pytest.mark.long
 @pytest.mark.failure("the loop hangs")
 def test_a_loop_that_hangs_is_told_by_its_probe_and_a_restart_goes_on(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("hangs"), partitions=2)

@@ -323,6 +323,7 @@ def test_a_process_that_sleeps_past_its_session_and_is_not_replaced_goes_on(kafk
 # -- topics -------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.failure("a transaction aborted five times in a row for one kind of reason that does not pass")
 def test_a_topic_that_begins_to_refuse_outputs_ends_the_service_with_the_reason_and_nothing_is_lost(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("refused"))
@@ -505,6 +506,7 @@ def test_a_sensor_that_has_expired_leaves_the_checkpoints_and_begins_anew_when_i
 # -- disks --------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.failure("full disk later")
 def test_an_unwritable_checkpoint_folder_stops_no_commit_and_is_told_until_it_is_mended(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("disk"), partitions=1)
@@ -572,6 +574,7 @@ def test_where_few_sensors_change_few_rows_are_written_and_a_kill_restores_from_
 # -- at least once ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.failure("`delivery: at_least_once`, any crash")
 def test_at_least_once_loses_nothing_through_kills_and_what_comes_twice_is_equal(kafka, unique, tmp_path, model):
     topics = Topics(kafka.bootstrap, unique("least"))

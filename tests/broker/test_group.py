@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from waiting import wait_for
 
 from processor.testbed.embedded_kafka import EmbeddedKafka
@@ -26,6 +27,7 @@ while True:
 """
 
 
+@pytest.mark.long
 def test_a_question_outlives_outages_longer_than_it_waits(tmp_path: Path) -> None:
     said = tmp_path / "said"
     with EmbeddedKafka(tmp_path / "kafka", heap_mb=256) as broker, said.open("w") as out:

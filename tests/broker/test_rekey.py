@@ -116,6 +116,7 @@ def written(bootstrap: str, topic: str) -> int:
         consumer.close()
 
 
+@pytest.mark.long
 def test_each_record_is_copied_once_under_its_sensor_through_kills_and_by_two_instances(topics, copies):
     bootstrap, source, target, dead = topics
     produce(bootstrap, source, RECORDS)

@@ -110,6 +110,7 @@ class Records:
         return sensor % PARTITIONS, b"pump-%d" % sensor, value, self.now_ms, ()
 
 
+@pytest.mark.long
 @pytest.mark.failure("schema registry away")
 @pytest.mark.parametrize("store", ["topic", "directory"])
 def test_schemas_evolve_while_the_registry_dies_and_the_service_is_killed(
@@ -165,7 +166,7 @@ def test_schemas_evolve_while_the_registry_dies_and_the_service_is_killed(
     assert {"bad_encoding", "wrong_feature_count"} <= {answer for answer in want.values() if isinstance(answer, str)}
 
 
-@pytest.mark.parametrize("made", [Protobuf, JsonSchema])
+@pytest.mark.parametrize("made", [pytest.param(Protobuf, marks=pytest.mark.long), JsonSchema])
 def test_each_format_is_answered_once_and_bit_for_bit_through_a_kill(
     kafka: Any, registry: EmbeddedRegistry, unique: Any, tmp_path: Path, made: Any
 ) -> None:

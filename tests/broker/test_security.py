@@ -668,6 +668,7 @@ def test_a_permission_that_is_taken_away_is_named_and_waited_for_and_nothing_is_
         assert_exact(settings, topics)
 
 
+@pytest.mark.long
 def test_a_stop_while_a_permission_is_missing_ends_with_0(secure, unique, model, tmp_path, monkeypatch):
     topics = Topics(secure.kafka.bootstrap, unique("stopped"), partitions=1)
     settings = settings_of(tmp_path, secure.login(), topics, model)

@@ -510,6 +510,7 @@ def test_a_null_record_that_is_not_taken_is_an_error(log, run, monkeypatch):
         state_reset.send(log.settings, resets)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_reset_while_the_service_runs_is_the_sensors_beginning_also_after_a_kill(kafka, unique, tmp_path, run):
     topics = Topics(kafka.bootstrap, unique("reset"), partitions=2)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from confluent_kafka.admin import NewTopic
 from harness import Service, Topics, answers_due, assert_same, readings, save_model, served
+from tiers import few
 
 from processor.verify.oracle_alarms import alarm_as_published
 
@@ -30,7 +31,7 @@ def alarms_of(topics: Topics, name: str):
 
 
 @pytest.mark.failure("kill -9 while alarms rise and clear")
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", few(RULES, "fixed", long=RULES))
 def test_each_alarm_is_published_once_through_kill_9(kafka, unique, tmp_path, name):
     topics = Topics(kafka.bootstrap, unique("alarms"))
     alarms = f"{topics.output}.alarms"

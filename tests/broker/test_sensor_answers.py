@@ -29,6 +29,7 @@ def ask(service: Service, path: str) -> tuple[int, Any]:
         return error.code, json.load(error)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_two_instances_tell_of_their_own_sensors_and_of_each_other(kafka, unique, tmp_path):
     model = save_model(tmp_path / "model.keras", L.LSTM(8, return_sequences=True), L.LSTM(4), L.Dense(3))
