@@ -17,7 +17,7 @@ from processor.verify.site import Site
 
 SESSION_S = 6.0
 END_S = 150.0  # to start with TensorFlow and be refused, or to stop with a drain and a last checkpoint; scaled by the load
-COULD_NOT_WRITE = "a checkpoint could not be written"
+COULD_NOT_WRITE = "could not write a checkpoint"
 NAME_TAKEN = "the-name-already-runs-on-this-host"  # the section of the manual that the message names
 
 

@@ -25,6 +25,8 @@ STOP_S = 120.0  # drain_timeout, a last checkpoint and a leave
 STOPPED_S = 10.0
 STOPPED_STATES = ("T", "t", "")
 SERVES = "serving metrics and health"
+# Events after which an instance owns nothing, though the group has not taken it away.
+GIVES_ALL_UP = ("the client lost its membership", "the Kafka client does not find the broker", "waiting for a missing permission")
 RUNS_ON = "an instance that runs until it is stopped"
 
 
@@ -61,7 +63,7 @@ class Running:
                 owned.update(partitions)
             elif said.startswith(("partitions revoked", "partitions lost")):
                 owned.difference_update(partitions)
-            elif said.startswith("the client lost its place"):
+            elif said.startswith(GIVES_ALL_UP):
                 owned.clear()
         return owned
 

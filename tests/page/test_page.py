@@ -177,7 +177,8 @@ def fail_a_checkpoint(browser, service: Service) -> str:
     folder.rename(aside)
     folder.write_text("in the way")
     try:
-        return browser.wait(lambda: "a checkpoint could not be" in browser.text("l-messages") and browser.text("l-messages"), "the error")
+        words = "could not write a checkpoint"
+        return browser.wait(lambda: words in browser.text("l-messages") and browser.text("l-messages"), "the error")
     finally:
         folder.unlink()
         aside.rename(folder)
@@ -199,7 +200,7 @@ def test_the_last_errors_are_shown(browser, service: Service) -> None:
     browser.show(service.page)
     told = fail_a_checkpoint(browser, service)
     assert re.match(r"error\s*\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", told)
-    assert "a checkpoint could not be written; the one before it stays" in told
+    assert "could not write a checkpoint: the previous one stays" in told
     assert re.search(r"partition\n0\n", told)
     assert "to do\nmake room or repair the disk" in told
     assert browser.violations() == []

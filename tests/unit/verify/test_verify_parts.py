@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 from judge import Judge as Echo
+from places import ROOT
 from waiting import wait_for
 
 from processor import cli
@@ -23,8 +24,8 @@ from processor.kafka.produce import aborted
 from processor.settings import load_settings
 from processor.testbed.embedded_kafka import free_port
 from processor.verify import judge
-from processor.verify.faults import FAULTS
-from processor.verify.instances import Instances, Running, differing, leaving
+from processor.verify.faults import COULD_NOT_WRITE, FAULTS
+from processor.verify.instances import GIVES_ALL_UP, SERVES, Instances, Running, differing, leaving
 from processor.verify.judge import DifferentError, Judge
 from processor.verify.oracle_records import InputRecord
 from processor.verify.output_watch import Stalls
@@ -461,6 +462,12 @@ def test_instances_differ_and_both_ways_of_stopping_are_there() -> None:
     assert leaving(options, leave=True) == {"a", "c"}
     assert leaving(options, leave=False) == {"b"}
     assert [name for name, given in options.items() if "--kafka=bootstrap.servers=proxy:1" in given] == ["b"]
+
+
+@pytest.mark.parametrize("words", [COULD_NOT_WRITE, SERVES, *GIVES_ALL_UP, "partitions assigned", "partitions revoked", "partitions lost"])
+def test_what_is_looked_for_in_a_log_is_what_the_service_says(words: str) -> None:
+    code = [path.read_text(encoding="utf-8") for path in (ROOT / "processor").rglob("*.py") if path.parent.name != "verify"]
+    assert any(f'"{words}' in text for text in code)
 
 
 def test_a_stall_is_time_without_answers_while_some_are_due() -> None:
