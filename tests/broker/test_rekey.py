@@ -130,7 +130,9 @@ def test_each_record_is_copied_once_under_its_sensor_through_kills_and_by_two_in
         if share == 0.3:
             two.start()
     wait_for(lambda: written(bootstrap, target) > 0.95 * RECORDS or not (one.running and two.running), one.said, 60)
-    assert [copy.send(signal.SIGTERM) for copy in copies] == [0, 0], one.said() + two.said()
+    assert two.send(signal.SIGTERM) == 0, two.said()
+    # Started last, it may not have come to where it listens for signals before the other one was done.
+    assert one.send(signal.SIGTERM) in (0, -signal.SIGTERM), one.said()
     produce(bootstrap, source, 100)  # nobody reads them but what goes on to the end
     assert one.start("--to-end").wait() == 0, one.said()
     got, refused = read(bootstrap, target), read(bootstrap, dead)
