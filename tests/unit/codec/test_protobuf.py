@@ -114,7 +114,8 @@ def _bits(found: Any) -> Any:
 def test_a_file_that_is_no_schema_is_refused_with_its_fault(tmp_path: Any, text: str, told: str, capfd: Any) -> None:
     with pytest.raises(ConfigurationError, match=told):
         codec_of(loaded(tmp_path, text), echo_model(3), "m")
-    assert capfd.readouterr().err == ""
+    # Kafka clients of other tests in this process may still write of brokers that are gone.
+    assert [line for line in capfd.readouterr().err.splitlines() if "rdkafka#" not in line] == []
 
 
 class Source:
