@@ -42,7 +42,7 @@ quick: lint ## lint, types and unit tests: no TensorFlow, no broker, under a min
 	$(PYTEST) tests/unit -n 2 -m "not full and not long and not soak" --durations=10
 
 # Three at a time, each with a Kafka of its own: most of a fault test's time is waiting, and the rest is starts of services.
-test: lint ## what a change must pass before it is pushed, on a real Kafka: under ten minutes on two cores
+test: lint ## what a change must pass before it is pushed, on a real Kafka: about twelve minutes on two cores
 	$(PYTEST) -n 3 -m "not long and not soak" --durations=20
 
 long: .venv/.test ## the rest of what CI runs: every fault on the real broker, every kind of model; half an hour
