@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from processor.errors import SlotstreamError
+from processor.testbed.maven import getting
 
 VERSION = "4.3.1"
 # The broker and a logger, no more: with other loggers or Kafka's tools in the list an older kafka-clients is resolved.
@@ -115,15 +116,9 @@ def _resolve(fetching: Path) -> list[Path]:
     console = Console(stderr=True)
     began = time.monotonic()
     console.print(f"getting Apache Kafka {VERSION}, about 45 MB, once", highlight=False)
-    try:
+    with getting(f"Apache Kafka {VERSION}", kept="; what is there already is kept"):
         inputs, needed = context.resolver.resolve([context.create_dependency(name) for name in ARTIFACTS])
         jars = [_whole_jar(dependency.artifact) for dependency in _with_bar(inputs + needed, console)]
-    except (RuntimeError, OSError, ValueError) as error:
-        raise SlotstreamError(
-            f"Apache Kafka {VERSION} could not be fetched: {error}",
-            expected="Maven Central within reach, the first time",
-            do="try again with a network, or set M2_REPO to a Maven repository folder that holds it; what is there already is kept",
-        ) from error
     console.print(f"Apache Kafka {VERSION} is here: {len(jars)} files, {time.monotonic() - began:.0f} s", highlight=False)
     return jars
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from processor.errors import SlotstreamError
 from processor.testbed.kafka_jars import cache, extra_missing, one_process
+from processor.testbed.maven import getting
 
 VERSION = "3.3.3"
 PROGRAM = "quarkus-run.jar"
@@ -36,15 +37,9 @@ def _fetched() -> Path:
         raise extra_missing("jgo") from error
     console, began = Console(stderr=True), time.monotonic()
     console.print(f"getting Apicurio Registry {VERSION}, about 160 MB, once", highlight=False)
-    try:
+    with getting(f"Apicurio Registry {VERSION}"):
         project = MavenContext().project("io.apicurio", "apicurio-registry-app").at_version(VERSION)
         path = Path(project.artifact(classifier="all", packaging="tar.gz").resolve())
-    except (RuntimeError, OSError, ValueError) as error:
-        raise SlotstreamError(
-            f"Apicurio Registry {VERSION} could not be fetched: {error}",
-            expected="Maven Central within reach, the first time",
-            do="try again with a network, or set M2_REPO to a Maven repository folder that holds it",
-        ) from error
     console.print(f"Apicurio Registry {VERSION} is here, {time.monotonic() - began:.0f} s", highlight=False)
     return path
 
