@@ -14,8 +14,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from processor.errors import SlotstreamError
 from processor.kafka import permissions
 from processor.kafka.clients import UNKNOWN_TOPIC
-from processor.kafka.delivery import ClientStuckError, Member, Offset, Stuck
-from processor.kafka.produce import CALL_S, PATIENCE_S, WAITING, aborted, learn_topics, produce_all
+from processor.kafka.delivery import Member, Offset, Stuck
+from processor.kafka.produce import CALL_S, PATIENCE_S, WAITING, aborted, check_contact, learn_topics, produce_all
 from processor.records import Out
 
 _log = structlog.get_logger(__name__)
@@ -63,8 +63,7 @@ class AtLeastOnce:
         while self._producer.flush(CALL_S):
             self._suspect()
             self._beat()
-            if self._stuck(waited_s := time.monotonic() - begun_s):
-                raise ClientStuckError(f"flush has waited for {waited_s:.0f} s, and the broker answers other clients")
+            check_contact(self._stuck, "flush", begun_s)
             if time.monotonic() - said_at_s > PATIENCE_S:
                 said_at_s = time.monotonic()
                 _log.warning("waiting for the broker", call="flush", outputs=len(self._producer))

@@ -1,6 +1,7 @@
 """Shared by both deliveries: passes records to a producer, and converts its errors to those of kafka.delivery."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable
 from itertools import repeat
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from processor.kafka.clients import UNKNOWN_TOPIC
-from processor.kafka.delivery import AbortedError
+from processor.kafka.delivery import AbortedError, ClientStuckError, Stuck
 from processor.records import Out, Outs
 
 CALL_S = 2.0  # a call that waits for the broker returns this often, so that the loop can report that it is alive
@@ -25,6 +26,13 @@ Delivered = Callable[[KafkaError | None, Message], None]
 def aborted(reason: KafkaError, words: str = "") -> AbortedError:
     """The abortable error for this error of the client."""
     return AbortedError(f"{words}{reason.name()}: {reason.str()}", kind=reason.name(), retriable=reason.code() in _RETRIABLE)
+
+
+def check_contact(stuck: Stuck, call: str, begun_s: float) -> None:
+    """Raises ClientStuckError if the call has waited for longer than one of a client in order. begun_s: on the monotonic clock."""
+    waited_s = time.monotonic() - begun_s
+    if stuck(waited_s):
+        raise ClientStuckError(f"{call} has waited for {waited_s:.0f} s, and the broker answers other clients")
 
 
 def produce_all(producer: Producer, outs: Iterable[Out] | Outs, beat: Callable[[], None], delivered: Delivered | None = None) -> None:

@@ -16,8 +16,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from processor.errors import SlotstreamError
 from processor.kafka import permissions
 from processor.kafka.clients import UNKNOWN_TOPIC, check_producer
-from processor.kafka.delivery import AbortedError, ClientStuckError, Member, Offset, ProducerFencedError, Stuck
-from processor.kafka.produce import CALL_S, PATIENCE_S, WAITING, aborted, learn_topics, produce_all
+from processor.kafka.delivery import AbortedError, Member, Offset, ProducerFencedError, Stuck
+from processor.kafka.produce import CALL_S, PATIENCE_S, WAITING, aborted, check_contact, learn_topics, produce_all
 from processor.records import Out
 from processor.settings import TRANSACTION_TIMEOUT_S, Settings
 
@@ -82,7 +82,7 @@ class Transaction:
             while self._producer.flush(CALL_S):
                 self._suspect()
                 self._beat()
-                self._check_contact("flush", begun_s)
+                check_contact(self._stuck, "flush", begun_s)
         send, metadata = self._producer.send_offsets_to_transaction, member.group_metadata()
         self._until_decided("send_offsets_to_transaction", lambda: self._bounded(lambda: send(offsets, metadata, CALL_S)))
         self._until_decided("commit_transaction", lambda: self._producer.commit_transaction(CALL_S))
@@ -172,7 +172,7 @@ class Transaction:
                 if not (reason.retriable() or reason.code() in WAITING) or reason.fatal() or reason.txn_requires_abort():
                     raise self._sorted(call, reason) from error
                 self._suspect()
-                self._check_contact(call, begun_s)
+                check_contact(self._stuck, call, begun_s)
                 if time.monotonic() - said_at_s > PATIENCE_S:
                     said_at_s = time.monotonic()
                     _log.warning("waiting for the broker", call=call, error=reason.str())
@@ -180,11 +180,6 @@ class Transaction:
                         self._producer.poll(0)  # lets the error callback report the reason
             else:
                 return
-
-    def _check_contact(self, call: str, begun_s: float) -> None:
-        waited_s = time.monotonic() - begun_s
-        if self._stuck(waited_s):
-            raise ClientStuckError(f"{call} has waited for {waited_s:.0f} s, and the broker answers other clients")
 
     def _sorted(self, call: str, reason: KafkaError) -> Exception:
         if reason.code() == KafkaError._FATAL:
