@@ -291,12 +291,7 @@ class Build:
         """Tells when the location of a model that lies elsewhere means another one."""
         self._metrics.set("model_moved", 0)
         if file.place is not None and file.pinned is not None:
-
-            def tell(moved: str | None) -> None:
-                self._metrics.set("model_moved", int(moved is not None))
-                self._health.model_moved = moved
-
-            self._moved = MovedWatch(file.place, file.pinned, tell)
+            self._moved = MovedWatch(file.place, file.pinned, lambda moved: self._metrics.set("model_moved", int(moved is not None)))
             self._moved.start()
 
 

@@ -21,7 +21,7 @@ from processor.loop.drift_counts import Bins, DriftCounts
 from processor.metrics import Metrics
 
 FORMAT = 1
-BINS, BINS_MAX = 10, 50
+BINS_MAX = 50
 SHARES_OFF_MAX = 0.01  # of a sum that was rounded, or edited
 
 Floats = NDArray[np.float32]

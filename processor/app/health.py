@@ -117,7 +117,6 @@ class Health:
         self.book: SensorBook | None = None  # of http.sensors, once the loop runs
         self.topics: TopicWatch | None = None
         self.refusals: RefusalWatch | None = None
-        self.model_moved: str | None = None  # what model.path means now, if that is not what is served
         self.schemas: Schemas | None = None
         self.not_permitted: NotPermitted | None = None  # the permission that the loop is waiting for
 

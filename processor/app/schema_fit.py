@@ -31,11 +31,17 @@ def readers_of(settings: Settings, schemas: SchemaSource | None, *, nan: bool) -
         ) from None
 
 
-def asked_schemas(settings: Settings) -> SchemaSource | None:
-    """The registry, for a command that looks once; None where records name no schema."""
+def registry_of(settings: Settings) -> RegistryClient | None:
+    """None where records name no schema."""
     if "url" not in settings.schema_registry or settings.input.format not in KINDS:
         return None
-    return AskedSchemas(RegistryClient(settings.registry_config))
+    return RegistryClient(settings.registry_config)
+
+
+def asked_schemas(settings: Settings) -> SchemaSource | None:
+    """The registry, for a command that looks once; None where records name no schema."""
+    client = registry_of(settings)
+    return None if client is None else AskedSchemas(client)
 
 
 def without_schema(settings: Settings) -> Settings:

@@ -42,35 +42,18 @@ class RegistryClient:
     def schema(self, schema_id: str) -> WrittenSchema:
         """schema_id: digits, or a GUID. Raises UnknownSchemaError, RegistryDownError."""
 
-        def ask(client: Any) -> WrittenSchema:
-            found = client.get_schema(int(schema_id)) if schema_id.isdecimal() else client.get_schema_by_guid(schema_id)
-            references = dict[str, str]()
-            _follow(client, found, references)
-            return WrittenSchema(found.schema_type or AVRO, found.schema_str, tuple(references.items()))
-
-        return self._answered(ask)  # type: ignore[no-any-return]
-
-    def latest(self, subject: str) -> tuple[int, WrittenSchema]:
-        """The newest schema of a subject, and its id. Raises UnknownSchemaError, RegistryDownError."""
-
-        def ask(client: Any) -> tuple[int, WrittenSchema]:
-            found = client.get_latest_version(subject)
-            references = dict[str, str]()
-            _follow(client, found.schema, references)
-            return found.schema_id, WrittenSchema(found.schema.schema_type or AVRO, found.schema.schema_str, tuple(references.items()))
-
-        return self._answered(ask)  # type: ignore[no-any-return]
-
-    def _answered(self, ask: Callable[[Any], Any]) -> Any:
         with self._one_at_a_time:
-            return self._asked(ask)
+            return self._asked(schema_id)
 
-    def _asked(self, ask: Callable[[Any], Any]) -> Any:
+    def _asked(self, schema_id: str) -> WrittenSchema:
         client = self._client = self._client or _made(self._properties())
         from confluent_kafka.schema_registry import SchemaRegistryError
 
         try:
-            return ask(client)
+            found = client.get_schema(int(schema_id)) if schema_id.isdecimal() else client.get_schema_by_guid(schema_id)
+            references = dict[str, str]()
+            _follow(client, found, references)
+            return WrittenSchema(found.schema_type or AVRO, found.schema_str, tuple(references.items()))
         except ConfigurationError:
             raise
         except SchemaRegistryError as error:

@@ -58,11 +58,6 @@ def frame_of(value: bytes, headers: Sequence[tuple[str, bytes | None]] | None, *
     return Frame(str(number), start, indexes)
 
 
-def framed(schema_id: int, payload: bytes, *, with_indexes: bool) -> bytes:
-    """The payload behind its frame; of a Protobuf schema the first message."""
-    return bytes([MAGIC]) + _ID.pack(schema_id) + (b"\0" if with_indexes else b"") + payload
-
-
 def _of_header(text: bytes) -> tuple[str, int]:
     if text[:1] == bytes([MAGIC]) and len(text) >= FRAME_BYTES:
         return str(_ID.unpack_from(text, 1)[0]), FRAME_BYTES

@@ -3,7 +3,6 @@
 Owns the readers, one a schema. Where schemas come from is the source's: a registry, or one file for all records.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from processor.codec.columns import Message
@@ -82,6 +81,3 @@ class Readers:
                 told = f"{error.detail}. If it begins with a registry's frame, set schema_registry.url in place of input.schema"
                 raise RejectError(error.error, told) from None
             raise
-
-
-Load = Callable[[bytes, Message], Any]
