@@ -35,6 +35,7 @@ NO_GAP = -1
 RAISED, CLEARED, REPEATED = "raised", "cleared", "repeated"
 RESET = "reset"
 ALARM, SILENT = "alarm", "silent"
+ALARM_FEATURES_MAX = 3  # that an alarm is put down to
 
 
 class Claim(NamedTuple):

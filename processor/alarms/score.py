@@ -6,10 +6,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.records import Applied
-
-FLOAT32_MAX = float(np.finfo(np.float32).max)
-FEATURES_MAX = 3
+from processor.records import ALARM_FEATURES_MAX, Applied
+from processor.units import own_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +29,11 @@ class Score:
         y = applied.y[applied.last[record], self.column] if len(applied.y) else np.full(len(record), np.nan, np.float32)
         if (self.offset, self.divisor) == (0.0, 1.0):
             return y
-        unscaled = y.astype(np.float64) * self.divisor + self.offset
-        return np.clip(unscaled, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
+        return own_units(y, self.divisor, self.offset)
 
     def largest(self, applied: Applied, record: int) -> tuple[tuple[int, float], ...]:
         """The features that contribute most to a record's residual, and how much; of equal ones the first."""
         if self.kind != "residual" or applied.residuals is None:
             return ()
         each = applied.residuals[record]
-        return tuple((self.features[i], float(each[i])) for i in np.argsort(-each, kind="stable")[:FEATURES_MAX].tolist())
+        return tuple((self.features[i], float(each[i])) for i in np.argsort(-each, kind="stable")[:ALARM_FEATURES_MAX].tolist())

@@ -10,7 +10,7 @@ from processor.alarms import Decider
 from processor.alarms.learn import Deviations, Learner, Quantile
 from processor.alarms.rule import Rule
 from processor.alarms.score import Score
-from processor.app.named_columns import fields_of, scales_of
+from processor.app.named_columns import fields_of, of_many_steps, scales_of
 from processor.app.scored_outputs import residual_of
 from processor.errors import ConfigurationError
 from processor.records import Output
@@ -83,8 +83,8 @@ def _score(settings: Settings, model: "ServableModel") -> Score:
     scale = scales_of(model, settings)[model.named_outputs.index(named)]
     if scale is None:
         return Score("prediction", named.first + number)
-    several = len(scale.offset) > 1
-    return Score("prediction", named.first + number, scale.offset[number if several else 0], scale.divisor[number if several else 0])
+    column = scale.column(number)
+    return Score("prediction", named.first + number, column.offset[0], column.divisor[0])
 
 
 def _field(wanted: str, fields: tuple[str, ...], outputs: tuple[Output, ...]) -> tuple[Output, int] | None:
@@ -115,12 +115,7 @@ def _output(wanted: str, outputs: tuple[Output, ...]) -> tuple[Output, int]:
         found = by_name[name]
     numbers = found.last - found.first
     if found.rows is not None:
-        raise ConfigurationError(
-            f"alarm.score is {wanted}, and a prediction is a list of {found.rows} steps (model.output: all)",
-            expected="a prediction of one step",
-            do="set model.output to last",
-            see=SEE,
-        )
+        raise of_many_steps(f"alarm.score is {wanted}", found.rows)
     if (number is None and numbers > 1) or (number is not None and int(number) >= numbers):
         raise _unknown(wanted, outputs)
     return found, int(number or 0)

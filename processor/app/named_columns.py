@@ -62,12 +62,7 @@ def fields_of(model: "ServableModel", settings: Settings) -> tuple[str, ...]:
         return ()
     rows = next((output.rows for output in outputs if output.rows is not None), None)
     if rows is not None:
-        raise ConfigurationError(
-            f"output.fields is set, and a prediction is a list of {rows} steps (model.output: all)",
-            expected="a prediction of one step",
-            do="set model.output to last, or output.fields to null",
-            see=SEE,
-        )
+        raise of_many_steps("output.fields is set", rows, otherwise="output.fields to null")
     if not isinstance(given, Mapping):
         if len(given) != model.outputs:
             raise _unequal("output.fields", len(given), model.outputs, "outputs")
@@ -96,6 +91,16 @@ def check_names(key: str, names: list[str], outputs: Sequence[Output]) -> None:
             do=f"correct {key}",
             see=SEE,
         )
+
+
+def of_many_steps(what: str, rows: int, *, purpose: str = "", otherwise: str = "") -> ConfigurationError:
+    """The error of a setting that takes predictions of one step. purpose: what for. otherwise: what else to set than model.output."""
+    return ConfigurationError(
+        f"{what}, and a prediction is a list of {rows} steps (model.output: all)",
+        expected=f"a prediction of one step{purpose}",
+        do=f"set model.output to last{f', or {otherwise}' if otherwise else ''}",
+        see=SEE,
+    )
 
 
 def unnamed(key: str, outputs: Sequence[Output], do: str) -> ConfigurationError:

@@ -6,7 +6,7 @@ Everything here is judged before a record is read, as in named_columns. Must not
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from processor.app.named_columns import check_names, unnamed
+from processor.app.named_columns import check_names, of_many_steps, unnamed
 from processor.engine import Reconstructed
 from processor.errors import ConfigurationError
 from processor.records import Output
@@ -56,12 +56,8 @@ def _forecast(settings: Settings, wanted: Listed, features: int, outputs: Sequen
     """The numbers of outputs with the features that they forecast."""
     rows = next((output.rows for output in outputs if output.rows is not None), None)
     if rows is not None:
-        raise ConfigurationError(
-            f"output.residual is set, and a prediction is a list of {rows} steps (model.output: all)",
-            expected="a prediction of one step, to compare the next reading with",
-            do="set model.output to last, or output.residual to false",
-            see=SEE,
-        )
+        purpose, otherwise = ", to compare the next reading with", "output.residual to false"
+        raise of_many_steps("output.residual is set", rows, purpose=purpose, otherwise=otherwise)
     found = tuple(range(features)) if isinstance(wanted, bool) else _numbers(settings.input.features or (), wanted, features)
     numbers = [number for output in outputs for number in range(output.first, output.last)]
     if len(found) != len(numbers):

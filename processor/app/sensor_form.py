@@ -16,12 +16,12 @@ from processor.app.named_columns import fields_of, scales_of
 from processor.engine import Shapes
 from processor.records import Output
 from processor.settings import Scale, Settings
+from processor.units import own_units
 
 if TYPE_CHECKING:
     from processor.model.load import ServableModel
 
 SATURATED = 0.99
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 Floats = NDArray[np.float32]
 
@@ -53,10 +53,7 @@ class Units:
 
     def own(self, numbers: Floats) -> Floats:
         """float32 [n, columns] -> [n, columns]. A number past float32 is its greatest."""
-        if self._plain:
-            return numbers
-        own: Floats = np.clip(numbers.astype(np.float64) * self._divisor + self._offset, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
-        return own
+        return numbers if self._plain else own_units(numbers, self._divisor, self._offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,7 @@ def sensor_form(settings: Settings, model: "ServableModel", shapes: Shapes) -> S
     features = tuple(map(str, names_of(settings, shapes.features)))
     scale = settings.input.scale
     categories = model.inputs.categories or (None,) * shapes.features
-    of_features = [(None if count else _column(scale, i), 1) for i, count in enumerate(categories)]
+    of_features = [(None if count or scale is None else scale.column(i), 1) for i, count in enumerate(categories)]
     return SensorForm(
         features=features,
         outputs=fields_of(model, settings) or _names(named, features, {output: feature for feature, output in forecasts}),
@@ -126,12 +123,6 @@ def _names_of(output: Output, features: Sequence[str], forecasts: Mapping[int, i
     if output.rows is None:
         return [f"{output.name} {i}" for i in range(len(numbers))]
     return [f"{output.name} step {i // output.width} {i % output.width}" for i in range(len(numbers))]
-
-
-def _column(scale: Scale | None, i: int) -> Scale | None:
-    if scale is None or len(scale.offset) == 1:
-        return scale
-    return Scale((scale.offset[i],), (scale.divisor[i],))
 
 
 def _repeated(scale: Scale | None, output: Output) -> Scale | None:

@@ -13,10 +13,9 @@ import orjson
 
 from processor.codec.columns import KEY_BYTES_MAX
 from processor.codec.encode import shown
-from processor.records import CLEARED, RAISED, SILENT, AlarmEvent, Applied, Batch
+from processor.records import ALARM_FEATURES_MAX, CLEARED, RAISED, SILENT, AlarmEvent, Applied, Batch
 
 NORMAL = "normal"
-FEATURES_MAX = 3  # that are told of
 TOPIC_BYTES_MAX = 249
 # Names, seven numbers, the topic in the id, and the sensor's name escaped at six bytes for one.
 ENVELOPE_BYTES_MAX = 768 + TOPIC_BYTES_MAX + 6 * KEY_BYTES_MAX
@@ -62,4 +61,4 @@ class AlarmEncoder:
     @property
     def bytes_max(self) -> int:
         """The largest record that encode() can write."""
-        return ENVELOPE_BYTES_MAX + FEATURES_MAX * max((len(orjson.dumps(name)) + 64 for name in self.names), default=0)
+        return ENVELOPE_BYTES_MAX + ALARM_FEATURES_MAX * max((len(orjson.dumps(name)) + 64 for name in self.names), default=0)

@@ -15,12 +15,12 @@ from processor.codec.columns import KEY_BYTES_MAX
 from processor.codec.flat_fields import PREDICTED, RESIDUAL, FlatFields
 from processor.records import Applied, Batch, Output
 from processor.settings import Scale
+from processor.units import own_units
 
 # A float32's shortest decimals with or without an exponent, and the comma after it.
 NUMBER_BYTES_MAX = 24
 # Everything in an output but its numbers: names, five integers, and the key escaped at six bytes for one.
 ENVELOPE_BYTES_MAX = 512 + 6 * KEY_BYTES_MAX
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 OUTPUT = b'{"sensor":"%b","timestamp":%b,"prediction":%b,"steps":%b,"partition":%b,"offset":%b,"model":%b}'
 FLAT_OUTPUT = b'{"sensor":"%b","timestamp":%b,%b,"steps":%b,"partition":%b,"offset":%b,"model":%b}'
 
@@ -164,8 +164,7 @@ class _Written:
         if self._scale is None:
             return y
         offset, divisor = self._scale
-        unscaled: NDArray[np.float32] = np.clip(y.astype(np.float64) * divisor + offset, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
-        return unscaled
+        return own_units(y, divisor, offset)
 
 
 def output_bytes_max(outputs: Sequence[Output], steps_max: int, *, residuals: int = 0) -> int:

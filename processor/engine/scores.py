@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from processor.engine.shapes import Shapes
 from processor.records import Applied, Batch
 from processor.slots.rows import Indices, Rows
+from processor.units import clipped
 
 Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +72,9 @@ class Scores:
             off = np.abs(seen[:, feature] - expected[:, number])
             total += off
             if each is not None:
-                each[:, i] = _float32(off)
+                each[:, i] = clipped(off)
         applied.residual[of.record] = np.nan
-        applied.residual[record] = _float32(total / len(shapes.residual))
+        applied.residual[record] = clipped(total / len(shapes.residual))
         if applied.residuals is not None:
             applied.residuals[of.record] = np.nan
             applied.residuals[record] = each
@@ -100,9 +99,4 @@ class Scores:
             given = y[last, first : first + features].astype(np.float64)
             for feature in range(features):
                 total += np.abs(given[:, feature] - seen[:, feature])
-        return _float32(total / (wanted.rows * features))
-
-
-def _float32(numbers: Doubles) -> Floats:
-    shortened: Floats = np.minimum(numbers, FLOAT32_MAX).astype(np.float32)
-    return shortened
+        return clipped(total / (wanted.rows * features))

@@ -181,6 +181,10 @@ class Scale:
     offset: tuple[float, ...]
     divisor: tuple[float, ...]
 
+    def column(self, i: int) -> "Scale":
+        """The scale of one column."""
+        return self if len(self.offset) == 1 else Scale((self.offset[i],), (self.divisor[i],))
+
 
 @dataclass(frozen=True, slots=True)
 class RangeScale(Scale):
